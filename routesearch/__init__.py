@@ -1,0 +1,77 @@
+"""Find the best routing of images through a network under a compute budget.
+
+Importing this package is light: each public name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+__version__ = version("routesearch")
+
+if TYPE_CHECKING:
+    from routesearch.api import Study, build
+    from routesearch.backbones.base import Backbone, Plain, kaiming
+    from routesearch.data.base import Data, Dataset, Images, Source
+    from routesearch.errors import PluginError, Refusal, RouteSearchError, RunFailed
+    from routesearch.hookspecs import hookimpl
+    from routesearch.method import Batch, Knob, RoutedNet, Scores, Stage, Trunk, run
+    from routesearch.points import OperatingPoint, Point
+    from routesearch.routing import Interval, Meter, Routed, mult_adds
+    from routesearch.space import Choices, Cuts, SearchSpace, Space, When
+
+_HOME = {
+    "routesearch.api": ("Study", "build"),
+    "routesearch.backbones.base": ("Backbone", "Plain", "kaiming"),
+    "routesearch.data.base": ("Data", "Dataset", "Images", "Source"),
+    "routesearch.errors": ("PluginError", "Refusal", "RouteSearchError", "RunFailed"),
+    "routesearch.hookspecs": ("hookimpl",),
+    "routesearch.method": ("Batch", "Knob", "RoutedNet", "Scores", "Stage", "Trunk", "run"),
+    "routesearch.points": ("OperatingPoint", "Point"),
+    "routesearch.routing": ("Interval", "Meter", "Routed", "mult_adds"),
+    "routesearch.space": ("Choices", "Cuts", "SearchSpace", "Space", "When"),
+}
+_WHERE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Backbone",
+    "Batch",
+    "Choices",
+    "Cuts",
+    "Data",
+    "Dataset",
+    "Images",
+    "Interval",
+    "Knob",
+    "Meter",
+    "OperatingPoint",
+    "Plain",
+    "PluginError",
+    "Point",
+    "Refusal",
+    "RouteSearchError",
+    "Routed",
+    "RoutedNet",
+    "RunFailed",
+    "Scores",
+    "SearchSpace",
+    "Source",
+    "Space",
+    "Stage",
+    "Study",
+    "Trunk",
+    "When",
+    "build",
+    "hookimpl",
+    "kaiming",
+    "mult_adds",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'routesearch' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)

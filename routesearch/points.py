@@ -1,0 +1,145 @@
+"""Operating points and what is computed from sets of them: front, hypervolume, best under a budget.
+
+Plain numbers, no torch. Accuracy is to be large, MACs small. MACs are per image, of every block that
+ran for it, as torchinfo counts multiply-adds (:mod:`routesearch.routing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+MOST_STORED = 256
+"""Points that a trial keeps at most (the contract's *stored points*)."""
+
+
+class HasCost(Protocol):
+    """Anything with an accuracy and a price."""
+
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def macs(self) -> float: ...
+
+
+P = TypeVar("P", bound=HasCost)
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A trained network at one knob, measured on one split.
+
+    Attributes:
+        knob: the setting that needs no training, name -> JSON value.
+        accuracy: share of images labelled right, in [0, 1].
+        macs: mean multiply-adds per image.
+        route_share: share of images per exit or leaf; for skips, share of images that ran each unit.
+    """
+
+    knob: Mapping[str, Any]
+    accuracy: float
+    macs: float
+    route_share: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Point:
+    """An operating point with its origin: what the command line and MLflow show."""
+
+    trial: int
+    method: str
+    config: Mapping[str, Any]
+    knob: Mapping[str, Any]
+    accuracy: float
+    macs: float
+    feasible: bool
+    split: str
+    seed: int
+    params: int
+    route_share: tuple[float, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def front(points: Sequence[P]) -> list[P]:
+    """The points that no other beats: at least as accurate and at most as costly, one of the two strictly.
+
+    Equal points all stay. Sorted by MACs, then accuracy.
+    """
+    if not points:
+        return []
+    from moocore import is_nondominated
+
+    costs = np.array([(-p.accuracy, p.macs) for p in points])
+    kept = [p for p, keep in zip(points, is_nondominated(costs, keep_weakly=True), strict=True) if keep]
+    return sorted(kept, key=lambda p: (p.macs, p.accuracy))
+
+
+def hypervolume(points: Sequence[HasCost], reference: float, limit: float | None = None) -> float:
+    """Area that the points dominate, from accuracy 0 and 1.0 x the backbone's MACs.
+
+    Args:
+        points: any set; dominated ones do not matter.
+        reference: the backbone's MACs; MACs are divided by it.
+        limit: a budget in MACs: only the area at or below it counts (never beyond the reference).
+
+    Returns:
+        A share in [0, 1]; points beyond the reference add nothing.
+    """
+    edge = 1.0 if limit is None else min(1.0, limit / reference)
+    inside = [(-p.accuracy, p.macs / reference) for p in points if p.macs / reference < edge]
+    if not inside:
+        return 0.0
+    from moocore import hypervolume as area
+
+    return float(area(np.array(inside), ref=[0.0, edge]))
+
+
+def best(points: Sequence[P], max_macs: float | None = None) -> P | None:
+    """The most accurate point within ``max_macs``; of equals the cheapest. None if there is none."""
+    within = [p for p in points if max_macs is None or p.macs <= max_macs]
+    return min(within, key=lambda p: (-p.accuracy, p.macs), default=None)
+
+
+def cheapest(points: Sequence[P]) -> P | None:
+    return min(points, key=lambda p: (p.macs, -p.accuracy), default=None)
+
+
+def representative(points: Sequence[P], reference: float, budget: float | None) -> P:
+    """The one point that stands for a curve where only one can: for the sampler and for MLflow's metrics.
+
+    The best point within the budget; without a budget (or with none within it) the point whose
+    loss would take most hypervolume from the curve.
+
+    Raises:
+        ValueError: for an empty curve.
+    """
+    if not points:
+        raise ValueError("a curve must have at least one point, got none")
+    within = best(points, budget) if budget is not None else None
+    if within is not None:
+        return within
+    curve = front(points)
+    whole = hypervolume(curve, reference)
+    shares = [whole - hypervolume(curve[:i] + curve[i + 1 :], reference) for i in range(len(curve))]
+    if max(shares) <= 0.0:  # all beyond the reference: the nearest to it stands for the rest
+        return curve[0]
+    return curve[int(np.argmax(shares))]
+
+
+def thin(points: Sequence[P], most: int = MOST_STORED) -> list[P]:
+    """The front of ``points``, at most ``most`` of them, spread evenly along it with both ends kept."""
+    curve = front(points)
+    unique = [p for i, p in enumerate(curve) if i == 0 or _cost(p) != _cost(curve[i - 1])]
+    if len(unique) <= most:
+        return unique
+    keep = np.unique(np.linspace(0, len(unique) - 1, most).round().astype(int))
+    return [unique[i] for i in keep]
+
+
+def _cost(point: HasCost) -> tuple[float, float]:
+    return point.accuracy, point.macs
