@@ -1,0 +1,356 @@
+"""What a trial gets to see (:class:`Data`), and where it comes from (:class:`Dataset`).
+
+Pixels stay as they were read, uint8 where the source is uint8, in memory laid out N,H,W,C behind an
+N,C,H,W view (torch's channels_last): a batch is picked, augmented and normalised on its way to the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from routesearch.data.augment import Augment
+from routesearch.data.splits import Index, pick
+from routesearch.errors import Refusal
+
+SPLITS = ("train", "validation", "test")
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Labelled images in memory.
+
+    Attributes:
+        pixels: N,C,H,W; uint8 in [0, 255], or float32 where 0 is black and 1 is white.
+        labels: class of each image, int64, N.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> Shape:
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
+    def take(self, index: Tensor) -> Images:
+        """The images at ``index`` (int64, on the same device), copied, still channels_last."""
+        # rows of N,H,W,C are whole pieces of memory: copying them is several times faster than x[index]
+        rows = self.pixels.permute(0, 2, 3, 1).index_select(0, index)
+        return Images(rows.permute(0, 3, 1, 2), self.labels.index_select(0, index))
+
+    def to(self, device: torch.device | str) -> Images:
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a data set holds, before the missing splits are cut."""
+
+    classes: tuple[str, ...]
+    train: Images
+    validation: Images | None = None
+    test: Images | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Everything a trial needs to know about its images.
+
+    Attributes:
+        name: of the data set.
+        classes: names, in the order of the labels.
+        shape: channels, height, width.
+        mean, std: of the training pixels, per channel, with pixels in [0, 1].
+        augment: what happens to training images.
+        settings: of the data set, as far as they decide numbers.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    shape: Shape
+    train: Images
+    validation: Images
+    test: Images
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment = Augment()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def split(self, name: str) -> Images:
+        """``train``, ``validation`` or ``test`` by its name."""
+        if name not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {name!r}")
+        images: Images = getattr(self, name)
+        return images
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """What a network is fed: float32, channels_last, normalised by ``mean`` and ``std``, on their device.
+
+        Args:
+            pixels: N,C,H,W; uint8 in [0, 255] or floats in [0, 1]. They are not changed.
+        """
+        white = 255.0 if pixels.dtype == torch.uint8 else 1.0
+        scale, shift = _affine(self.mean, self.std, white, tuple(pixels.shape[2:]), pixels.device)
+        return (pixels.to(torch.float32, memory_format=torch.channels_last) * scale).add_(shift)
+
+    def batch(
+        self, images: Images, index: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of the images at ``index``; augmented where a ``generator`` is given."""
+        chosen = images.take(index)
+        pixels = chosen.pixels if generator is None else self.augment(chosen.pixels, generator)
+        return self.inputs(pixels), chosen.labels
+
+    def to(self, device: torch.device | str) -> Data:
+        """The same data with all pixels and labels on ``device``."""
+        train, validation, test = (self.split(name).to(device) for name in SPLITS)
+        return replace(self, train=train, validation=validation, test=test)
+
+    def to_numpy(self) -> dict[str, Any]:
+        """Plain values and numpy arrays that share memory with the tensors: for Ray's object store."""
+        arrays: dict[str, Any] = {}
+        for name in SPLITS:
+            images = self.split(name)
+            arrays[f"{name}_pixels"], arrays[f"{name}_labels"] = (
+                _rows(images.pixels),
+                images.labels.cpu().numpy(),
+            )
+        return arrays | {
+            "name": self.name,
+            "classes": self.classes,
+            "shape": self.shape,
+            "mean": self.mean,
+            "std": self.std,
+            "augment": self.augment.model_dump(),
+            "settings": dict(self.settings),
+        }
+
+    @classmethod
+    def from_numpy(cls, values: Mapping[str, Any]) -> Data:
+        """The inverse of :meth:`to_numpy`, without a copy; read-only arrays (Ray's) are welcome."""
+        plain = dict(values)
+        for name in SPLITS:
+            pixels, labels = (_tensor(plain.pop(f"{name}_{part}")) for part in ("pixels", "labels"))
+            plain[name] = Images(pixels.permute(0, 3, 1, 2), labels)
+        return cls(**{**plain, "augment": Augment(**plain["augment"])})
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that change with any pixel, label, split, class name or setting."""
+        facts = [self.name, self.classes, self.shape, self.augment.model_dump(), dict(self.settings)]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for name in SPLITS:
+            images = self.split(name)
+            digest.update(f"{name} {len(images)} {images.pixels.dtype}".encode())
+            digest.update(_rows(images.pixels).data)
+            digest.update(images.labels.cpu().numpy().data)
+        return digest.hexdigest()[:32]
+
+
+class Dataset(BaseModel, ABC):
+    """A data set's settings, and how to read it: what the hook ``routesearch_datasets`` offers.
+
+    A subclass declares its own settings as fields with a description, and :meth:`read`. Paths in
+    settings are relative to ``base``, the folder of the study file. Facts that are the same for all
+    settings stand in ``shape`` and ``class_names``, so that costs can be told without the data.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    shape: ClassVar[Shape | None] = None
+    class_names: ClassVar[tuple[str, ...] | None] = None
+    whereabouts: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say where the data are, not what they are: free to change in a study that goes on."""
+
+    split_seed: int = Field(
+        default=0, ge=0, lt=2**32, description="decides how missing splits and subsets are cut"
+    )
+    train: int | None = Field(default=None, ge=1, description="at most so many training images, stratified")
+    validation: int | None = Field(
+        default=None, ge=1, description="at most so many validation images, stratified"
+    )
+    test: int | None = Field(default=None, ge=1, description="at most so many test images, stratified")
+    augment: Augment = Field(default=Augment(), description="random changes to training images")
+
+    @abstractmethod
+    def read(self, base: Path) -> Source:
+        """All images there are. Raises Refusal, saying how to get them, when they are missing or broken."""
+
+    def facts(self, base: Path) -> tuple[Shape, tuple[str, ...]]:
+        """Image shape and class names, read as cheaply as possible (not at all where they are static)."""
+        if self.shape is not None and self.class_names is not None:
+            return self.shape, self.class_names
+        source = self.read(base)
+        return source.train.shape, source.classes
+
+    @final
+    def load(self, base: Path) -> Data:
+        """Read, cut the splits that are missing (stratified, 60/20/20 of the whole), apply the subset sizes.
+
+        Raises:
+            Refusal: as :meth:`read`, and where labels, shapes or sizes cannot make three splits.
+        """
+        source = self.read(base)
+        _check(self.name, source)
+        splits = self._cut(source)
+        for position, name in enumerate(SPLITS):
+            most: int | None = getattr(self, name)
+            if most is not None and most < len(splits[name]):
+                kept, _ = pick(_labels(splits[name]), most, self.split_seed, len(SPLITS) + position)
+                splits[name] = _take(splits[name], kept)
+        _complete(self.name, splits["train"], source.classes)
+        mean, std = moments(splits["train"].pixels)
+        return Data(
+            name=self.name,
+            classes=source.classes,
+            shape=source.train.shape,
+            mean=mean,
+            std=std,
+            augment=self.augment,
+            settings=self.settings(),
+            **{name: _laid_out(images) for name, images in splits.items()},
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide numbers, as JSON values."""
+        return self.model_dump(mode="json", exclude=set(self.whereabouts))
+
+    def _cut(self, source: Source) -> dict[str, Images]:
+        """The given splits, and the missing ones cut from the training images, 60 of whose parts stay."""
+        given = {"test": source.test, "validation": source.validation}
+        missing = [name for name, images in given.items() if images is None]
+        if missing:
+            _enough(self.name, source, 1 + len(missing))
+        splits = {name: images for name, images in given.items() if images is not None}
+        rest, parts = source.train, 60 + 20 * len(missing)
+        for number, name in enumerate(missing):
+            cut, kept = pick(_labels(rest), round(len(rest) * 20 / parts), self.split_seed, number)
+            splits[name], rest, parts = _take(rest, cut), _take(rest, kept), parts - 20
+        return {"train": rest, **splits}
+
+
+def moments(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of N,C,H,W pixels, on the scale where white is 1.
+
+    A channel that never changes gets a deviation of 1. A few images at a time: needs little memory.
+    """
+    rows, white = _rows(pixels), 255.0 if pixels.dtype == torch.uint8 else 1.0
+    first, second = np.zeros(rows.shape[3]), np.zeros(rows.shape[3])
+    step = max(1, 4_000_000 // max(1, rows[0].size))
+    for start in range(0, len(rows), step):
+        chunk = rows[start : start + step].reshape(-1, rows.shape[3]).astype(np.float64)
+        first += chunk.sum(0)
+        second += np.einsum("nc,nc->c", chunk, chunk)
+    count = rows.size / rows.shape[3]
+    mean = first / count / white
+    std = np.sqrt(np.maximum(second / count / white**2 - mean**2, 0.0))
+    return tuple(map(float, mean)), tuple(float(s) if s > 1e-6 else 1.0 for s in std)
+
+
+@lru_cache(maxsize=64)
+def _affine(
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    white: float,
+    size: tuple[int, ...],
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Factor and summand that normalise pixels whose white is ``white``.
+
+    Whole images (1,C,H,W), channels_last: with a number per channel (1,C,1,1) instead, the loop over
+    three interleaved channels takes several times longer on a CPU.
+    """
+    with torch.inference_mode(False):  # kept, and used outside of the mode that it was first asked for in
+        scale = torch.tensor([1 / (white * s) for s in std], device=device)
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+        whole = (part.view(1, -1, 1, 1).expand(1, -1, *size) for part in (scale, shift))
+        scale, shift = (part.contiguous(memory_format=torch.channels_last) for part in whole)
+    return scale, shift
+
+
+def _rows(pixels: Tensor) -> npt.NDArray[Any]:
+    """Pixels as N,H,W,C, contiguous; no copy where they lie so already."""
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _laid_out(images: Images) -> Images:
+    rows = images.pixels.permute(0, 2, 3, 1).contiguous()
+    return Images(rows.permute(0, 3, 1, 2), images.labels.contiguous())
+
+
+def _tensor(array: npt.NDArray[Any]) -> Tensor:
+    with warnings.catch_warnings():  # torch warns of read-only memory; nothing here writes to it
+        warnings.filterwarnings("ignore", message=".*not writable")
+        return torch.from_numpy(array)
+
+
+def _labels(images: Images) -> Index:
+    return images.labels.numpy()
+
+
+def _take(images: Images, index: Index) -> Images:
+    return images.take(torch.from_numpy(index))
+
+
+def _check(name: str, source: Source) -> None:
+    """The laws that every data set must keep, whoever wrote its reader."""
+    if len(source.classes) < 2:
+        raise Refusal(f"{name}: at least 2 classes must exist, got {len(source.classes)}")
+    if len(set(source.classes)) < len(source.classes):
+        raise Refusal(f"{name}: class names must differ, got {', '.join(source.classes)}")
+    for split, images in (("train", source.train), ("validation", source.validation), ("test", source.test)):
+        if images is None:
+            continue
+        pixels, labels, where = images.pixels, images.labels, f"{name}, {split}"
+        if pixels.ndim != 4 or pixels.dtype not in (torch.uint8, torch.float32):
+            got = f"{tuple(pixels.shape)} of {pixels.dtype}"
+            raise Refusal(f"{where}: pixels must be N,C,H,W of uint8 or float32, got {got}")
+        if labels.shape != pixels.shape[:1] or labels.dtype != torch.int64:
+            got = f"{tuple(labels.shape)} of {labels.dtype} for {len(pixels)} images"
+            raise Refusal(f"{where}: labels must be one int64 per image, got {got}")
+        if pixels.numel() == 0:
+            raise Refusal(
+                f"{where}: at least one image must exist, got pixels of shape {tuple(pixels.shape)}"
+            )
+        if images.shape != source.train.shape or pixels.dtype != source.train.pixels.dtype:
+            got = f"{images.shape} of {pixels.dtype}, not {source.train.shape} of {source.train.pixels.dtype}"
+            raise Refusal(f"{where}: images must have the form of the training images, got {got}")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(source.classes):
+            raise Refusal(f"{where}: labels must lie in 0..{len(source.classes) - 1}, got {low}..{high}")
+
+
+def _enough(name: str, source: Source, parts: int) -> None:
+    """Every class must have an image for each part that its images are cut in."""
+    counts = torch.bincount(source.train.labels, minlength=len(source.classes)).tolist()
+    for label, count in enumerate(counts):
+        if count < parts:
+            law = f"a class needs {parts} images or more to be cut in {parts} splits"
+            raise Refusal(f"{name}: {law}, got {count} of class {source.classes[label]!r}")
+
+
+def _complete(name: str, train: Images, classes: tuple[str, ...]) -> None:
+    counts = torch.bincount(train.labels, minlength=len(classes)).tolist()
+    absent = [classes[label] for label, count in enumerate(counts) if count == 0]
+    if absent:
+        law = "every class must have a training image"
+        raise Refusal(f"{name}: {law}, got none of {', '.join(map(repr, absent))} among {len(train)}")
