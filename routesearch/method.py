@@ -1,0 +1,227 @@
+"""The interface behind the hook ``routesearch_methods``: a network that decides for each image what to run.
+
+A complete method, early exit on confidence after one unit:
+
+    class OneExit(RoutedNet):
+        name = "one_exit"
+
+        class Config(Space):
+            position: Annotated[int, IntDistribution(1, 7)] = 3
+
+        def __init__(self, config, backbone, trunk=None):
+            super().__init__(config, backbone, trunk)
+            k = config.position
+            self.front = nn.Sequential(*[backbone.unit(i) for i in range(1, k + 1)])
+            self.early = backbone.exit(k)
+            after = [backbone.unit(i) for i in range(k + 1, len(backbone) + 1)]
+            self.rest = nn.Sequential(*after, backbone.head())
+
+        def stages(self):
+            def loss(batch):
+                x = self.front(batch.inputs)
+                return sum(F.cross_entropy(exit(x), batch.labels) for exit in (self.early, self.rest))
+            return [Stage(loss)]
+
+        def route(self, meter, images, knob):
+            x = meter.run(self.front, images)
+            logits = meter.run(self.early, x)
+            sure = logits.softmax(1).amax(1) > knob["threshold"]
+            for way, group, x, logits in meter.split(sure, 2, x, logits):
+                group.finish(logits if way else group.run(self.rest, x), route=0 if way else 1)
+
+        def knobs(self, scores=None, labels=None):
+            return [{"threshold": t / 20} for t in range(20, -1, -1)]
+
+``route`` may branch only through the meter; it states no accuracy and no cost: both are measured.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from routesearch.backbones.base import Backbone
+from routesearch.routing import Interval, Meter, Plan, Routed
+from routesearch.space import SearchSpace, Space
+
+Knob = Mapping[str, Any]
+"""A setting of a trained network that needs no training: name -> JSON value."""
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The backbone's static network, trained once in a study and shared by its methods.
+
+    Attributes:
+        state: the state dict of ``backbone.plain()``.
+        accuracy: on validation data.
+    """
+
+    state: Mapping[str, Tensor]
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a stage's loss gets.
+
+    Attributes:
+        inputs: N images, normalised; or what ``Stage.cache`` made of them.
+        labels: N, int64.
+        progress: 0 at the stage's first step, towards 1 at its last: temperatures need no state of their own.
+        aux: further labels of the images, by name.
+    """
+
+    inputs: Any
+    labels: Tensor
+    progress: float
+    aux: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All decisions of a split from one dense pass: knobs can be tried without running the network again.
+
+    Attributes:
+        scores: N x decisions: whatever :meth:`RoutedNet.decide` reads.
+        predictions: N x routes, int64: the label each image gets if it takes that route.
+    """
+
+    scores: Tensor
+    predictions: Tensor
+
+
+def cosine(progress: float) -> float:
+    """Learning rate factor: a short linear rise (5 %), then half a cosine to 0."""
+    if progress < 0.05:
+        return (progress + 0.005) / 0.055
+    return 0.5 * (1 + math.cos(math.pi * (progress - 0.05) / 0.95))
+
+
+def shuffled(labels: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Row numbers of one epoch's batches in random order; a last partial batch is left out."""
+    order = torch.randperm(len(labels), generator=generator)
+    size = min(size, len(labels))
+    for start in range(0, len(labels) - size + 1, size):
+        yield order[start : start + size]
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a method's training; the core runs its stages one after the other.
+
+    Attributes:
+        loss: a batch to a scalar; draws (noise, sampled actions) happen in here.
+        share: of the trial's epochs, relative to the other stages.
+        trains: modules whose parameters move (None: all); the rest is frozen and in eval mode.
+        still: trained modules that stay in eval mode (batch norm under policy gradients).
+        optimizer: parameters to an optimizer (None: the study's recipe).
+        schedule: progress to a factor of the learning rate.
+        batches: (labels, batch size, generator) to row numbers, one epoch of them.
+        cache: a frozen front, run once for each image instead of in every epoch; its output becomes
+            ``Batch.inputs``. Images are then not augmented.
+        after_backward: called between backward and the optimizer's step (TALR scales gradients here).
+    """
+
+    loss: Callable[[Batch], Tensor]
+    share: float = 1.0
+    trains: Sequence[nn.Module] | None = None
+    still: Sequence[nn.Module] = ()
+    optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None
+    schedule: Callable[[float], float] = cosine
+    batches: Callable[[Tensor, int, torch.Generator], Iterator[Tensor]] = shuffled
+    cache: Callable[[Tensor], Any] | None = None
+    after_backward: Callable[[], None] = nothing
+
+
+class RoutedNet(nn.Module, ABC):
+    """A network that decides, for each image, which of its blocks to run. Subclasses are final.
+
+    Args:
+        config: one point of the method's search space.
+        backbone: what to build from.
+        trunk: the trained backbone where ``needs_trunk``; None while only the price is wanted.
+
+    Must build under ``torch.device("meta")``: no look at weights in ``__init__``.
+    """
+
+    name: ClassVar[str]
+    needs_trunk: ClassVar[bool] = False
+
+    class Config(Space):
+        """The searched and the fixed fields."""
+
+    def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
+        super().__init__()
+        self.config: Any = config
+        self.backbone = backbone
+        self.trunk = trunk
+
+    @classmethod
+    def space(cls, backbone: Backbone) -> SearchSpace:
+        """The configs worth drawing on this backbone; refine ranges that depend on it here.
+
+        Raises:
+            Refusal: where the method cannot use the backbone, naming the law.
+        """
+        return SearchSpace(cls.Config)
+
+    @abstractmethod
+    def stages(self) -> Sequence[Stage]:
+        """How to train it."""
+
+    @abstractmethod
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        """Take each image of the group to its logits, running blocks through the meter only."""
+
+    @abstractmethod
+    def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
+        """Settings worth measuring, the default first; with validation scores and labels, more of them."""
+
+    def observe(self, images: Tensor) -> Scores | None:
+        """One dense pass over N images: what all decisions and routes would be. None: run every knob."""
+        return None
+
+    def decide(self, scores: Tensor, knob: Knob) -> Tensor:
+        """The route of each image (N, int64) by its row of ``Scores.scores``, the one :meth:`route` takes."""
+        raise TypeError(f"{self.name} offers scores, so it must say how it decides by them")
+
+    @final
+    def bounds(self) -> Interval:
+        """Cheapest and dearest route in MACs, by walking every way on the meta device."""
+        return plan(type(self), self.config, self.backbone).bounds
+
+
+def plan(method: type[RoutedNet], config: Space, backbone: Backbone) -> Plan:
+    """Price a config without weights or data: bounds, and the price of each route."""
+    with torch.device("meta"):
+        net = method(config, backbone).eval()
+        images = torch.empty(1, *backbone.image_shape)
+    priced = Plan()
+    with torch.no_grad():
+        net.route(priced, images, net.knobs()[0])
+    return priced
+
+
+def run(net: RoutedNet, images: Tensor, knob: Knob | None = None) -> Routed:
+    """Route a batch for real, in eval mode without gradients.
+
+    Args:
+        images: N, C, H, W, normalised, on the network's device.
+        knob: default: the network's own first one.
+    """
+    net.eval()
+    with torch.inference_mode():
+        meter = Meter(images)
+        net.route(meter, images, net.knobs()[0] if knob is None else knob)
+        return meter.bill()

@@ -1,0 +1,261 @@
+"""A study made ready to run: names turned into classes, fields into search spaces, the budget into MACs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from pydantic import ValidationError
+
+from routesearch.backbones.base import Backbone
+from routesearch.data.base import Data, Dataset, Shape
+from routesearch.errors import Refusal
+from routesearch.method import RoutedNet, plan
+from routesearch.plugins import Registry, load_plugins
+from routesearch.routing import Interval
+from routesearch.space import SearchSpace, Space
+from routesearch.study import StudyConfig, digest, explain, macs_of, parse_backbone
+
+DRAWS = 64
+"""Random configs that a pre-flight prices for each method, beside the extremes of its fields."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a method's space can cost, found among field extremes and random draws.
+
+    Attributes:
+        share: of the random draws, how many have a route within the budget.
+        macs: cheapest and dearest route found.
+        law: why no config could be priced, where none could.
+    """
+
+    share: float
+    macs: Interval | None
+    law: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What every part of a search needs to know of its study."""
+
+    config: StudyConfig
+    registry: Registry
+    dataset: Dataset
+    shape: Shape
+    classes: tuple[str, ...]
+    backbone: Backbone
+    spaces: Mapping[str, SearchSpace]
+    _prices: dict[str, Interval] = field(default_factory=dict)
+
+    @property
+    def dir(self) -> Path:
+        return self.config.dir
+
+    @property
+    def methods(self) -> Mapping[str, type[RoutedNet]]:
+        return {name: self.registry.methods.find(name) for name in self.spaces}
+
+    @property
+    def needs_trunk(self) -> bool:
+        return any(method.needs_trunk for method in self.methods.values())
+
+    @cached_property
+    def reference(self) -> float:
+        """The static backbone's MACs per image."""
+        return float(reference_cost(self.backbone)[1])
+
+    @cached_property
+    def budget(self) -> float | None:
+        """The largest mean MACs per image, None without a budget."""
+        text = self.config.budget.max_macs
+        return None if text is None else macs_of(text, self.reference)
+
+    @cached_property
+    def data(self) -> Data:
+        return self.dataset.load(self.config.base)
+
+    def bounds(self, method: str, config: Space) -> Interval:
+        """Static interval of a config's MACs.
+
+        Raises:
+            Refusal: where the config breaks a law of its method.
+        """
+        key = f"{method} {config.model_dump_json()}"
+        if key not in self._prices:
+            self._prices[key] = plan(self.methods[method], config, self.backbone).bounds
+        return self._prices[key]
+
+    def within(self, bounds: Interval) -> bool:
+        """Whether the cheapest route meets the budget; if not, the config is refused."""
+        return self.budget is None or bounds.min <= self.budget
+
+    def reach(self, method: str, draws: int = DRAWS) -> Reach:
+        """Price the field extremes and some random draws of a method's space."""
+        space, rng = self.spaces[method], Random(self.config.search.seed)
+        found: list[Interval] = []
+        law: str | None = None
+        hits = 0
+        for i, config in enumerate([*space.extremes(), *(space.draw(rng) for _ in range(draws))]):
+            try:
+                bounds = self.bounds(method, config)
+            except Refusal as refusal:
+                law = str(refusal)
+                continue
+            found.append(bounds)
+            hits += i >= len(list(space.extremes())) and self.within(bounds)
+        if not found:
+            return Reach(0.0, None, law)
+        return Reach(hits / max(1, draws), Interval(min(b.min for b in found), max(b.max for b in found)))
+
+    def preflight(self) -> None:
+        """Raise Refusal where no method can meet the budget, naming the cheapest route found."""
+        reaches = {name: self.reach(name) for name in self.spaces}
+        for name, reach in reaches.items():
+            if reach.macs is None:
+                raise Refusal(
+                    f"{self.config.file}: methods.{name}: no config of its space can be built: {reach.law}"
+                )
+        cheapest = min(reaches, key=lambda name: reaches[name].macs.min)  # type: ignore[union-attr]
+        low = reaches[cheapest].macs
+        assert low is not None
+        if not self.within(low):
+            raise Refusal(
+                f"{self.config.file}: budget.max_macs: some route must cost at most {self.budget:,.0f} MACs, "
+                f"the cheapest found is {low.min:,} ({low.min / self.reference:.3f}x, method {cheapest})"
+            )
+
+    def fingerprint(self) -> dict[str, str]:
+        """What must not change while a study goes on, key by key."""
+        config = self.config
+        training = config.training.model_dump(mode="json")
+        return {
+            "data": f"{config.data['name']} {digest(self.dataset.settings())} {self.data.fingerprint()}",
+            "backbone": config.backbone.name,
+            **{f"training.{name}": str(value) for name, value in training.items()},
+            "search.seed": str(config.search.seed),
+        }
+
+    def trunk_file(self) -> Path:
+        """Where the shared trunk lies: its name says what it was trained from."""
+        return self.dir / "trunks" / f"{self.config.backbone.name}-{digest(self.fingerprint())}.safetensors"
+
+
+def resolve(config: StudyConfig, facts: tuple[Shape, tuple[str, ...]] | None = None) -> Task:
+    """Look every name of a study up and check its fields.
+
+    Args:
+        facts: image shape and class names, where they are known already (in a worker); otherwise the
+            data set says them, reading files only if it must.
+
+    Raises:
+        Refusal: naming file, key, value and what would be right.
+    """
+    registry = load_plugins(config.plugin_files)
+    file = config.file
+    try:
+        dataset_class = registry.datasets.find(config.data["name"])
+    except Refusal as refusal:
+        raise Refusal(f"{file}: data.name: {refusal}") from None
+    try:
+        dataset = dataset_class.model_validate({k: v for k, v in config.data.items() if k != "name"})
+    except ValidationError as error:
+        raise Refusal(f"{file}: data.{explain(error, dataset_class)}") from None
+    for name in config.methods:
+        try:
+            registry.methods.find(name)
+        except Refusal as refusal:
+            raise Refusal(f"{file}: methods: {refusal}{_blame(registry)}") from None
+    name, width = parse_backbone(config.backbone.name)
+    try:
+        backbone_class = registry.backbones.find(name)
+        shape, classes = facts or dataset.facts(config.base)
+        backbone = backbone_class(shape, len(classes), width)
+    except Refusal as refusal:
+        raise Refusal(f"{file}: {refusal}") from None
+    spaces: dict[str, SearchSpace] = {}
+    for name, wishes in config.methods.items():
+        try:
+            spaces[name] = registry.methods.find(name).space(backbone).narrow(wishes)
+        except Refusal as refusal:
+            raise Refusal(f"{file}: methods.{name}: {refusal}") from None
+    return Task(config, registry, dataset, shape, classes, backbone, spaces)
+
+
+def reference_cost(backbone: Backbone) -> tuple[int, int]:
+    """Parameters and MACs of the static backbone, found on the meta device."""
+    import torch
+
+    from routesearch.routing import mult_adds
+
+    with torch.device("meta"):
+        net, image = backbone.plain().eval(), torch.empty(1, *backbone.image_shape)
+    return sum(p.numel() for p in net.parameters()), mult_adds(net, image)
+
+
+@dataclass(frozen=True, eq=False)
+class Blueprint:
+    """One config of a method on a backbone, outside of any study: what ``cost`` and ``build`` work on."""
+
+    method: type[RoutedNet]
+    config: Space
+    backbone: Backbone
+
+    @classmethod
+    def of(
+        cls,
+        method: str,
+        backbone: str,
+        dataset: str | None,
+        shape: Shape | None,
+        classes: int | None,
+        fields: Mapping[str, Any],
+    ) -> Blueprint:
+        """Look the names up; fields that are not given take the method's own choice.
+
+        Raises:
+            Refusal: unknown names or fields, values outside their range, a shape or classes that nobody gave.
+        """
+        registry = load_plugins()
+        known = registry.datasets.find(dataset) if dataset is not None else None
+        shape = shape or (known.shape if known else None)
+        classes = classes or (len(known.class_names) if known and known.class_names else None)
+        if shape is None or classes is None:
+            what = f"data set {dataset!r} has no fixed shape and classes" if known else "no data set is named"
+            raise Refusal(f"{what}: image shape (C,H,W) and the number of classes must be given")
+        name, width = parse_backbone(backbone)
+        built = registry.backbones.find(name)(shape, classes, width)
+        kind = registry.methods.find(method)
+        try:
+            return cls(kind, kind.space(built).narrow(fields).default(), built)
+        except Refusal as refusal:
+            raise Refusal(f"{method}: {refusal}".replace(f"{method}: {method}: ", f"{method}: ")) from None
+
+    def build(self) -> RoutedNet:
+        """The network, untrained."""
+        return self.method(self.config, self.backbone)
+
+    def cost(self) -> dict[str, Any]:
+        """Parameters and MACs before any training: no data, no trunk, no weights."""
+        import torch
+
+        with torch.device("meta"):
+            params = sum(p.numel() for p in self.build().parameters())
+        bounds = plan(self.method, self.config, self.backbone).bounds
+        backbone_params, backbone_macs = reference_cost(self.backbone)
+        return {
+            "params": params,
+            "macs": {"min": bounds.min, "max": bounds.max},
+            "backbone_macs": backbone_macs,
+            "backbone_params": backbone_params,
+            "labels": "known",
+        }
+
+
+def _blame(registry: Registry) -> str:
+    """Plugins that could not be loaded may be why a name is missing."""
+    return f" (not loaded: {'; '.join(registry.problems)})" if registry.problems else ""

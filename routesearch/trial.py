@@ -1,0 +1,84 @@
+"""One trial: build, fit, measure. The page to read first."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from routesearch.data.base import Data
+from routesearch.fit import fit, place, states
+from routesearch.measure import measure
+from routesearch.method import Knob, RoutedNet, Trunk
+from routesearch.points import OperatingPoint, thin
+from routesearch.record import Outcome, State
+from routesearch.task import Task
+
+Weights = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """What is to be tried: a config of a method, and a seed."""
+
+    number: int
+    method: str
+    config: Mapping[str, Any]
+    seed: int
+
+
+def run_trial(
+    spec: TrialSpec, task: Task, data: Data, trunk: Trunk | None, device: torch.device
+) -> tuple[Outcome, Weights]:
+    """Build, fit and measure one config on validation data.
+
+    Whatever the method raises, running out of memory included, becomes a failure with its traceback;
+    the weights are then empty.
+    """
+    started = time.monotonic()
+    try:
+        torch.manual_seed(spec.seed)
+        net = place(build_net(spec, task, trunk), device)
+        recipe = task.config.training
+        fitted = fit(net, net.stages(), data, recipe, epochs=recipe.epochs, seed=spec.seed, device=device)
+        points = thin(measure(net, data, data.validation, device))
+        outcome = Outcome(
+            State.FINISHED,
+            points=tuple(points),
+            params=sum(p.numel() for p in net.parameters()),
+            training_macs=fitted.macs,
+            seconds=time.monotonic() - started,
+        )
+        return outcome, {name: tensor.numpy() for name, tensor in states(net).items()}
+    except Exception as error:  # MemoryError and torch's out-of-memory errors are Exceptions too
+        reason = f"{type(error).__name__}: {error}"
+        return Outcome.failure(reason, traceback.format_exc(), time.monotonic() - started), {}
+
+
+def measure_again(
+    spec: TrialSpec,
+    knobs: Sequence[Knob],
+    weights: Weights,
+    task: Task,
+    data: Data,
+    trunk: Trunk | None,
+    device: torch.device,
+    split: str = "test",
+) -> list[OperatingPoint]:
+    """The stored weights at the same knobs on another split."""
+    net = build_net(spec, task, trunk)
+    net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+    return measure(place(net, device), data, data.split(split), device, knobs)
+
+
+def build_net(spec: TrialSpec, task: Task, trunk: Trunk | None) -> RoutedNet:
+    """The network of a trial, untrained (or on its trunk)."""
+    method = task.methods[spec.method]
+    config = task.spaces[spec.method].parse(spec.config)
+    return method(config, task.backbone, trunk if method.needs_trunk else None)
