@@ -1,0 +1,216 @@
+"""d-gate: early exits that ask how far an image lies from the decision boundary.
+
+M. S. Shafiee, M. J. Shafiee, A. Wong: Dynamic Representations Toward Efficient Inference on Deep
+Neural Networks by Decision Gates (CVPR workshops 2019, arXiv 1811.01476).
+
+A gate after unit k is one linear layer on the trunk's features, d = w'x - b (Eq. 1). Its largest
+entry is the image's distance to the boundary of the class it looks like most. At or above the
+gate's threshold t the image leaves with that class (Algorithm 1); otherwise it goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise, product
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from optuna.distributions import CategoricalDistribution
+from torch import Tensor, nn
+
+from routesearch import (
+    Backbone,
+    Batch,
+    Cuts,
+    Knob,
+    Meter,
+    Refusal,
+    RoutedNet,
+    Scores,
+    SearchSpace,
+    Space,
+    Stage,
+    Trunk,
+    hookimpl,
+    kaiming,
+)
+
+MOST_SETTINGS = 1024
+"""Threshold settings tried after training; with several gates, a grid of about so many points."""
+
+GRID = 4
+"""Side of the averaged feature grid of ``features: grid``."""
+
+
+class Gate(nn.Module):
+    """One linear layer on a view of a feature map: N x f features to N x c distances (Eq. 1)."""
+
+    def __init__(self, view: nn.Module, features: int, classes: int) -> None:
+        super().__init__()
+        self.view = view
+        self.linear = nn.Linear(features, classes)
+        kaiming(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        distances: Tensor = self.linear(self.view(x))
+        return distances
+
+
+class DGate(RoutedNet):
+    """A frozen trunk with decision gates, each trained on its own."""
+
+    name: ClassVar[str] = "dgate"
+    needs_trunk: ClassVar[bool] = True
+
+    class Config(Space):
+        """Fields of a d-gate network.
+
+        Attributes:
+            positions: units after which a gate stands.
+            gate_loss: one-vs-all hinge (the paper's) or cross-entropy (what it compares with).
+            features: what a gate sees of the feature map: its channel means, the means of a 4 x 4 grid,
+                or all of it. The paper does not say; its FLOP figures fit either end.
+            weight_penalty: lambda of the paper's loss.
+            learning_rate: of the gates.
+        """
+
+        positions: Annotated[tuple[int, ...], Cuts()] = ()
+        gate_loss: Annotated[
+            Literal["hinge", "cross_entropy"], CategoricalDistribution(("hinge", "cross_entropy"))
+        ] = "hinge"
+        features: Annotated[
+            Literal["gap", "grid", "flat"], CategoricalDistribution(("gap", "grid", "flat"))
+        ] = "grid"
+        weight_penalty: float = 1e-4
+        learning_rate: float = 0.005
+
+    @classmethod
+    def space(cls, backbone: Backbone) -> SearchSpace:
+        last = len(backbone) - 1
+        if last < 1:
+            raise Refusal(f"dgate: a backbone must have 2 units or more, {backbone.name} has {len(backbone)}")
+        middle = sorted({max(1, round(last * share)) for share in (0.4, 0.7)})
+        return super().space(backbone).refine({"positions": tuple(middle)}, positions=Cuts(last=last))
+
+    def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
+        super().__init__(config, backbone, trunk)
+        positions: tuple[int, ...] = self.config.positions
+        if not positions or any(not 1 <= k < len(backbone) for k in positions):
+            raise Refusal(
+                f"dgate: 1 <= position <= {len(backbone) - 1} must hold for one position or more "
+                f"on backbone {backbone.name}, got positions={list(positions)}"
+            )
+        plain = backbone.plain()
+        if trunk is not None:
+            plain.load_state_dict(dict(trunk.state))
+        cuts = [0, *positions, len(backbone)]
+        self.segments = nn.ModuleList(nn.Sequential(*plain.units[a:b]) for a, b in pairwise(cuts))
+        self.head = plain.head
+        self.gates: Sequence[Gate] = nn.ModuleList(self._gate(k) for k in positions)  # type: ignore[assignment]
+
+    def _gate(self, k: int) -> Gate:
+        kind: str = self.config.features
+        if kind == "gap":
+            return Gate(self.backbone.neck(k), self.backbone.channels(k), self.backbone.classes)
+        shape = self.backbone.shape(k)
+        if len(shape) != 3:
+            law = f"features={kind} needs unit outputs of C,H,W"
+            raise Refusal(f"dgate: {law}, backbone {self.backbone.name} gives {shape}")
+        channels, height, width = shape
+        side = (min(GRID, height), min(GRID, width)) if kind == "grid" else (height, width)
+        pool: nn.Module = nn.AdaptiveAvgPool2d(side) if kind == "grid" else nn.Identity()
+        entries = channels * side[0] * side[1]
+        return Gate(nn.Sequential(pool, nn.Flatten()), entries, self.backbone.classes)
+
+    def stages(self) -> Sequence[Stage]:
+        if self.trunk is None:
+            raise Refusal("dgate: gates are trained on a trained trunk, got none")
+        return [Stage(self._loss, trains=list(self.gates), cache=self._features, optimizer=self._optimizer)]
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """What the gates' linear layers see of the frozen trunk, one N x f tensor a gate."""
+        seen, x = [], images
+        for segment, gate in zip(self.segments[:-1], self.gates, strict=True):
+            x = segment(x)
+            seen.append(gate.view(x))
+        return seen
+
+    def _loss(self, batch: Batch) -> Tensor:
+        # Gates share no parameters and the trunk is frozen: the sum trains each gate on its own.
+        losses = []
+        for gate, x in zip(self.gates, batch.inputs, strict=True):
+            d = gate.linear(x)
+            if self.config.gate_loss == "hinge":
+                y = 2.0 * F.one_hot(batch.labels, d.shape[1]) - 1.0
+                losses.append(F.relu(1.0 - y * d).sum(1).mean())
+            else:
+                losses.append(F.cross_entropy(d, batch.labels))
+            losses.append(self.config.weight_penalty * gate.linear.weight.square().sum())
+        return torch.stack(losses).sum()
+
+    def _optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        # The problem is convex (section 2.2); Adam spares a learning rate for each kind of feature.
+        return torch.optim.Adam(parameters, self.config.learning_rate, fused=True)
+
+    def _distance(self, d: Tensor) -> Tensor:
+        """How sure a gate is: the largest distance; with cross-entropy the largest probability."""
+        return d.amax(1) if self.config.gate_loss == "hinge" else d.softmax(1).amax(1)
+
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        self._from(meter, images, 0, knob["thresholds"])
+
+    def _from(self, meter: Meter, x: Tensor, gate: int, thresholds: Sequence[float]) -> None:
+        x = meter.run(self.segments[gate], x)
+        if gate == len(self.gates):
+            meter.finish(meter.run(self.head, x), route=gate)
+            return
+        d = meter.run(self.gates[gate], x)
+        for leaves, group, x_of, d_of in meter.split(self._distance(d) >= thresholds[gate], 2, x, d):
+            if leaves:
+                group.finish(d_of, route=gate)
+            else:
+                self._from(group, x_of, gate + 1, thresholds)
+
+    def observe(self, images: Tensor) -> Scores:
+        distances, labels, x = [], [], images
+        for segment, gate in zip(self.segments[:-1], self.gates, strict=True):
+            x = segment(x)
+            d = gate(x)
+            distances.append(self._distance(d))
+            labels.append(d.argmax(1))
+        labels.append(self.head(self.segments[-1](x)).argmax(1))
+        return Scores(torch.stack(distances, 1), torch.stack(labels, 1))
+
+    def decide(self, scores: Tensor, knob: Knob) -> Tensor:
+        leaves = scores >= torch.tensor(knob["thresholds"], device=scores.device)
+        stays = torch.ones(len(scores), 1, dtype=torch.bool, device=scores.device)
+        return torch.cat([leaves, stays], 1).long().argmax(1)
+
+    def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
+        usual = 1.0 if self.config.gate_loss == "hinge" else 0.9  # the hinge's margin; a common confidence
+        gates = len(self.gates)
+        settings: Iterable[Sequence[float]] = [[usual] * gates]
+        if scores is not None:
+            each = max(2, int(MOST_SETTINGS ** (1 / gates)))
+            grids = [_between(scores.scores[:, g], each) for g in range(gates)]
+            together = zip(*(_between(scores.scores[:, g], MOST_SETTINGS) for g in range(gates)), strict=True)
+            settings = [*settings, *together, *product(*grids)]
+        return [{"thresholds": [float(t) for t in setting]} for setting in settings]
+
+
+def _between(scores: Tensor, count: int) -> list[Any]:
+    """``count`` thresholds over the range of scores, both ends beyond all of them: all leave, none leaves.
+
+    Midpoints between neighbouring scores: a threshold *at* a score would decide by rounding.
+    """
+    ordered = scores.double().sort().values
+    ordered = torch.cat([ordered[:1] - 1.0, ordered, ordered[-1:] + 1.0])
+    middles = (ordered[:-1] + ordered[1:]) / 2
+    picked = torch.linspace(0, len(middles) - 1, count, device=scores.device).round().long()
+    return list(middles[picked].tolist())
+
+
+@hookimpl
+def routesearch_methods() -> Sequence[type[RoutedNet]]:
+    return [DGate]
