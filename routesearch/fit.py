@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ from routesearch.data.base import Data, Images
 from routesearch.errors import RunFailed
 from routesearch.method import Batch, Stage
 from routesearch.recipe import Recipe
-from routesearch.routing import State, map_tensors, mult_adds, tensors
+from routesearch.routing import State, map_tensors, tensors
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -63,10 +64,11 @@ def fit(
     torch.manual_seed(seed)
     images = data.train.to(device)
     loop = _Loop(net, data, images, recipe, torch.Generator().manual_seed(seed), on_epoch)
-    total = sum(stage.share for stage in stages)
-    for stage in stages:
+    shares = list(accumulate(stage.share for stage in stages))
+    ends = [round(epochs * loop.per_epoch * share / shares[-1]) for share in shares]
+    for stage, start, end in zip(stages, [0, *ends], ends, strict=False):
         with _roles(net, stage) as parameters:
-            loop.run(stage, parameters, steps=max(1, round(epochs * loop.per_epoch * stage.share / total)))
+            loop.run(stage, parameters, steps=max(1, end - start))
     return Fitted(loop.macs, loop.steps)
 
 
@@ -82,7 +84,6 @@ class _Loop:
     on_epoch: Callable[[int], None] | None
     macs: int = 0
     steps: int = 0
-    epoch: int = 0
 
     @property
     def per_epoch(self) -> int:
@@ -101,7 +102,7 @@ class _Loop:
         )
         peaks = [group["lr"] for group in optimizer.param_groups]
         broken = torch.zeros((), dtype=torch.bool, device=self.device)
-        price = 0
+        price = priced = 0
         for step, rows in enumerate(islice(self._rows(stage), steps)):
             factor = stage.schedule(step / steps)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -110,32 +111,34 @@ class _Loop:
             watched = counted(self.net) if step % self.per_epoch == 0 else nullcontext(None)
             with watched as bill, _autocast(self.recipe, self.device):
                 loss = stage.loss(Batch(source(rows), self.images.labels[rows], step / steps))
-            price = bill.macs if bill is not None else price
+            if bill is not None:
+                price, priced = bill.macs, len(rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             stage.after_backward()
             if self.recipe.clip_norm is not None and stage.optimizer is None:
                 nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
             optimizer.step()
-            self.macs += price
+            self.macs += price * len(rows) // priced
+            self.steps += 1
             broken |= ~torch.isfinite(loss.detach())
-            if (step + 1) % self.per_epoch == 0 or step + 1 == steps:
-                self._epoch_ends(bool(broken))  # the one wait for the device in an epoch
-        self.steps += steps
+            whole = self.steps % self.per_epoch == 0
+            if (whole or step + 1 == steps) and bool(broken):  # the one wait for the device in an epoch
+                at = math.ceil(self.steps / self.per_epoch)
+                raise RunFailed(f"the loss must stay finite, got NaN or infinity in epoch {at}")
+            if whole and self.on_epoch is not None:
+                self.on_epoch(self.steps // self.per_epoch)
 
     def _rows(self, stage: Stage) -> Iterator[Tensor]:
         """Row numbers of batches, epoch after epoch without end."""
         labels = self.data.train.labels
         while True:
+            empty = True
             for rows in stage.batches(labels, self.recipe.batch_size, self.generator):
+                empty = False
                 yield rows.to(self.device)
-
-    def _epoch_ends(self, broken: bool) -> None:
-        self.epoch += 1
-        if broken:
-            raise RunFailed(f"the loss must stay finite, got NaN or infinity in epoch {self.epoch}")
-        if self.on_epoch is not None:
-            self.on_epoch(self.epoch)
+            if empty:
+                raise RunFailed("an epoch must have a batch or more, got none")
 
     def _source(self, stage: Stage) -> tuple[Callable[[Tensor], Any], int]:
         """How a stage gets its inputs from row numbers, and the MACs already spent on them."""
@@ -169,23 +172,19 @@ class Bill:
 @contextmanager
 def counted(net: nn.Module) -> Iterator[Bill]:
     """Add up the training MACs of every block of ``net`` that runs inside."""
-    bill, pricing = Bill(), False
+    from torchinfo.layer_info import LayerInfo
+
+    bill = Bill()
 
     def charge(module: nn.Module, inputs: tuple[State, ...], output: State) -> None:
-        nonlocal pricing
-        if pricing:
-            return
-        pricing = True
-        try:
-            price = mult_adds(module, *inputs)
-        finally:
-            pricing = False
+        layer = LayerInfo("", module, 0)
+        layer.output_size, _ = LayerInfo.calculate_size(output, None)
+        layer.calculate_macs()  # of the whole batch
         flows = any(t.requires_grad for t in tensors(output))
-        images = next(iter(tensors(inputs))).shape[0]
-        bill.macs += price * images * (GRADIENT_FACTOR if flows else 1)
+        bill.macs += layer.macs * (GRADIENT_FACTOR if flows else 1)
 
-    # torchinfo counts a module by its own parameters, so the leaves are those that have any.
-    leaves = [m for m in net.modules() if next(m.parameters(recurse=False), None) is not None]
+    # What torchinfo counts: modules without children, by their own parameters.
+    leaves = [m for m in net.modules() if not any(m.children()) and any(True for _ in m.parameters())]
     handles = [leaf.register_forward_hook(charge) for leaf in leaves]
     try:
         yield bill

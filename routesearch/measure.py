@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from routesearch.data.base import Data, Images
@@ -28,17 +29,20 @@ def measure(
     method decides, the core looks up whether that route's label is right and what the route costs.
 
     Raises:
-        RunFailed: where stored decisions and executed ones differ.
+        RunFailed: where stored decisions and executed ones differ, or logits are not finite.
     """
     net.eval()
     labels = images.labels.to(device)
     scores = _observe(net, data, images, device)
+    if scores is not None and bool(scores.scores.isnan().any()):
+        raise RunFailed(f"{net.name}: scores must be numbers, got NaN")
     if knobs is None:
         knobs = net.knobs(scores, labels)
-    if scores is None:
-        return [_executed(net, data, images, device, knob) for knob in knobs]
     priced = plan(type(net), net.config, net.backbone)
-    _spot_check(net, data, images, device, scores, (knobs[0], knobs[len(knobs) // 2]))
+    if scores is None:
+        return [_executed(net, data, images, device, knob, len(priced.routes)) for knob in knobs]
+    some = {0, len(knobs) // 3, 2 * len(knobs) // 3}  # ends tell little: there all images go one way
+    _spot_check(net, data, images, device, scores, [knobs[i] for i in some])
     return _looked_up(net, scores, labels, priced, knobs)
 
 
@@ -60,29 +64,27 @@ def _looked_up(
     prices = [priced.routes[r] for r in range(routes)]
     if any(p.min != p.max for p in prices):
         raise RunFailed(f"{net.name}: a route that can be looked up must have one price, got {prices}")
-    # One accumulation over all knobs: how many images of each route are there, and how many right.
     correct = scores.predictions.eq(labels[:, None])
-    taken = torch.stack([net.decide(scores.scores, knob) for knob in knobs])  # knobs x N
-    count = torch.zeros(len(knobs), routes, dtype=torch.int64, device=labels.device)
-    count.scatter_add_(1, taken, torch.ones_like(taken))
-    right = correct.gather(1, taken.T).sum(0)
     price = torch.tensor([p.min for p in prices], dtype=torch.float64, device=labels.device)
-    macs = (count.double() @ price) / len(labels)
-    return [
-        OperatingPoint(knob, right[i].item() / len(labels), macs[i].item(), _shares(count[i] / len(labels)))
-        for i, knob in enumerate(knobs)
-    ]
+    points = []
+    for knob in knobs:  # one at a time: thousands of knobs over all images at once take hundreds of MB
+        taken = net.decide(scores.scores, knob)
+        shares = torch.bincount(taken, minlength=routes).double() / len(labels)
+        right = correct.gather(1, taken[:, None]).double().mean().item()
+        points.append(OperatingPoint(knob, right, (shares @ price).item(), _shares(shares)))
+    return points
 
 
-def _executed(net: RoutedNet, data: Data, images: Images, device: torch.device, knob: Knob) -> OperatingPoint:
+def _executed(
+    net: RoutedNet, data: Data, images: Images, device: torch.device, knob: Knob, routes: int
+) -> OperatingPoint:
     parts: list[Routed] = [run(net, data.inputs(p.to(device)), knob) for p in images.pixels.split(BATCH)]
     logits, labels = torch.cat([p.logits for p in parts]), images.labels.to(device)
-    if not bool(torch.isfinite(logits).all()):
-        raise RunFailed(f"{net.name}: logits must be finite, got NaN or infinity at knob {dict(knob)}")
+    _check_finite(net, logits, knob)
     macs = torch.cat([p.macs for p in parts]).double().mean().item()
-    sites = max(p.ran.shape[1] for p in parts)
+    sites = max(p.ran.shape[1] for p in parts)  # fewer where no image of a batch met one
     if sites:
-        shares = torch.cat([p.ran for p in parts]).double().mean(0)
+        shares = torch.cat([F.pad(p.ran, (0, sites - p.ran.shape[1])) for p in parts]).double().mean(0)
     else:
         routes = len(plan(type(net), net.config, net.backbone).routes)
         shares = torch.bincount(torch.cat([p.route for p in parts]), minlength=routes).double() / len(labels)
@@ -96,12 +98,18 @@ def _spot_check(
     pixels = images.pixels[:BATCH].to(device)
     for knob in knobs:
         really = run(net, data.inputs(pixels), knob)
+        _check_finite(net, really.logits, knob)
         said = net.decide(scores.scores[: len(pixels)], knob)
         labels = scores.predictions[: len(pixels)].gather(1, said[:, None]).squeeze(1)
         differ = (said.ne(really.route) | labels.ne(really.logits.argmax(1))).double().mean().item()
         if differ > DISAGREE:
             law = "decide(observe(x)) must agree with route(x)"
             raise RunFailed(f"{net.name}: {law}, got {differ:.0%} different at {dict(knob)}")
+
+
+def _check_finite(net: RoutedNet, logits: Tensor, knob: Knob) -> None:
+    if not bool(torch.isfinite(logits).all()):
+        raise RunFailed(f"{net.name}: logits must be finite, got NaN or infinity at knob {dict(knob)}")
 
 
 def _shares(shares: Tensor) -> tuple[float, ...]:

@@ -47,7 +47,7 @@ import torch
 from torch import Tensor, nn
 
 from routesearch.backbones.base import Backbone
-from routesearch.routing import Interval, Meter, Plan, Routed
+from routesearch.routing import Interval, Meter, Plan, Routed, shapes_only
 from routesearch.space import SearchSpace, Space
 
 Knob = Mapping[str, Any]
@@ -125,7 +125,7 @@ class Stage:
         share: of the trial's epochs, relative to the other stages.
         trains: modules whose parameters move (None: all); the rest is frozen and in eval mode.
         still: trained modules that stay in eval mode (batch norm under policy gradients).
-        optimizer: parameters to an optimizer (None: the study's recipe).
+        optimizer: parameters to an optimizer (None: the study's recipe); without the recipe's clipping.
         schedule: progress to a factor of the learning rate.
         batches: (labels, batch size, generator) to row numbers, one epoch of them.
         cache: a frozen front, run once for each image instead of in every epoch; its output becomes
@@ -204,12 +204,11 @@ class RoutedNet(nn.Module, ABC):
 
 def plan(method: type[RoutedNet], config: Space, backbone: Backbone) -> Plan:
     """Price a config without weights or data: bounds, and the price of each route."""
-    with torch.device("meta"):
-        net = method(config, backbone).eval()
-        images = torch.empty(1, *backbone.image_shape)
     priced = Plan()
-    with torch.no_grad():
-        net.route(priced, images, net.knobs()[0])
+    with shapes_only():
+        net = method(config, backbone).eval()
+        priced.params = sum(p.numel() for p in net.parameters())
+        net.route(priced, torch.empty(1, *backbone.image_shape), net.knobs()[0])
     return priced
 
 

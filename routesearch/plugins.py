@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -72,7 +73,8 @@ def load_plugins(files: Sequence[Path] = ()) -> Registry:
 
 def load_file(path: Path) -> ModuleType:
     """Import one file as a module of its own, under a name that no installed module has."""
-    name = f"routesearch_file_{path.stem}_{abs(hash(path.resolve())):x}"
+    # The same in every process: classes travel by their module's name.
+    name = f"routesearch_file_{path.stem}_{sha256(bytes(path.resolve())).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"not a Python file: {path}")
@@ -99,7 +101,10 @@ def _register(
         problem(f"cannot be loaded: {type(error).__name__}: {error}")
         return
     known = {n for n in vars(hookspecs) if n.startswith(f"{GROUP}_")}
-    for caller in manager.get_hookcallers(plugin) or []:
+    callers = manager.get_hookcallers(plugin) or []
+    if not callers:
+        problem(f"no hook in it; a function marked @hookimpl must be named one of {', '.join(sorted(known))}")
+    for caller in callers:
         if caller.name not in known:
             problem(f"unknown hook {caller.name!r}; hooks: {', '.join(sorted(known))}")
             continue
@@ -134,6 +139,8 @@ def _collect(
         name = getattr(item, "name", None)
         if not (isinstance(item, type) and issubclass(item, base) and isinstance(name, str)):
             problem(f"a {shelf.kind} must be a subclass of {base.__name__} with a name, got {item!r}")
+        elif unfinished := sorted(getattr(item, "__abstractmethods__", ())):
+            problem(f"{shelf.kind} {name!r} must define {', '.join(unfinished)}")
         elif name in shelf.items:
             problem(
                 f"{shelf.kind} {name!r} is already offered by plugin {shelf.origin[name]!r}; ignored here"

@@ -123,7 +123,7 @@ def representative(points: Sequence[P], reference: float, budget: float | None) 
     within = best(points, budget) if budget is not None else None
     if within is not None:
         return within
-    curve = front(points)
+    curve = _distinct(front(points))  # of twins neither would be missed
     whole = hypervolume(curve, reference)
     shares = [whole - hypervolume(curve[:i] + curve[i + 1 :], reference) for i in range(len(curve))]
     if max(shares) <= 0.0:  # all beyond the reference: the nearest to it stands for the rest
@@ -133,13 +133,17 @@ def representative(points: Sequence[P], reference: float, budget: float | None) 
 
 def thin(points: Sequence[P], most: int = MOST_STORED) -> list[P]:
     """The front of ``points``, at most ``most`` of them, spread evenly along it with both ends kept."""
-    curve = front(points)
-    unique = [p for i, p in enumerate(curve) if i == 0 or _cost(p) != _cost(curve[i - 1])]
-    if len(unique) <= most:
-        return unique
-    keep = np.unique(np.linspace(0, len(unique) - 1, most).round().astype(int))
-    return [unique[i] for i in keep]
+    curve = _distinct(front(points))
+    if len(curve) <= most:
+        return curve
+    keep = np.unique(np.linspace(0, len(curve) - 1, most).round().astype(int))
+    return [curve[i] for i in keep]
 
 
-def _cost(point: HasCost) -> tuple[float, float]:
-    return point.accuracy, point.macs
+def _distinct(curve: Sequence[P]) -> list[P]:
+    """The first of each run of equal points."""
+    return [
+        p
+        for i, p in enumerate(curve)
+        if i == 0 or (p.accuracy, p.macs) != (curve[i - 1].accuracy, curve[i - 1].macs)
+    ]

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
-class Recipe(BaseModel):
+class Part(BaseModel):
+    """A part of a study file: immutable, unknown keys refused, numbers finite and never true or false."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # else yes would count as 1
+            raise ValueError("must not be true or false")
+        return value
+
+
+class Recipe(Part):
     """Settings of the one training loop; a method's stage may bring its own optimizer and schedule."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(20, ge=1, description="epochs of a trial after its trunk, shared by its stages")
     trunk_epochs: int = Field(20, ge=1, description="epochs of the shared trunk")

@@ -38,7 +38,7 @@ Suggest = Callable[[str, BaseDistribution], Any]
 class Space(BaseModel):
     """One point of a method's search space: immutable, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Domain(ABC):
         """The part between ``low`` and ``high`` (None: as it is).
 
         Raises:
-            ValueError: where there is no order to cut.
+            ValueError: where there is no order to cut, or for ends outside the range.
         """
         raise ValueError("low and high need a numeric range; use {choices: [...]}")
 
@@ -126,7 +126,13 @@ class Scalar(Domain):
         d = self.distribution
         if not isinstance(d, IntDistribution | FloatDistribution):
             return super().narrow(low, high)
+        for bound in (low, high):
+            law = None if bound is None else self.law(bound)
+            if law is not None:
+                raise ValueError(f"{law} must hold, got {bound!r}")
         low, high = d.low if low is None else low, d.high if high is None else high
+        if low > high:
+            raise ValueError(f"low <= high must hold, got low={low}, high={high}")
         if isinstance(d, IntDistribution):
             return Scalar(IntDistribution(int(low), int(high), log=d.log, step=d.step))
         return Scalar(FloatDistribution(float(low), float(high), log=d.log, step=d.step))
@@ -214,10 +220,12 @@ class Cuts(Domain):
         return {"positions": [self.first, self.last], "count": [self.least, self.most]}
 
     def narrow(self, low: Any, high: Any) -> Domain:
-        first = self.first if low is None else int(low)
-        last = self.last if high is None else int(high)
-        if not self.first <= first <= last <= self.last:
-            raise ValueError(f"{self.first} <= low <= high <= {self.last} must hold for positions")
+        first, last = self.first if low is None else low, self.last if high is None else high
+        for bound in (first, last):
+            if type(bound) is not int or not self.first <= bound <= self.last:
+                raise ValueError(f"{self.first} <= position <= {self.last} must hold, got {bound!r}")
+        if last - first + 1 < self.least:
+            raise ValueError(f"room for {self.least} of them must stay, got low={first}, high={last}")
         return replace(self, first=first, last=last)
 
 
@@ -269,7 +277,9 @@ class SearchSpace:
                 continue
             defaults[name] = self._checked(name, wish, declared)
             domains.pop(name, None)
-        return SearchSpace(self.config, domains, defaults)
+        # A field that was fixed so far comes last: back into the order of drawing.
+        ordered = {n: domains[n] for n in self.config.model_fields if n in domains}
+        return SearchSpace(self.config, ordered, defaults)
 
     def _narrowed(self, name: str, wish: Mapping[str, Any], declared: Domain | None) -> Domain:
         if set(wish) == {"choices"} and isinstance(wish["choices"], list) and wish["choices"]:
@@ -281,17 +291,8 @@ class SearchSpace:
         if declared is None:
             law = "low and high need a declared range, and this field has none"
             raise Refusal(f"{name}: {law}; give a value or {{choices: [...]}}")
-        low, high = wish.get("low"), wish.get("high")
-        if low is not None and high is not None and not low <= high:
-            raise Refusal(f"{name}: low <= high must hold, got low={low}, high={high}")
-        for bound in (low, high):
-            law = (
-                declared.law([bound] if isinstance(declared, Cuts) else bound) if bound is not None else None
-            )
-            if law is not None:
-                raise Refusal(f"{name}: {law} must hold, got {bound!r}")
         try:
-            return declared.narrow(low, high)
+            return declared.narrow(wish.get("low"), wish.get("high"))
         except ValueError as error:
             raise Refusal(f"{name}: {error}") from None
 
@@ -308,7 +309,7 @@ class SearchSpace:
 
     def ask(self, suggest: Suggest) -> Space:
         """Draw a config; conditional fields only where their condition holds."""
-        values = {n: f.default for n, f in self.config.model_fields.items()} | self.defaults
+        values = self._undrawn()
         for name, domain in self.domains.items():
             if self._active(name, values):
                 values[name] = domain.suggest(name, suggest)
@@ -320,7 +321,7 @@ class SearchSpace:
 
     def default(self) -> Space:
         """The method's own choice, moved into this space where the study narrowed it."""
-        values = {n: f.default for n, f in self.config.model_fields.items()} | self.defaults
+        values = self._undrawn()
         for name, domain in self.domains.items():
             if domain.law(values[name]) is not None:
                 values[name] = domain.extremes()[0]
@@ -358,6 +359,10 @@ class SearchSpace:
             )
         return schema
 
+    def _undrawn(self) -> dict[str, Any]:
+        """What the fields are that nobody draws."""
+        return self.config.model_validate(self.defaults).model_dump()
+
     def _active(self, name: str, values: Mapping[str, Any]) -> bool:
         when = _condition(self.config, name)
         return when is None or values[when.field] in when.values
@@ -381,19 +386,19 @@ def _condition(config: type[Space], name: str) -> When | None:
 def _random(distribution: BaseDistribution, rng: Random) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return rng.choice(distribution.choices)
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
     if isinstance(distribution, IntDistribution):
-        if distribution.log:
-            return min(
-                distribution.high,
-                int(math.exp(rng.uniform(math.log(distribution.low), math.log(distribution.high + 1)))),
-            )
-        return rng.randrange(distribution.low, distribution.high + 1, distribution.step)
-    assert isinstance(distribution, FloatDistribution)
-    if distribution.log:
-        return math.exp(rng.uniform(math.log(distribution.low), math.log(distribution.high)))
-    value = rng.uniform(distribution.low, distribution.high)
-    step = distribution.step
-    return value if step is None else distribution.low + round((value - distribution.low) / step) * step
+        if not distribution.log:
+            return rng.randrange(distribution.low, distribution.high + 1, distribution.step)
+        value = float(math.floor(math.exp(rng.uniform(math.log(low), math.log(high + 1)))))
+    elif distribution.log:
+        value = math.exp(rng.uniform(math.log(low), math.log(high)))
+    else:
+        value = rng.uniform(low, high)
+        value = value if step is None else low + round((value - low) / step) * step
+    inside = min(max(value, low), high)  # exp(log(x)) is not quite x
+    return int(inside) if isinstance(distribution, IntDistribution) else inside
 
 
 def _text(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -10,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from routesearch.errors import Refusal
-from routesearch.recipe import Recipe
+from routesearch.reading import explain, nearest, parse_yaml, short
+from routesearch.recipe import Part, Recipe
 
 NOT_YET = {
     "confirm": "confirmation by more seeds",
@@ -38,8 +37,8 @@ def parse_macs(text: object) -> str:
             "a budget must be MACs such as 40M, 1.2G, 40000000, or a fraction of the backbone such as 0.4x"
         )
     canonical = str(text).strip().replace(" ", "")
-    if float(canonical.rstrip("kKmMgGtTxX")) <= 0:
-        raise ValueError("a budget must be more than 0")
+    if not 0 < float(canonical.rstrip("kKmMgGtTxX")) < 1e30:
+        raise ValueError("a budget must be more than 0 and finite")
     return canonical
 
 
@@ -55,7 +54,7 @@ def parse_time(value: object) -> float | None:
     if value is None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip().lower())
-    if isinstance(value, bool) or found is None or float(found[1]) <= 0:
+    if isinstance(value, bool) or found is None or not 0 < float(found[1]) < 1e9:
         raise ValueError("a time must be more than 0, such as 90s, 10m or 1.5h")
     return float(found[1]) * _TIMES[found[2]]
 
@@ -72,11 +71,20 @@ def parse_backbone(text: str) -> tuple[str, float]:
     return found[1], 1.0 if found[2] is None else float(found[2])
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+def _plain_name(text: str) -> str:
+    """A name that can be a folder's and leads nowhere else."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        raise ValueError("must be letters, digits, '.', '_' and '-', a letter or digit first, 100 at most")
+    return text
 
 
-class BackboneConfig(_Part):
+def _path(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("must be a path")
+    return text
+
+
+class BackboneConfig(Part):
     """``nin@0.25``, or a mapping with these keys."""
 
     name: Annotated[str, AfterValidator(lambda text: parse_backbone(text) and text)] = Field(
@@ -85,14 +93,14 @@ class BackboneConfig(_Part):
     weights: None = Field(None, description="pretrained weights")
 
 
-class BudgetConfig(_Part):
+class BudgetConfig(Part):
     max_macs: Annotated[str, BeforeValidator(parse_macs)] | None = Field(
         None,
         description="mean MACs per image: 40M, 1.2G, 0.4x of the backbone; null: the whole front is the goal",
     )
 
 
-class SearchConfig(_Part):
+class SearchConfig(Part):
     trials: int = Field(
         40, ge=1, description="trials of the whole study that are trained: finished, stopped or failed"
     )
@@ -103,29 +111,29 @@ class SearchConfig(_Part):
     seed: int = Field(0, ge=0, lt=2**31, description="of the search: proposals, weights, order of images")
 
 
-class ResourcesConfig(_Part):
+class ResourcesConfig(Part):
     cpu: float = Field(1, gt=0, description="cores of one trial; its torch threads")
     gpu: float = Field(0, ge=0, description="GPUs of one trial; a fraction shares one")
 
 
-class StorageConfig(_Part):
-    dir: str | None = Field(None, description="folder of the study's journal, weights and database")
+class StorageConfig(Part):
+    dir: Annotated[str, AfterValidator(_path)] | None = Field(
+        None, description="folder of journal, weights and database; null: .routesearch/NAME"
+    )
     journal: None = Field(None, description="journal of many drivers")
 
 
-class TrackingConfig(_Part):
+class TrackingConfig(Part):
     uri: str | None = Field(None, description="MLflow tracking URI; null: SQLite inside storage.dir")
 
 
-class StudyConfig(_Part):
+class StudyConfig(Part):
     """A validated study file."""
 
     file: Path = Field(
         exclude=True, description="where it was read from; paths in it are relative to its folder"
     )
-    name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="letters, digits, '.', '_', '-'"
-    )
+    name: Annotated[str, AfterValidator(_plain_name)] = Field(description="letters, digits, '.', '_', '-'")
     data: dict[str, Any] = Field(description="{name: DATASET, ...its settings}")
     backbone: BackboneConfig
     methods: dict[str, dict[str, Any]] = Field(
@@ -169,32 +177,12 @@ def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise Refusal(f"{path}: a study must be a readable YAML file: {reason}") from None
-    try:
-        raw = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise Refusal(f"{path}{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
-        raise Refusal(f"{path}: a study must be a mapping with data, backbone and methods, got {_short(raw)}")
+        raise Refusal(f"{path}: a study must be a mapping with data, backbone and methods, got {short(raw)}")
     for key, value in (overrides or {}).items():
         _override(raw, key, value)
     return _validate(path, raw)
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice (the second would win silently)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key if isinstance(key, str | int | float) else id(key_node))
-        return super().construct_mapping(node, deep)
 
 
 def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
@@ -204,14 +192,14 @@ def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
     here = raw
     for i, part in enumerate(parts[:-1]):
         if i == 0 and part == "methods" and isinstance(here.get(part), list):
-            here[part] = {m: {} for m in here[part]}
+            here[part] = _mapped(f"--set {dotted}", here[part])
         if i == 0 and part in ("data", "backbone") and isinstance(here.get(part), str):
             here[part] = {"name": here[part]}
         inner = here.get(part)
         if inner is None:
             inner = here[part] = {}
         if not isinstance(inner, dict):
-            raise Refusal(f"--set {dotted}: {'.'.join(parts[: i + 1])} is {_short(inner)}, which has no keys")
+            raise Refusal(f"--set {dotted}: {'.'.join(parts[: i + 1])} is {short(inner)}, which has no keys")
         here = inner
     here[parts[-1]] = value
 
@@ -219,10 +207,10 @@ def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
 def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
     values = dict(raw)
     if "file" in values:
-        raise Refusal(f"{path}: unknown key 'file'{_nearest('file', StudyConfig)}")
+        raise Refusal(f"{path}: unknown key 'file'{nearest('file', StudyConfig)}")
     for dotted, what in NOT_YET.items():
         if _dig(values, dotted) is not None:
-            raise Refusal(f"{path}: {dotted}: {what} is not served by this version; leave the key out")
+            raise Refusal(f"{path}: {dotted}: this version does not offer {what}; leave the key out")
     values.pop("confirm", None)
     if isinstance(values.get("budget"), dict):
         values["budget"] = {k: v for k, v in values["budget"].items() if f"budget.{k}" not in NOT_YET}
@@ -231,10 +219,10 @@ def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
     if isinstance(values.get("data"), str):
         values["data"] = {"name": values["data"]}
     if isinstance(values.get("methods"), list):
-        values["methods"] = _mapped(path, values["methods"])
+        values["methods"] = _mapped(str(path), values["methods"])
     if isinstance(values.get("methods"), dict):
         values["methods"] = {str(k): {} if v is None else v for k, v in values["methods"].items()}
-    for key in ("budget", "search", "training", "resources", "storage", "tracking"):
+    for key in ("budget", "search", "training", "resources", "storage", "tracking", "plugins"):
         if key in values and values[key] is None:
             del values[key]
     values.setdefault("name", path.stem)
@@ -243,18 +231,20 @@ def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
     except ValidationError as error:
         raise Refusal(f"{path}: {explain(error, StudyConfig)}") from None
     except Refusal as refusal:
-        raise Refusal(f"{path}: {refusal}") from None
+        raise Refusal(f"{path}: backbone.name: {refusal}") from None
     _check_names(path, config)
     return config
 
 
-def _mapped(path: Path, methods: Sequence[Any]) -> dict[str, Any]:
+def _mapped(where: str, methods: Sequence[Any]) -> dict[str, Any]:
     mapped: dict[str, Any] = {}
     for item in methods:
         pair = item.items() if isinstance(item, dict) else [(item, {})]
         for name, fields in pair:
+            if not isinstance(name, str):
+                raise Refusal(f"{where}: methods: a method must be a name, got {short(name)}")
             if name in mapped:
-                raise Refusal(f"{path}: methods: each method must be named once, got {name!r} twice")
+                raise Refusal(f"{where}: methods: each method must be named once, got {name!r} twice")
             mapped[name] = fields
     return mapped
 
@@ -262,49 +252,14 @@ def _mapped(path: Path, methods: Sequence[Any]) -> dict[str, Any]:
 def _check_names(path: Path, config: StudyConfig) -> None:
     if not isinstance(config.data.get("name"), str):
         raise Refusal(
-            f"{path}: data.name: a data set's name must be given, got {_short(config.data.get('name'))}"
+            f"{path}: data.name: a data set's name must be given, got {short(config.data.get('name'))}"
         )
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first complaint of pydantic as one line: key, what is wrong, the value."""
-    first = error.errors()[0]
-    path = [
-        str(part) for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part == "none"))
-    ]
-    key = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {key!r}{_nearest(path[-1], _model_at(model, path[:-1]))}"
-    if first["type"] == "missing":
-        return f"{key} must be given"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[0].lower()}{message[1:]}, got {_short(first['input'])}"
-
-
-def _model_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
-    for part in path:
-        field = model.model_fields.get(part)
-        kind = field.annotation if field else None
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            model = kind
-    return model
-
-
-def _nearest(name: str, model: type[BaseModel]) -> str:
-    keys = [k for k, f in model.model_fields.items() if not f.exclude]
-    close = difflib.get_close_matches(name, keys, 1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(keys)}"
 
 
 def _dig(values: Any, dotted: str) -> Any:
     for part in dotted.split("."):
         values = values.get(part) if isinstance(values, dict) else None
     return values
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def digest(value: Any) -> str:

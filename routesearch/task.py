@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from routesearch.backbones.base import Backbone
@@ -16,9 +18,10 @@ from routesearch.data.base import Data, Dataset, Shape
 from routesearch.errors import Refusal
 from routesearch.method import RoutedNet, plan
 from routesearch.plugins import Registry, load_plugins
-from routesearch.routing import Interval
+from routesearch.reading import explain
+from routesearch.routing import Interval, mult_adds, shapes_only
 from routesearch.space import SearchSpace, Space
-from routesearch.study import StudyConfig, digest, explain, macs_of, parse_backbone
+from routesearch.study import StudyConfig, digest, macs_of, parse_backbone
 
 DRAWS = 64
 """Random configs that a pre-flight prices for each method, beside the extremes of its fields."""
@@ -77,7 +80,10 @@ class Task:
 
     @cached_property
     def data(self) -> Data:
-        return self.dataset.load(self.config.base)
+        try:
+            return self.dataset.load(self.config.base)
+        except Refusal as refusal:
+            raise Refusal(f"{self.config.file}: data: {refusal}") from None
 
     def bounds(self, method: str, config: Space) -> Interval:
         """Static interval of a config's MACs.
@@ -99,15 +105,20 @@ class Task:
         space, rng = self.spaces[method], Random(self.config.search.seed)
         found: list[Interval] = []
         law: str | None = None
-        hits = 0
-        for i, config in enumerate([*space.extremes(), *(space.draw(rng) for _ in range(draws))]):
+
+        def price(config: Space) -> bool:
+            """Whether the config can be built within the budget."""
+            nonlocal law
             try:
-                bounds = self.bounds(method, config)
+                found.append(self.bounds(method, config))
             except Refusal as refusal:
                 law = str(refusal)
-                continue
-            found.append(bounds)
-            hits += i >= len(list(space.extremes())) and self.within(bounds)
+                return False
+            return self.within(found[-1])
+
+        for config in space.extremes():
+            price(config)
+        hits = sum(price(space.draw(rng)) for _ in range(draws))
         if not found:
             return Reach(0.0, None, law)
         return Reach(hits / max(1, draws), Interval(min(b.min for b in found), max(b.max for b in found)))
@@ -155,46 +166,37 @@ def resolve(config: StudyConfig, facts: tuple[Shape, tuple[str, ...]] | None = N
     Raises:
         Refusal: naming file, key, value and what would be right.
     """
-    registry = load_plugins(config.plugin_files)
     file = config.file
-    try:
+    with _naming(f"{file}"):
+        registry = load_plugins(config.plugin_files)
+    with _naming(f"{file}: data.name", registry):
         dataset_class = registry.datasets.find(config.data["name"])
-    except Refusal as refusal:
-        raise Refusal(f"{file}: data.name: {refusal}") from None
     try:
         dataset = dataset_class.model_validate({k: v for k, v in config.data.items() if k != "name"})
     except ValidationError as error:
-        raise Refusal(f"{file}: data.{explain(error, dataset_class)}") from None
-    for name in config.methods:
-        try:
-            registry.methods.find(name)
-        except Refusal as refusal:
-            raise Refusal(f"{file}: methods: {refusal}{_blame(registry)}") from None
+        raise Refusal(f"{file}: {explain(error, dataset_class, 'data')}") from None
+    with _naming(f"{file}: methods", registry):
+        methods = {name: registry.methods.find(name) for name in config.methods}
     name, width = parse_backbone(config.backbone.name)
-    try:
+    with _naming(f"{file}: backbone.name", registry):
         backbone_class = registry.backbones.find(name)
+    with _naming(f"{file}: data"):
         shape, classes = facts or dataset.facts(config.base)
+    with _naming(f"{file}: backbone.name"):
         backbone = backbone_class(shape, len(classes), width)
-    except Refusal as refusal:
-        raise Refusal(f"{file}: {refusal}") from None
     spaces: dict[str, SearchSpace] = {}
     for name, wishes in config.methods.items():
-        try:
-            spaces[name] = registry.methods.find(name).space(backbone).narrow(wishes)
-        except Refusal as refusal:
-            raise Refusal(f"{file}: methods.{name}: {refusal}") from None
+        with _naming(f"{file}: methods.{name}"):
+            spaces[name] = methods[name].space(backbone).narrow(wishes)
     return Task(config, registry, dataset, shape, classes, backbone, spaces)
 
 
 def reference_cost(backbone: Backbone) -> tuple[int, int]:
     """Parameters and MACs of the static backbone, found on the meta device."""
-    import torch
-
-    from routesearch.routing import mult_adds
-
-    with torch.device("meta"):
-        net, image = backbone.plain().eval(), torch.empty(1, *backbone.image_shape)
-    return sum(p.numel() for p in net.parameters()), mult_adds(net, image)
+    with shapes_only():
+        net = backbone.plain().eval()
+        macs = mult_adds(net, torch.empty(1, *backbone.image_shape))
+    return sum(p.numel() for p in net.parameters()), macs
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,21 +243,23 @@ class Blueprint:
 
     def cost(self) -> dict[str, Any]:
         """Parameters and MACs before any training: no data, no trunk, no weights."""
-        import torch
-
-        with torch.device("meta"):
-            params = sum(p.numel() for p in self.build().parameters())
-        bounds = plan(self.method, self.config, self.backbone).bounds
+        priced = plan(self.method, self.config, self.backbone)
         backbone_params, backbone_macs = reference_cost(self.backbone)
         return {
-            "params": params,
-            "macs": {"min": bounds.min, "max": bounds.max},
+            "params": priced.params,
+            "macs": {"min": priced.bounds.min, "max": priced.bounds.max},
             "backbone_macs": backbone_macs,
             "backbone_params": backbone_params,
             "labels": "known",
         }
 
 
-def _blame(registry: Registry) -> str:
-    """Plugins that could not be loaded may be why a name is missing."""
-    return f" (not loaded: {'; '.join(registry.problems)})" if registry.problems else ""
+@contextmanager
+def _naming(where: str, registry: Registry | None = None) -> Iterator[None]:
+    """Put file and key before a refusal; plugins that could not be loaded may be why a name is missing."""
+    try:
+        yield
+    except Refusal as refusal:
+        problems = registry.problems if registry is not None else []
+        blame = f" (not loaded: {'; '.join(problems)})" if problems else ""
+        raise Refusal(f"{where}: {refusal}{blame}") from None

@@ -55,6 +55,7 @@ def run_trial(
             training_macs=fitted.macs,
             seconds=time.monotonic() - started,
         )
+        outcome.dumps()  # a knob that is no JSON value fails its trial here, not the worker that stores it
         return outcome, {name: tensor.numpy() for name, tensor in states(net).items()}
     except Exception as error:  # MemoryError and torch's out-of-memory errors are Exceptions too
         reason = f"{type(error).__name__}: {error}"

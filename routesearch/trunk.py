@@ -60,5 +60,5 @@ def load_trunk(path: Path) -> tuple[Trunk, int]:
             facts = file.metadata()
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         return Trunk(state, float(facts["accuracy"])), int(facts["training_macs"])
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise Refusal(f"a trunk must be a readable safetensors file, got {path}: {error}") from None

@@ -10,7 +10,7 @@ gate's threshold t the image leaves with that class (Algorithm 1); otherwise it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise, product
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -96,10 +96,10 @@ class DGate(RoutedNet):
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
         super().__init__(config, backbone, trunk)
         positions: tuple[int, ...] = self.config.positions
-        if not positions or any(not 1 <= k < len(backbone) for k in positions):
+        law = Cuts(last=len(backbone) - 1).law(positions)
+        if law is not None:
             raise Refusal(
-                f"dgate: 1 <= position <= {len(backbone) - 1} must hold for one position or more "
-                f"on backbone {backbone.name}, got positions={list(positions)}"
+                f"dgate: positions: {law} must hold on backbone {backbone.name}, got {list(positions)}"
             )
         plain = backbone.plain()
         if trunk is not None:
@@ -190,21 +190,23 @@ class DGate(RoutedNet):
     def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
         usual = 1.0 if self.config.gate_loss == "hinge" else 0.9  # the hinge's margin; a common confidence
         gates = len(self.gates)
-        settings: Iterable[Sequence[float]] = [[usual] * gates]
+        settings: list[Sequence[float]] = [[usual] * gates]
         if scores is not None:
-            each = max(2, int(MOST_SETTINGS ** (1 / gates)))
-            grids = [_between(scores.scores[:, g], each) for g in range(gates)]
-            together = zip(*(_between(scores.scores[:, g], MOST_SETTINGS) for g in range(gates)), strict=True)
-            settings = [*settings, *together, *product(*grids)]
-        return [{"thresholds": [float(t) for t in setting]} for setting in settings]
+            columns = scores.scores.unbind(1)
+            settings += zip(*(_between(column, MOST_SETTINGS) for column in columns), strict=True)
+            each = int(MOST_SETTINGS ** (1 / gates))
+            if 1 < each < MOST_SETTINGS:  # of very many gates a grid has no points between the ends
+                settings += product(*(_between(column, each) for column in columns))
+        return [{"thresholds": list(setting)} for setting in dict.fromkeys(map(tuple, settings))]
 
 
 def _between(scores: Tensor, count: int) -> list[Any]:
     """``count`` thresholds over the range of scores, both ends beyond all of them: all leave, none leaves.
 
-    Midpoints between neighbouring scores: a threshold *at* a score would decide by rounding.
+    Midpoints between neighbouring scores: a threshold *at* a score would decide by rounding. Few scores
+    have few midpoints; some then come more than once.
     """
-    ordered = scores.double().sort().values
+    ordered = scores.double().unique()
     ordered = torch.cat([ordered[:1] - 1.0, ordered, ordered[-1:] + 1.0])
     middles = (ordered[:-1] + ordered[1:]) / 2
     picked = torch.linspace(0, len(middles) - 1, count, device=scores.device).round().long()

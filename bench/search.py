@@ -1,0 +1,177 @@
+"""What the search itself costs: Ray for each trial, asking and telling, and the driver's memory.
+
+    .venv/bin/python bench/search.py ray        # 200 empty trials on warm workers: seconds each
+    .venv/bin/python bench/search.py ask        # ask + tell beside 1,000 stored trials, refused ones too
+    .venv/bin/python bench/search.py memory     # the driver from trial 50 to trial 1,000, MLflow included
+
+Goals: under 0.3 s of Ray for a trial; under 50 ms for ask + tell; at most 150 MB more from trial 50 to
+1,000, and under 1.2 GB in all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from routesearch.points import OperatingPoint
+from routesearch.record import Outcome, State, TrialRecord
+from routesearch.search.driver import run_search
+from routesearch.search.journal import Journal
+from routesearch.search.ledger import Ledger
+from routesearch.search.searcher import Snapshot
+from routesearch.search.work import Grant, Work
+from routesearch.study import load_study
+from routesearch.task import Task, resolve
+
+STUDY = Path(__file__).parents[1] / "studies" / "quickstart.yaml"
+
+
+class EmptyWork(Work):
+    """Trials that take no time and bring a full curve of 256 points."""
+
+    def __init__(self, packed: Any, trunk: Any) -> None:
+        import torch  # noqa: F401 (a real worker has it too)
+
+    @classmethod
+    def pack(cls, task: Task) -> Any:
+        return {}
+
+    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Mapping[str, Any]]:
+        return curve(trial), {}
+
+    def measure(
+        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Any, grant: Grant
+    ) -> list[OperatingPoint]:
+        return []
+
+    def train_trunk(self, seed: int, grant: Grant) -> Any:
+        return {}
+
+    @classmethod
+    def keep_trunk(cls, trunk: Any, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    @classmethod
+    def read_trunk(cls, path: Path) -> Any:
+        return {}
+
+
+def curve(trial: TrialRecord) -> Outcome:
+    rng = random.Random(trial.seed)
+    low, high = trial.bounds or (0.0, 1.0)
+    top = rng.uniform(0.5, 0.95)
+    points = tuple(
+        OperatingPoint(
+            {"thresholds": [rng.random(), rng.random()]}, top * i / 256, low + (high - low) * i / 256
+        )
+        for i in range(1, 257)
+    )
+    return Outcome(State.FINISHED, points, params=100_000, training_macs=10**12, seconds=1.0)
+
+
+def task_in(folder: str, trials: int) -> Task:
+    return resolve(load_study(STUDY, {"storage.dir": folder, "search.trials": trials}))
+
+
+def bench_ray(trials: int) -> None:
+    """Seconds per empty trial, from the first result (workers warm, trunk there) to the last."""
+    with tempfile.TemporaryDirectory() as folder:
+        task = task_in(folder, trials)
+        done: dict[int, float] = {}
+
+        def note(now: Snapshot) -> None:
+            done.setdefault(now.finished, time.perf_counter())
+
+        run_search(task, on_progress=note, work=EmptyWork)
+        warm = 10
+        per_trial = (done[trials] - done[warm]) / (trials - warm)
+        print(f"{trials} empty trials on {os.cpu_count()} cores: {per_trial:.3f} s a trial of wall time")
+
+
+def bench_ask(stored: int, refused: int, asks: int) -> None:
+    """Milliseconds of ask + tell beside ``stored`` finished trials and about ``refused`` refused ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        task = task_in(folder, 10 * stored)
+        with Journal.open_for_writing(Path(folder)) as journal:
+            ledger = Ledger(journal, task)
+            rng = random.Random(0)
+            import optuna
+
+            # History is written as a sampler of no cost would have: what counts is how much there is.
+            object.__setattr__(task.config.search, "sampler", "random")
+            while ledger.spent < stored or ledger.counts[State.REFUSED] < refused:
+                record = ledger.ask(rng.choice(list(task.spaces)))
+                if record.state is State.RUNNING:
+                    if ledger.spent < stored:
+                        ledger.finish(record.number, curve(record))
+                    else:
+                        ledger.finish(record.number, Outcome.failure("enough"))
+            object.__setattr__(task.config.search, "sampler", "tpe")
+            optuna.logging.set_verbosity(optuna.logging.ERROR)
+            times: dict[str, list[float]] = {name: [] for name in task.spaces}
+            for _ in range(asks):
+                for method in task.spaces:
+                    started = time.perf_counter()
+                    record = ledger.ask(method)
+                    if record.state is State.RUNNING:
+                        ledger.finish(record.number, curve(record))
+                    times[method].append(1000 * (time.perf_counter() - started))
+            print(f"{stored} finished and {ledger.counts[State.REFUSED]} refused trials stored:")
+            for method, values in times.items():
+                print(
+                    f"  {method:>8}: ask + tell {statistics.median(values):.1f} ms, worst {max(values):.1f} ms"
+                )
+
+
+def bench_memory(trials: int) -> None:
+    """Resident memory of the driver while MLflow follows along."""
+    from routesearch.api import Study, _Tracking
+
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study(load_study(STUDY, {"storage.dir": folder, "search.trials": trials}))
+        marks: dict[int, float] = {}
+
+        def note(now: Snapshot) -> None:
+            for mark in (50, trials):
+                if now.finished >= mark:
+                    marks.setdefault(mark, resident())
+
+        tracking = _Tracking(study)
+        run_search(study.task, observers=[tracking], on_progress=note, work=EmptyWork)
+        tracking.close()
+        print(
+            f"driver at trial 50: {marks[50]:.0f} MB; at trial {trials}: {marks[trials]:.0f} MB "
+            f"({marks[trials] - marks[50]:+.0f} MB); at the end {resident():.0f} MB"
+        )
+
+
+def resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("ray", "ask", "memory"))
+    parser.add_argument("--trials", type=int, help="default: 200 for ray, 1,000 for ask and memory")
+    options = parser.parse_args()
+    if options.what == "ray":
+        bench_ray(options.trials or 200)
+    elif options.what == "ask":
+        bench_ask(options.trials or 1000, options.trials or 1000, 25)
+    else:
+        bench_memory(options.trials or 1000)
+
+
+if __name__ == "__main__":
+    main()

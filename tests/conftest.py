@@ -1,0 +1,128 @@
+"""What many tests need: small images with a pattern in them, a small backbone, a study file on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from routesearch.backbones.base import Backbone
+    from routesearch.data.base import Data, Images
+    from routesearch.space import Space
+    from routesearch.task import Task
+
+# Cores are shared: a slow example is no finding, and the same examples on every run are worth more here.
+settings.register_profile(
+    "calm", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("calm")
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder of plain-file plugins: ``own_backbone.py`` and ``own_method.py``."""
+    return Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def own_backbone(fixtures: Path) -> ModuleType:
+    from routesearch.plugins import load_file
+
+    return load_file(fixtures / "own_backbone.py")
+
+
+@pytest.fixture(scope="session")
+def own_method(fixtures: Path) -> ModuleType:
+    from routesearch.plugins import load_file
+
+    return load_file(fixtures / "own_method.py")
+
+
+@pytest.fixture(scope="session")
+def pocket(own_backbone: ModuleType) -> Backbone:
+    """Four units with batch norm, for images of 1 x 8 x 8 in three classes."""
+    backbone: Backbone = own_backbone.Pocket((1, 8, 8), 3)
+    return backbone
+
+
+@pytest.fixture(scope="session")
+def make_data() -> Callable[..., Data]:
+    """Images that show one of a few fixed patterns, every second one under noise."""
+    import torch
+
+    from routesearch.data.base import Data, Images, moments
+
+    def make(
+        classes: int = 3,
+        size: int = 8,
+        channels: int = 1,
+        counts: tuple[int, int, int] = (96, 60, 60),
+        seed: int = 0,
+    ) -> Data:
+        random = torch.Generator().manual_seed(seed)
+        patterns = torch.rand(classes, channels, size, size, generator=random)
+
+        def split(count: int) -> Images:
+            labels = torch.arange(count) % classes
+            noise = torch.rand(count, channels, size, size, generator=random)
+            share = torch.where(torch.arange(count) % 2 == 0, 0.2, 0.7)[:, None, None, None]
+            return Images((1 - share) * patterns[labels] + share * noise, labels)
+
+        train, validation, test = (split(count) for count in counts)
+        names = tuple(f"pattern {i}" for i in range(classes))
+        return Data("toy", names, (channels, size, size), train, validation, test, *moments(train.pixels))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data(make_data: Callable[..., Data]) -> Data:
+    """Three classes of 1 x 8 x 8 images: 96 to train, 60 to validate, 60 to test."""
+    return make_data()
+
+
+@pytest.fixture
+def write_study(tmp_path: Path, data: Data, fixtures: Path) -> Callable[..., Path]:
+    """Writes a small study (static and skipper on pocket, the toy images) with some keys changed."""
+    import numpy as np
+
+    def write(**changes: Any) -> Path:
+        arrays = {}
+        for short, name in (("train", "train"), ("val", "validation"), ("test", "test")):
+            images: Images = data.split(name)
+            arrays[f"x_{short}"] = images.pixels.permute(0, 2, 3, 1).numpy()
+            arrays[f"y_{short}"] = images.labels.numpy()
+        np.savez(tmp_path / "toy.npz", **arrays)
+        raw: dict[str, Any] = {
+            "data": {"name": "arrays", "path": "toy.npz"},
+            "backbone": "pocket",
+            "methods": ["static", "skipper"],
+            "training": {"epochs": 2, "trunk_epochs": 2, "batch_size": 16},
+            "plugins": [str(fixtures / "own_backbone.py"), str(fixtures / "own_method.py")],
+        }
+        path = tmp_path / "toy.yaml"
+        path.write_text(yaml.safe_dump(raw | changes))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def make_task(write_study: Callable[..., Path]) -> Callable[..., Task]:
+    """The study of ``write_study``, resolved."""
+    from routesearch.study import load_study
+    from routesearch.task import resolve
+
+    return lambda **changes: resolve(load_study(write_study(**changes)))
+
+
+@pytest.fixture
+def config_of(make_task: Callable[..., Task]) -> Callable[[Task, str], Space]:
+    """A method's default config in a task."""
+    return lambda task, method: task.spaces[method].default()

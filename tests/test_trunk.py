@@ -1,0 +1,89 @@
+"""The shared trunk: trained once, kept in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from routesearch.backbones.base import Backbone
+from routesearch.data.base import Data
+from routesearch.errors import Refusal
+from routesearch.method import Trunk
+from routesearch.recipe import Recipe
+from routesearch.task import reference_cost
+from routesearch.trunk import load_trunk, save_trunk, train_trunk
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(batch_size=16, trunk_epochs=10, epochs=1, learning_rate=0.01)
+
+
+@pytest.fixture(scope="module")
+def trained(pocket: Backbone, data: Data) -> tuple[Trunk, int]:
+    return train_trunk(pocket, data, RECIPE, seed=3, device=CPU)
+
+
+def test_a_trunk_is_the_trained_plain_network(
+    trained: tuple[Trunk, int], pocket: Backbone, data: Data
+) -> None:
+    trunk, macs = trained
+    net = pocket.plain()
+    net.load_state_dict(dict(trunk.state))
+    net.eval()
+    with torch.no_grad():
+        right = net(data.inputs(data.validation.pixels)).argmax(1).eq(data.validation.labels)
+    assert trunk.accuracy == pytest.approx(float(right.double().mean()), abs=1.5 / 60)
+    assert trunk.accuracy > 0.7
+    assert macs == 10 * 96 * 3 * reference_cost(pocket)[1]
+
+
+def test_the_seed_decides(trained: tuple[Trunk, int], pocket: Backbone, data: Data) -> None:
+    again, _ = train_trunk(pocket, data, RECIPE, seed=3, device=CPU)
+    other, _ = train_trunk(pocket, data, RECIPE, seed=4, device=CPU)
+    assert again.accuracy == trained[0].accuracy
+    assert all(torch.equal(value, again.state[name]) for name, value in trained[0].state.items())
+    assert not torch.equal(other.state["head.1.weight"], again.state["head.1.weight"])
+
+
+def test_a_trunk_survives_its_file(trained: tuple[Trunk, int], tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "nin@0.25-0123.safetensors"
+    save_trunk(*trained, path)
+    trunk, macs = load_trunk(path)
+    assert (trunk.accuracy, macs) == (trained[0].accuracy, trained[1])
+    assert trunk.state.keys() == trained[0].state.keys()
+    assert all(torch.equal(value, trunk.state[name]) for name, value in trained[0].state.items())
+    assert [p.name for p in path.parent.iterdir()] == [path.name], "no temporary file stays"
+
+
+def test_a_second_save_replaces_the_first(trained: tuple[Trunk, int], tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    save_trunk(*trained, path)
+    save_trunk(Trunk(trained[0].state, 0.125), 7, path)
+    trunk, macs = load_trunk(path)
+    assert (trunk.accuracy, macs) == (0.125, 7)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "text", "folder", "no facts", "odd facts"])
+def test_a_damaged_file_is_refused(damage: str, trained: tuple[Trunk, int], tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = tmp_path / "t.safetensors"
+    save_trunk(*trained, path)
+    whole = path.read_bytes()
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    elif damage == "missing":
+        path.unlink()
+    elif damage == "no facts":
+        save_file(dict(trained[0].state), path)
+    elif damage == "odd facts":
+        save_file(dict(trained[0].state), path, metadata={"accuracy": "good", "training_macs": "7"})
+    else:
+        path.write_bytes({"empty": b"", "cut": whole[:-100], "text": b"not a trunk" * 20}[damage])
+    with pytest.raises(
+        Refusal, match=rf"^a trunk must be a readable safetensors file, got {path}: "
+    ) as refused:
+        load_trunk(path)
+    assert "\n" not in str(refused.value)
