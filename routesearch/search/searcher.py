@@ -1,0 +1,188 @@
+"""Which trial runs next, and what is done with its outcome: a search without the machines that run it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from routesearch.points import Point, best, hypervolume
+from routesearch.record import Outcome, State, TrialRecord
+from routesearch.search import store
+from routesearch.search.journal import Journal
+from routesearch.search.ledger import Ledger
+
+MOST_REFUSED = 200
+"""Refused configs in a row after which a method is set aside for this run."""
+_PATIENCE = 0.5
+"""Seconds that drawing may take while trials run; their results must not wait longer."""
+
+
+class Observer(Protocol):
+    """Somebody who wants to know how the search goes; called in the driver, must not block or raise."""
+
+    def search_started(self, journal: Journal) -> None:
+        """The study is open; nothing runs yet."""
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """A trial finished, was stopped, or failed."""
+
+    def search_ended(self) -> None:
+        """No more trials, and the front has been measured on test data."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How a study stands.
+
+    Attributes:
+        finished, stopped, failed, refused: trials of the whole study.
+        running: trials that run now.
+        total: trials that the study may spend (refused ones do not count).
+        best: the most accurate point within the budget, on validation data.
+        hypervolume, feasible_hypervolume: of the front; the latter None without a budget.
+        elapsed: seconds of this search phase.
+        time_left: seconds until no trial is started any more; None without a limit.
+        note: something that the user should know, the last of its kind.
+    """
+
+    finished: int
+    stopped: int
+    failed: int
+    refused: int
+    running: int
+    total: int
+    best: Point | None
+    hypervolume: float
+    feasible_hypervolume: float | None
+    elapsed: float
+    time_left: float | None
+    note: str | None
+
+
+class Dispatcher:
+    """Hands out trials and takes in what came of them.
+
+    Trials that an earlier run left come first, with their number, config and seed. Then the method
+    with the fewest trials is asked, until the study's total is spent or the time is over.
+
+    Args:
+        ledger: the study's trials.
+        total: trials that the study may spend, those of earlier runs included.
+        check: called while configs are drawn, which may take a while; may raise to end the search.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        total: int,
+        *,
+        observers: Sequence[Observer] = (),
+        on_progress: Callable[[Snapshot], None] | None = None,
+        check: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ledger = ledger
+        self.note: str | None = None
+        self._total = total
+        self._observers = observers
+        self._on_progress = on_progress
+        self._check = check
+        self._clock = clock
+        self._start = clock()
+        self._end: float | None = None
+        self._orphans = ledger.orphans()
+        self._live: dict[int, TrialRecord] = {}
+        self._aside: set[str] = set()
+        self._refused: Counter[str] = Counter()
+        store.sweep_drafts(ledger.journal.dir)
+        self._prune_weights()
+
+    def start(self, time_limit: float | None = None) -> None:
+        """The search phase begins: after ``time_limit`` seconds no trial is handed out any more."""
+        self._start = self._clock()
+        self._end = None if time_limit is None else self._start + time_limit
+        self.changed()
+
+    @property
+    def running(self) -> int:
+        """Trials that were handed out and have not ended."""
+        return len(self._live)
+
+    @property
+    def done(self) -> bool:
+        """Whether no further trial will be handed out."""
+        if self._end is not None and self._clock() >= self._end:
+            return True
+        if self._orphans:
+            return False
+        spent = self.ledger.spent + len(self._live)
+        return spent >= self._total or self.ledger.next_method(self._aside) is None
+
+    def next(self) -> TrialRecord | None:
+        """A trial to be trained; None if there is none (see :attr:`done`), or drawing takes long."""
+        patience = self._clock() + _PATIENCE
+        while not self.done:
+            self._check()
+            if self._orphans:
+                return self._hand_out(self._orphans.pop(0))
+            method = self.ledger.next_method(self._aside)
+            assert method is not None
+            record = self.ledger.ask(method)
+            if record.state is State.RUNNING:
+                self._refused[method] = 0
+                return self._hand_out(record)
+            self._refused[method] += 1
+            if self._refused[method] >= MOST_REFUSED:
+                self._aside.add(method)
+                reason = "" if record.outcome is None else f" (the last: {record.outcome.reason})"
+                self.note = f"{method} is set aside: {MOST_REFUSED} configs in a row were refused{reason}"
+            self.changed()
+            if self._live and self._clock() >= patience:
+                return None
+        return None
+
+    def ended(self, number: int, outcome: Outcome) -> None:
+        """Store what came of a trial that was handed out."""
+        record = self.ledger.finish(number, outcome)
+        self._live.pop(number, None)
+        self._prune_weights()
+        for observer in self._observers:
+            observer.trial_ended(record)
+        self.changed()
+
+    def changed(self) -> None:
+        """Tell how the study stands now."""
+        if self._on_progress is not None:
+            self._on_progress(self.snapshot())
+
+    def snapshot(self) -> Snapshot:
+        counts, task, now = self.ledger.counts, self.ledger.task, self._clock()
+        front, budget = self.ledger.front, task.budget
+        feasible = None if budget is None else hypervolume(front, task.reference, budget)
+        return Snapshot(
+            finished=counts[State.FINISHED],
+            stopped=counts[State.STOPPED],
+            failed=counts[State.FAILED],
+            refused=counts[State.REFUSED],
+            running=len(self._live),
+            total=self._total,
+            best=best(front, budget),
+            hypervolume=hypervolume(front, task.reference),
+            feasible_hypervolume=feasible,
+            elapsed=now - self._start,
+            time_left=None if self._end is None else max(0.0, self._end - now),
+            note=self.note,
+        )
+
+    def _hand_out(self, record: TrialRecord) -> TrialRecord:
+        self._live[record.number] = record
+        self.changed()
+        return record
+
+    def _prune_weights(self) -> None:
+        """Keep only weights that can still be asked for: of the front, and of trials about to end."""
+        wanted = {p.trial for p in self.ledger.front} | self._live.keys()
+        store.keep_weights(self.ledger.journal.dir, wanted)

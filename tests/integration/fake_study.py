@@ -1,0 +1,148 @@
+# ruff: noqa: T201 (what it prints is what the tests read)
+"""A search with real Ray and a real driver process, but trials that take as long as they are told.
+
+Run as ``python fake_study.py FOLDER '{"trials": 8, "seconds": 0.1}'``; prints one line for each trial
+that ended and ``ended`` at the end. What goes wrong is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import numpy as np
+from optuna.distributions import FloatDistribution
+
+from routesearch.errors import Refusal, RouteSearchError
+from routesearch.points import OperatingPoint
+from routesearch.record import Outcome, State, TrialRecord
+from routesearch.routing import Interval
+from routesearch.search.driver import run_search
+from routesearch.search.journal import Journal
+from routesearch.search.work import Grant, Work
+from routesearch.space import SearchSpace, Space
+
+
+class Config(Space):
+    x: Annotated[float, FloatDistribution(0.0, 1.0)] = 0.25
+
+
+@dataclass
+class FakeTask:
+    dir: Path
+    trials: int = 8
+    seconds: float = 0.05
+    time_limit: float | None = None
+    budget: float | None = 600.0
+    cpu: float = 1
+    gpu: float = 0
+    trouble: Mapping[str, str] = field(default_factory=dict)  # trial number -> what goes wrong in it
+    needs_trunk: bool = False
+    reference: float = 1000.0
+
+    def __post_init__(self) -> None:
+        self.spaces = {"one": SearchSpace(Config), "two": SearchSpace(Config)}
+        search = SimpleNamespace(seed=0, sampler="tpe", trials=self.trials, time_limit=self.time_limit)
+        self.config = SimpleNamespace(search=search, resources=SimpleNamespace(cpu=self.cpu, gpu=self.gpu))
+
+    def preflight(self) -> None:
+        pass
+
+    def fingerprint(self) -> dict[str, str]:
+        return {"data": "fake"}
+
+    def bounds(self, method: str, config: Any) -> Interval:
+        return Interval(int(1000 * config.x), 1000)
+
+    def trunk_file(self) -> Path:
+        return self.dir / "trunks" / "fake.json"
+
+
+class FakeWork(Work):
+    def __init__(self, packed: Any, trunk: Any) -> None:
+        self.task, self.trunk, self.made = packed["task"], trunk, time.time()
+        assert packed["array"].sum() == 45
+
+    @classmethod
+    def pack(cls, task: Any) -> Any:
+        return {"task": {"seconds": task.seconds, "trouble": task.trouble}, "array": np.arange(10)}
+
+    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Mapping[str, Any]]:
+        time.sleep(self.task["seconds"])
+        match self.task["trouble"].get(str(trial.number)):
+            case "raise":
+                raise ValueError("the method\nis broken")
+            case "nan":
+                return Outcome(State.FINISHED, (OperatingPoint({}, float("nan"), 1.0),)), {}
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "exit":
+                sys.exit(3)
+        x = trial.config["x"]
+        points = (
+            OperatingPoint({"t": 1}, 0.5 + x / 3, 900 * x + 10),
+            OperatingPoint({"t": 0}, x / 3, 500 * x + 5),
+        )
+        weights = {"x": np.array([x]), "pid": np.array([os.getpid()]), "trunk": np.array([self.trunk or 0])}
+        return Outcome(
+            State.FINISHED, points, params=os.getpid(), training_macs=30, seconds=self.task["seconds"]
+        ), weights
+
+    def measure(
+        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Mapping[str, Any], grant: Grant
+    ) -> list[OperatingPoint]:
+        assert weights["x"][0] == trial.config["x"]
+        if self.task["trouble"].get(str(trial.number)) == "measure":
+            raise ValueError("cannot be measured")
+        return [OperatingPoint(k, 0.4, 100.0 + k["t"]) for k in knobs]
+
+    def train_trunk(self, seed: int, grant: Grant) -> Any:
+        if "trunk" in self.task["trouble"]:
+            raise ValueError("no trunk today")
+        return seed + 42
+
+    @classmethod
+    def keep_trunk(cls, trunk: Any, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(trunk))
+
+    @classmethod
+    def read_trunk(cls, path: Path) -> Any:
+        return json.loads(path.read_text())
+
+
+class Printer:
+    def search_started(self, journal: Journal) -> None:
+        pass
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        print(record.number, record.state, flush=True)
+
+    def search_ended(self) -> None:
+        print("ended", flush=True)
+
+
+def main(folder: str, settings: str) -> int:
+    values = json.loads(settings)
+    address = values.pop("address", None)
+    try:
+        task: Any = FakeTask(Path(folder), **values)
+        run_search(task, address=address, observers=[Printer()], work=FakeWork)
+    except KeyboardInterrupt:
+        return 130
+    except RouteSearchError as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, Refusal) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

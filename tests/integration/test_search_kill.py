@@ -1,0 +1,282 @@
+"""Searches on real Ray, in driver processes of their own, that are killed, interrupted, starved, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from routesearch.errors import Refusal
+from routesearch.record import State, TrialRecord
+from routesearch.search.journal import META, Journal
+from routesearch.search.ledger import records, test_results
+
+SCRIPT = Path(__file__).with_name("fake_study.py")
+PATIENCE = 120
+"""Seconds until a search that hangs is given up."""
+
+test_results.__test__ = False  # type: ignore[attr-defined]
+
+
+class Search:
+    """A driver process; its lines are read as they come."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        command = [sys.executable, str(SCRIPT), str(folder), json.dumps(settings)]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C goes to a whole group of processes
+        )
+        self.lines: list[str] = []
+
+    def wait_for(self, count: int) -> None:
+        """Until so many trials ended."""
+        assert self.process.stdout is not None
+        while len(self.lines) < count:
+            line = self.process.stdout.readline()
+            assert line, f"the search ended early: {self.process.communicate()[1]}"
+            self.lines.append(line.strip())
+
+    def end(self, with_signal: int | None = None) -> tuple[int, str]:
+        """Exit status and stderr."""
+        if with_signal == signal.SIGINT:
+            os.killpg(self.process.pid, signal.SIGINT)
+        elif with_signal is not None:
+            self.process.send_signal(with_signal)
+        out, err = self.process.communicate(timeout=PATIENCE)
+        self.lines += out.split("\n")[:-1]
+        return self.process.returncode, err
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Iterator[Callable[..., Search]]:
+    started: list[Search] = []
+
+    def start(folder: Path = tmp_path / "study", **settings: Any) -> Search:
+        started.append(Search(folder, **settings))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.process.kill()
+            each.process.communicate()
+
+
+def read(folder: Path) -> list[TrialRecord]:
+    with Journal.open_for_reading(folder) as journal:
+        return records(journal)
+
+
+def count(folder: Path) -> Counter[State]:
+    return Counter(r.state for r in read(folder))
+
+
+def optuna_states(folder: Path) -> Counter[TrialState]:
+    with Journal.open_for_reading(folder) as journal:
+        studies = [i for name, i in journal.names().items() if name != META]
+        return Counter(t.state for i in studies for t in journal.storage.get_all_trials(i, deepcopy=False))
+
+
+def trained_lines(lines: list[str]) -> list[int]:
+    return [int(line.split()[0]) for line in lines if line.split() and line.split()[0].isdigit()]
+
+
+def test_killed_twice_and_resumed_spends_each_trial_once(
+    search: Callable[..., Search], tmp_path: Path
+) -> None:
+    folder, settings = tmp_path / "study", {"trials": 16, "seconds": 0.3}
+    told: list[int] = []
+    orphans: set[int] = set()
+    for ended in (2, 5):
+        running = search(**settings)
+        running.wait_for(ended)
+        refused = f"a study takes one search at a time, and process {running.process.pid} on "
+        with pytest.raises(Refusal, match=refused):
+            Journal.open_for_writing(folder)
+        assert count(folder)[State.FINISHED] >= ended
+        status, _ = running.end(signal.SIGKILL)
+        assert status == -signal.SIGKILL
+        told += trained_lines(running.lines)
+        orphans |= {r.number for r in read(folder) if r.state is State.RUNNING}
+    before = {r.number: r for r in read(folder)}
+    assert orphans
+
+    last = search(**settings)
+    status, complaint = last.end()
+    assert (status, complaint) == (0, "")
+    assert last.lines[-1] == "ended"
+    told += trained_lines(last.lines)
+
+    after = {r.number: r for r in read(folder)}
+    assert sorted(after) == list(range(len(after)))
+    states = Counter(r.state for r in after.values())
+    assert states[State.FINISHED] == 16
+    assert set(states) <= {State.FINISHED, State.REFUSED}
+    assert set(optuna_states(folder)) <= {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    assert optuna_states(folder)[TrialState.COMPLETE] == 16
+    assert max(Counter(told).values()) == 1  # no trial ended twice
+    for number, record in before.items():
+        if record.state is not State.RUNNING:
+            assert after[number] == record
+        else:  # adopted: same number, config and seed
+            assert (after[number].config, after[number].seed) == (record.config, record.seed)
+            assert after[number].state is State.FINISHED
+
+    with Journal.open_for_reading(folder) as journal:
+        measured = test_results(journal)
+    kept = {int(file.stem) for file in (folder / "weights").iterdir()}
+    assert kept == set(measured)
+    assert 0 < len(kept) <= 16
+
+    started = time.monotonic()
+    again = search(**settings)
+    assert again.end() == (0, "")
+    assert again.lines == ["ended"]  # all is spent and measured: nothing to run
+    assert read(folder) == list(after.values())
+    assert time.monotonic() - started < PATIENCE
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_leaves_a_study_that_goes_on(
+    search: Callable[..., Search], tmp_path: Path, number: int
+) -> None:
+    folder = tmp_path / "study"
+    running = search(trials=4, seconds=1.0, needs_trunk=True)
+    running.wait_for(1)
+    started = time.monotonic()
+    status, complaint = running.end(number)
+    assert (status, complaint) == (130, "")
+    assert "ended" not in running.lines
+    assert time.monotonic() - started < PATIENCE
+    cut = [r for r in read(folder) if r.state is State.RUNNING]
+    assert cut
+    assert (folder / "trunks" / "fake.json").read_text() == "42"
+
+    # the trunk is there now, so it does not matter that it could not be trained
+    assert search(trials=4, needs_trunk=True, trouble={"trunk": "raise"}).end() == (0, "")
+    assert count(folder)[State.FINISHED] == 4
+    finished = {r.number: (r.config, r.seed) for r in read(folder) if r.state is State.FINISHED}
+    assert all(finished[r.number] == (r.config, r.seed) for r in cut)
+
+
+def test_what_goes_wrong_in_a_trial_is_its_record_and_the_search_goes_on(
+    search: Callable[..., Search], tmp_path: Path
+) -> None:
+    folder = tmp_path / "study"
+    trouble = {"0": "raise", "1": "kill", "2": "nan", "3": "exit", "4": "measure", "6": "raise"}
+    running = search(trials=9, budget=None, trouble=trouble)
+    status, complaint = running.end()
+    assert (status, complaint) == (0, "")
+    assert running.lines[-1] == "ended"
+    assert len(trained_lines(running.lines)) == 9
+    kept = read(folder)
+    assert [r.number for r in kept if r.state is State.FAILED] == [0, 1, 2, 3, 6]
+    reasons = [r.outcome.reason or "" for r in kept if r.outcome is not None]
+    assert reasons[0] == "ValueError: the method is broken"
+    assert reasons[1].startswith("the worker was lost: its worker process has died.")
+    assert reasons[2] == "accuracy and MACs must be finite, got nan and 1.0"
+    assert reasons[3].startswith("the worker was lost: ")
+    assert kept[0].outcome is not None
+    assert 'raise ValueError("the method\\nis broken")' in str(kept[0].outcome.traceback)
+    with Journal.open_for_reading(folder) as journal:
+        assert 4 not in test_results(journal)  # its measurement failed, and will be tried again
+
+
+def test_a_trunk_that_cannot_be_trained_ends_the_search(
+    search: Callable[..., Search], tmp_path: Path
+) -> None:
+    status, complaint = search(needs_trunk=True, trouble={"trunk": "raise"}).end()
+    assert (status, complaint) == (1, "the trunk could not be trained: ValueError: no trunk today\n")
+    assert read(tmp_path / "study") == []
+
+
+def test_no_trial_starts_after_the_time_limit(
+    search: Callable[..., Search], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    running = search(trials=1000, seconds=0.2, time_limit=4.0)
+    assert running.end() == (0, "")
+    states = count(tmp_path / "study")
+    assert states[State.RUNNING] == 0
+    assert 0 < states[State.FINISHED] < 1000
+    assert running.lines[-1] == "ended"
+    assert list(home.iterdir()) == []  # a search leaves nothing outside of its folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        (
+            {"cpu": 4096},
+            "resources of a trial must fit on one machine, got cpu=4096, gpu=0; the largest here has ",
+        ),
+        (
+            {"gpu": 64},
+            "resources of a trial must fit on one machine, got cpu=1, gpu=64; the largest here has ",
+        ),
+        ({"address": "ray://head:10001"}, "--address must be auto or HOST:PORT, got ray://head:10001: "),
+        ({"address": "127.0.0.1:1"}, "Ray must run at --address 127.0.0.1:1: "),
+        ({"address": "head"}, "--address must be auto or HOST:PORT, got head"),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line(
+    search: Callable[..., Search], settings: dict[str, Any], complaint: str
+) -> None:
+    status, said = search(**settings).end()
+    assert status == 2, said
+    assert said.startswith(complaint)
+    assert said.count("\n") == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+    yield path
+    subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_full_disk_ends_the_search_in_one_line_and_space_lets_it_go_on(
+    search: Callable[..., Search], small_disk: Path
+) -> None:
+    folder, settings = small_disk / "study", {"trials": 60, "seconds": 0.0, "budget": None}
+    status, complaint = search(folder, **settings).end()
+    assert status == 1
+    assert "No space left on device" in complaint
+    assert "finished trials are kept" in complaint
+    assert complaint.count("\n") == 1
+    before = {r.number: r for r in read(folder) if r.state is State.FINISHED}
+    assert 3 < len(before) < 60
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    assert search(folder, **settings).end() == (0, "")
+    after = {r.number: r for r in read(folder)}
+    assert Counter(r.state for r in after.values()) == {State.FINISHED: 60}
+    assert all(after[number] == record for number, record in before.items())
+
+
+def test_reading_a_study_that_never_was_is_a_refusal(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="run `routesearch search` first"):
+        read(tmp_path / "study")

@@ -1,0 +1,379 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from routesearch.errors import Refusal, RunFailed
+from routesearch.record import Outcome, State, TrialRecord
+from routesearch.search import cluster, store
+from routesearch.search.cluster import Capacity, check_fits
+from routesearch.search.interrupt import Interrupts
+from routesearch.search.journal import Journal
+from routesearch.search.ledger import Ledger
+from routesearch.search.searcher import MOST_REFUSED, Dispatcher, Snapshot
+from routesearch.search.tune import Abort, Bridge
+from routesearch.search.work import Grant
+from routesearch.search.worker import pack_trial, unpack_trial
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def start(make_task: Any, folder: Path) -> Iterator[Callable[..., Dispatcher]]:
+    """A dispatcher on the study in ``folder``; a new one closes the one before, as a crash would."""
+    opened: list[Journal] = []
+
+    def make(total: int = 6, task: Any = None, **settings: Any) -> Dispatcher:
+        if opened:
+            opened.pop().close()
+        opened.append(Journal.open_for_writing(folder))
+        return Dispatcher(Ledger(opened[-1], task or make_task()), total, **settings)
+
+    yield make
+    for journal in opened:
+        journal.close()
+
+
+def finish(dispatcher: Dispatcher, outcome: Callable[..., Outcome]) -> list[int]:
+    """Run trials one by one until there are no more."""
+    done = []
+    while (record := dispatcher.next()) is not None:
+        macs = record.bounds[0] if record.bounds else 100.0
+        dispatcher.ended(record.number, outcome(0.5, macs))
+        done.append(record.number)
+    return done
+
+
+def test_the_total_is_spent_once_over_all_runs(start: Callable[..., Dispatcher], outcome: Any) -> None:
+    first = start(6)
+    running = [first.next(), first.next()]
+    assert all(running)
+    assert first.running == 2
+    first.ended(running[0].number, outcome())
+    second = start(6)
+    adopted = second.next()
+    assert adopted == running[1]
+    second.ended(adopted.number, outcome())
+    assert len(finish(second, outcome)) == 4
+    assert second.done
+    third = start(6)
+    assert third.done
+    assert third.next() is None
+    assert len(finish(start(8), outcome)) == 2
+
+
+def test_no_more_trials_run_than_the_total(start: Callable[..., Dispatcher]) -> None:
+    dispatcher = start(3)
+    handed_out = [dispatcher.next() for _ in range(4)]
+    assert [r is not None for r in handed_out] == [True, True, True, False]
+    assert dispatcher.done
+
+
+def test_after_the_time_limit_nothing_starts_and_orphans_stay(start: Callable[..., Dispatcher]) -> None:
+    cut = start(9).next()
+    clock = Clock()
+    dispatcher = start(9, clock=clock)
+    dispatcher.start(60.0)
+    clock.now += 59
+    assert dispatcher.snapshot().time_left == 1.0
+    assert not dispatcher.done
+    clock.now += 2
+    assert dispatcher.done
+    assert dispatcher.next() is None
+    assert dispatcher.snapshot().time_left == 0.0
+    assert start(9).ledger.orphans() == [cut]
+
+
+def test_a_method_that_is_refused_again_and_again_is_set_aside(
+    start: Callable[..., Dispatcher], make_task: Any, outcome: Any
+) -> None:
+    task = make_task(budget=99.0, sampler="random")  # wide costs 100 at least
+    task.bounds = lambda m, c: SimpleNamespace(min=50 if m == "deep" else 100 + int(900 * c.width), max=1000)
+    notes: list[str | None] = []
+    dispatcher = start(4, task, on_progress=lambda s: notes.append(s.note))
+    finish(dispatcher, outcome)
+    snapshot = dispatcher.snapshot()
+    assert (snapshot.finished, snapshot.refused) == (4, MOST_REFUSED)
+    assert {r.method for r in map(dispatcher.ledger.record, range(204)) if r.state is State.FINISHED} == {
+        "deep"
+    }
+    assert str(snapshot.note).startswith(
+        f"wide is set aside: {MOST_REFUSED} configs in a row were refused (the last: "
+    )
+    assert notes.count(None) > MOST_REFUSED / 2
+
+
+def test_a_search_ends_when_every_method_is_set_aside(
+    start: Callable[..., Dispatcher], make_task: Any
+) -> None:
+    task = make_task(budget=10.0, sampler="random")
+    del task.spaces["deep"]
+    dispatcher = start(4, task)
+    assert dispatcher.next() is None
+    assert dispatcher.done
+    assert dispatcher.snapshot().refused == MOST_REFUSED
+
+
+def test_drawing_lets_running_trials_be_heard(start: Callable[..., Dispatcher], make_task: Any) -> None:
+    class Slow(Clock):
+        def __call__(self) -> float:
+            self.now += 0.1
+            return self.now
+
+    task, prices = make_task(sampler="random"), [100, 100, *[1000] * 50]  # the default is priced first
+    task.bounds = lambda *_: SimpleNamespace(min=prices.pop(0), max=1000)
+    dispatcher = start(4, task, clock=Slow())
+    assert dispatcher.next() is not None
+    assert dispatcher.next() is None  # nothing yet, but not for good
+    assert not dispatcher.done
+    assert 0 < dispatcher.snapshot().refused < 20
+
+
+def test_a_check_may_end_the_search_while_it_draws(start: Callable[..., Dispatcher]) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(check=stop).next()
+
+
+def test_observers_hear_of_trained_trials_and_progress_of_everything(
+    start: Callable[..., Dispatcher], outcome: Any
+) -> None:
+    heard: list[TrialRecord] = []
+    seen: list[Snapshot] = []
+    observer: Any = SimpleNamespace(trial_ended=heard.append)
+    dispatcher = start(5, observers=[observer], on_progress=seen.append)
+    dispatcher.start()
+    record = dispatcher.next()
+    assert record is not None
+    dispatcher.ended(record.number, Outcome.failure("it broke"))
+    finish(dispatcher, outcome)
+    assert [r.state for r in heard] == [State.FAILED] + [State.FINISHED] * 4
+    last = seen[-1]
+    assert (last.finished, last.failed, last.running, last.total) == (4, 1, 0, 5)
+    assert last.best is not None
+    assert last.best.feasible
+    assert 0 < (last.feasible_hypervolume or 0) < last.hypervolume <= 1
+    assert any(s.running == 1 for s in seen)
+    assert len(seen) >= 1 + 2 * 5
+
+
+def test_weights_are_kept_for_the_front_and_for_what_runs(
+    start: Callable[..., Dispatcher], folder: Path, outcome: Any
+) -> None:
+    dispatcher = start()
+    for number in range(4):
+        store.write(store.weights_path(folder, number), {"w": np.zeros(3)})
+    draft = folder / "weights" / ".000001.safetensors.77.part"
+    draft.touch()
+    running = [dispatcher.next() for _ in range(3)]
+    assert all(running)
+    numbers = [r.number for r in running if r is not None]
+    for number in numbers:
+        store.write(store.weights_path(folder, number), {"w": np.zeros(3)})
+    dispatcher.ended(numbers[0], outcome(0.9, 100.0))
+    assert draft.exists()  # somebody may be writing it
+    dispatcher.ended(numbers[1], outcome(0.5, 200.0))  # dominated
+    kept = {int(f.stem) for f in (folder / "weights").glob("0*.safetensors")}
+    assert kept == {numbers[0], numbers[2]}
+    start()  # what ran is cut off: it is trained again
+    assert {f.name for f in (folder / "weights").iterdir()} == {f"{numbers[0]:06d}.safetensors"}
+
+
+def test_weights_are_whole_or_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.weights_path(folder, 12)
+    assert store.read(path) is None
+    store.write(path, {"w": np.arange(6).reshape(2, 3).T})
+    read = store.read(path)
+    assert read is not None
+    np.testing.assert_array_equal(read["w"], np.arange(6).reshape(2, 3).T)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        store.write(path, {"w": np.zeros(1)})
+    kept = store.read(path)
+    assert kept is not None
+    assert kept["w"].shape == (3, 2)
+    assert [f.name for f in path.parent.iterdir()] == ["000012.safetensors"]
+
+
+# ---- the bridge to Tune --------------------------------------------------------------------------------
+
+
+class TuneTrial:
+    def __init__(self, trial_id: str, error_file: Path | None = None) -> None:
+        self.trial_id, self.error_file, self.finished = trial_id, error_file, False
+
+    def is_finished(self) -> bool:
+        return self.finished
+
+
+def bridge(dispatcher: Dispatcher, capacity: int = 2) -> Bridge:
+    return Bridge(dispatcher, lambda: capacity, lambda: None)
+
+
+def test_a_trial_travels_as_one_text() -> None:
+    record = TrialRecord(3, "dgate", {"a": [1, 2], "grid_search": {"b": None}}, 7, (1.0, 2.5))
+    config = pack_trial(record)
+    assert set(config) == {"trial"}
+    assert unpack_trial(json.loads(json.dumps(config))) == record
+    assert unpack_trial(pack_trial(TrialRecord(0, "m", {}, 1))).bounds is None
+
+
+def test_tune_gets_no_more_than_fits_and_then_the_end(start: Callable[..., Dispatcher], outcome: Any) -> None:
+    between = bridge(start(3))
+    assert isinstance(between.suggest("a"), dict)
+    assert isinstance(between.suggest("b"), dict)
+    assert between.suggest("c") is None
+    between.ended("a", {"outcome": outcome().dumps()})
+    assert isinstance(between.suggest("c"), dict)
+    between.ended("b", {"outcome": outcome().dumps()})
+    assert between.suggest("d") == "FINISHED"
+    assert between.dispatcher.ledger.counts[State.FINISHED] == 2
+
+
+DIED = """Failure # 1 (occurred at noon)
+The actor died unexpectedly before finishing this task.
+\tpid: 7
+The actor is dead because its worker process has died. Exit type: X. Some common causes include: (1) ...
+"""
+RAISED = """Failure # 1 (occurred at noon)
+\x1b[36mray::F.train()\x1b[39m (pid=7)
+  File x
+ValueError: no
+   ^^
+"""
+STARVED = """Failure # 1 (occurred at noon)
+Task was killed due to the node running low on memory.
+Memory on the node was 1 GB
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (DIED, "the worker was lost: its worker process has died. Exit type: X."),
+        (RAISED, "the worker was lost: ValueError: no"),
+        (STARVED, "the worker was lost: Task was killed due to the node running low on memory."),
+        (None, "the worker was lost"),
+    ],
+)
+def test_a_lost_worker_is_a_failed_trial_with_rays_reason(
+    start: Callable[..., Dispatcher], tmp_path: Path, text: str | None, reason: str
+) -> None:
+    between = bridge(start(3))
+    between.suggest("a")
+    between.suggest("b")
+    file = tmp_path / "error.txt"
+    if text is not None:
+        file.write_text(text)
+    trials = [TuneTrial("a", file), TuneTrial("b")]
+    between.watch(trials)
+    trials[0].finished = True
+    between.watch(trials)
+    between.watch(trials)
+    assert between.dispatcher.ledger.counts[State.FAILED] == 1
+    assert between.dispatcher.running == 1
+    outcome = between.dispatcher.ledger.record(0).outcome
+    assert outcome is not None
+    assert outcome.reason == reason
+    assert outcome.traceback == (
+        None if text is None else text.replace("\x1b[36m", "").replace("\x1b[39m", "")
+    )
+
+
+def test_a_finished_trial_is_not_lost(start: Callable[..., Dispatcher], outcome: Any) -> None:
+    between = bridge(start(3))
+    between.suggest("a")
+    trial = TuneTrial("a")
+    between.watch([trial])
+    between.ended("a", {"outcome": outcome().dumps()})
+    trial.finished = True
+    between.watch([trial])
+    assert between.dispatcher.ledger.counts[State.FAILED] == 0
+
+
+def test_a_full_disk_in_the_worker_or_the_driver_ends_tunes_loop(
+    start: Callable[..., Dispatcher], outcome: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    between = bridge(start(3))
+    between.suggest("a")
+    with pytest.raises(Abort) as stopped:
+        between.ended("a", {"disk": "the weights of trial 0 cannot be written: No space left on device"})
+    assert isinstance(stopped.value.reason, RunFailed)
+    assert [r.number for r in between.dispatcher.ledger.orphans()] == [0]
+
+    def full(*_: Any) -> None:
+        raise RunFailed("the journal cannot be written")
+
+    monkeypatch.setattr(between.dispatcher.ledger, "finish", full)
+    with pytest.raises(Abort) as stopped:
+        between.ended("a", {"outcome": outcome().dumps()})
+    assert str(stopped.value.reason) == "the journal cannot be written"
+
+
+# ---- machine and process -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cpu", "gpu", "fits"), [(1, 0, 6), (2, 0, 3), (3, 0, 1), (0.5, 0, 12), (1, 0.5, 2), (1, 1, 1), (5, 0, 0)]
+)
+def test_capacity_is_what_fits_machine_by_machine(
+    monkeypatch: pytest.MonkeyPatch, cpu: float, gpu: float, fits: int
+) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 4.0}},
+        {"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
+    assert Capacity(Grant(cpu, gpu))() == fits
+    if not fits:
+        with pytest.raises(Refusal, match=r"got cpu=5, gpu=0; the largest here has 4 CPUs and 1 GPUs"):
+            check_fits(Grant(cpu, gpu))
+
+
+def test_a_first_signal_waits_for_a_safe_place_and_a_second_does_not() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    interrupts = Interrupts()
+    with interrupts:
+        interrupts.check()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_scratch_folders_of_killed_searches_are_removed_and_those_in_use_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cluster, "_ROOM", 200)
+    dead = tmp_path / f"routesearch-{os.getuid()}-dead"
+    dead.mkdir()
+    (dead / "lock").touch()
+    with cluster._short_folder() as one, cluster._short_folder() as two:
+        assert not dead.exists()
+        assert one.is_dir()
+        assert two.is_dir()
+        assert one != two
+    assert list(tmp_path.iterdir()) == []
