@@ -339,11 +339,11 @@ class SearchSpace:
 
     def encode(self, config: Space) -> dict[str, Any]:
         """The sampler's parameters that :meth:`ask` turns into ``config``."""
-        values = config.model_dump(mode="json")
+        values, plain = config.model_dump(), config.model_dump(mode="json")
         params: dict[str, Any] = {}
         for name, domain in self.domains.items():
             if self._active(name, values):
-                params |= domain.encode(name, values[name])
+                params |= domain.encode(name, plain[name])
         return params
 
     def parse(self, values: Mapping[str, Any]) -> Space:

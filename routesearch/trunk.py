@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -37,13 +38,15 @@ def train_trunk(
 
 def save_trunk(trunk: Trunk, macs: int, path: Path) -> None:
     """Write the trunk as safetensors; whole or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
+    facts = {"accuracy": repr(trunk.accuracy), "training_macs": str(macs)}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    save_file(
-        dict(trunk.state), part, metadata={"accuracy": repr(trunk.accuracy), "training_macs": str(macs)}
-    )
+    with part.open("wb") as file:
+        file.write(save(dict(trunk.state), metadata=facts))
+        file.flush()
+        os.fsync(file.fileno())  # else a power loss could leave the name without the content
     part.replace(path)
 
 
