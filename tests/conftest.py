@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from routesearch.backbones.base import Backbone
     from routesearch.data.base import Data, Images
+    from routesearch.record import TrialRecord
     from routesearch.space import Space
     from routesearch.task import Task
 
@@ -126,3 +127,43 @@ def make_task(write_study: Callable[..., Path]) -> Callable[..., Task]:
 def config_of(make_task: Callable[..., Task]) -> Callable[[Task, str], Space]:
     """A method's default config in a task."""
     return lambda task, method: task.spaces[method].default()
+
+
+@pytest.fixture(scope="session")
+def make_records() -> Callable[..., list[TrialRecord]]:
+    """Made-up trials of two methods on a backbone of 3.2 M MACs: a curve each, some failed, some refused."""
+    import random
+
+    from routesearch.points import OperatingPoint, thin
+    from routesearch.record import Outcome, State, TrialRecord
+
+    def gated(dice: random.Random) -> tuple[dict[str, Any], tuple[OperatingPoint, ...]]:
+        places = sorted(dice.sample(range(1, 8), dice.randint(1, 3)))
+        top, points = 0.9 + 0.075 * dice.random(), []
+        for share in (k / 20 for k in range(dice.randint(5, 20))):
+            accuracy = top - 0.45 * (1 - share) ** 3
+            points.append(
+                OperatingPoint({"thresholds": [share]}, accuracy, 3.2e6 * (0.15 + 0.9 * share), (1.0,))
+            )
+        loss = dice.choice(["hinge", "cross_entropy"])
+        return {"positions": places, "gate_loss": loss, "features": 16}, tuple(thin(points))
+
+    def plain(dice: random.Random) -> tuple[dict[str, Any], tuple[OperatingPoint, ...]]:
+        width = round(dice.uniform(0.1, 1), 3)
+        point = OperatingPoint({}, 0.7 + 0.25 * width**0.4 * dice.random() ** 0.05, 3.2e6 * width**1.5)
+        return {"width_fraction": width, "depth": 8}, (point,)
+
+    def make(count: int, seed: int = 0) -> list[TrialRecord]:
+        dice, records = random.Random(seed), []
+        for number in range(count):
+            method = ("static", "dgate")[number % 2]
+            config, points = plain(dice) if method == "static" else gated(dice)
+            outcome = Outcome(State.FINISHED, points, params=1000 + number, training_macs=10**9, seconds=2.5)
+            if number % 17 == 16:
+                outcome = Outcome.failure("out of memory", "Traceback ...\nMemoryError", seconds=1.0)
+            elif number % 23 == 22:
+                outcome = Outcome(State.REFUSED, reason="the cheapest route is over the budget")
+            records.append(TrialRecord(number, method, config, 7000 + number, (1e5, 3.2e6), outcome))
+        return records
+
+    return make

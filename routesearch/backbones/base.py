@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from routesearch.errors import Refusal
+from routesearch.routing import shapes_only
 
 
 class Plain(nn.Module):
@@ -95,8 +96,9 @@ class Backbone(ABC):
         """Shape of unit ``k``'s output for one image (k = 0: the image), found on the meta device."""
         if k == 0:
             return self.image_shape
+        self.check(k)
         if (k, width) not in self._shapes:
-            with torch.device("meta"), torch.no_grad():
+            with shapes_only():
                 x = torch.empty(1, *self.image_shape)
                 for i in range(1, len(self) + 1):
                     x = self.unit(i, width).eval()(x)
@@ -117,11 +119,13 @@ class Backbone(ABC):
 
 
 def kaiming(module: nn.Module) -> nn.Module:
-    """Draw conv and linear weights from He's normal (fan-out for convs), biases 0.
+    """Draw conv and linear weights from He's normal (fan-in), biases 0.
 
     torch's default init leaves a network without normalisation at chance level (docs/decisions.md).
     """
     for m in module.modules():
+        if any(p.is_meta for p in m.parameters(recurse=False)):
+            continue  # nothing to draw, and normal_ on the meta device imports torch._dynamo: over a second
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, nonlinearity="relu", mode="fan_in")
         elif isinstance(m, nn.Linear):

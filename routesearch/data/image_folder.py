@@ -41,16 +41,24 @@ class ImageFolder(Dataset):
     )
 
     def read(self, base: Path) -> Source:
+        splits = {
+            split: Images(
+                _pixels([file for file, _ in files], self.size), torch.tensor([label for _, label in files])
+            )
+            for split, files in self.files(base).items()
+        }
+        return Source(self.facts(base)[1], **splits)
+
+    def files(self, base: Path) -> dict[str, list[tuple[Path, int]]]:
+        """The image files of each split that is given, with their labels; nothing is opened."""
         folders = self._folders(base)
-        classes = tuple(_subfolders(folders["train"]))
-        splits: dict[str, Images] = {}
+        classes = _subfolders(folders["train"])
+        found: dict[str, list[tuple[Path, int]]] = {}
         for split, folder in folders.items():
-            files = [(file, label) for label, name in enumerate(classes) for file in _files(folder / name)]
-            if not files:
+            found[split] = [(f, label) for label, name in enumerate(classes) for f in _files(folder / name)]
+            if not found[split]:
                 raise Refusal(f"image_folder: no images in {folder}: the layout is {_LAYOUT}")
-            labels = torch.tensor([label for _, label in files])
-            splits[split] = Images(_pixels([file for file, _ in files], self.size), labels)
-        return Source(classes, **splits)
+        return found
 
     def facts(self, base: Path) -> tuple[Shape, tuple[str, ...]]:
         return (3, self.size, self.size), tuple(_subfolders(self._folders(base)["train"]))

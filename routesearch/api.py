@@ -1,0 +1,359 @@
+"""What Python users import: a study as an object, and networks without a search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from routesearch import points
+from routesearch.errors import Refusal, RunFailed
+from routesearch.points import Point
+from routesearch.record import State, TrialRecord
+from routesearch.study import StudyConfig, load_study, macs_of, parse_macs
+
+if TYPE_CHECKING:
+    from routesearch.method import RoutedNet
+    from routesearch.search.journal import Journal
+    from routesearch.search.searcher import Snapshot
+    from routesearch.task import Task
+    from routesearch.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Where a study stands: its totals over all runs of the search, its front, its best."""
+
+    study: str
+    storage: str
+    tracking_uri: str
+    experiment: str
+    finished: int
+    stopped: int
+    failed: int
+    refused: int
+    hypervolume: float
+    feasible_hypervolume: float | None
+    front: list[Point]
+    best: Point | None
+
+    def as_dict(self) -> dict[str, Any]:
+        best = None if self.best is None else self.best.as_dict()
+        return {**vars(self), "front": [p.as_dict() for p in self.front], "best": best}
+
+
+class Study:
+    """A study file and its stored trials.
+
+    Reading (:meth:`trials`, :meth:`front`, :meth:`best`) works while a search runs elsewhere, and
+    imports neither torch nor Ray.
+    """
+
+    def __init__(self, config: StudyConfig) -> None:
+        self.config = config
+        self._experiment = config.name
+        self._open: Journal | None = None
+        self._read: list[TrialRecord] | None = None
+
+    @classmethod
+    def load(cls, path: Path | str, overrides: Mapping[str, Any] | None = None) -> Study:
+        """Read and validate a study file.
+
+        Args:
+            overrides: dotted path -> value, such as ``{"search.trials": 10}``.
+
+        Raises:
+            Refusal: one line with file, key, value and what would be right.
+        """
+        return cls(load_study(path, overrides))
+
+    @cached_property
+    def task(self) -> Task:
+        """Everything looked up and ready to run."""
+        from routesearch.task import resolve
+
+        return resolve(self.config)
+
+    def search(
+        self,
+        *,
+        address: str | None = None,
+        fresh: bool = False,
+        on_progress: Callable[[Snapshot], None] | None = None,
+    ) -> Summary:
+        """Run or continue the search up to the study's total of trials, then measure the front on test.
+
+        Args:
+            address: of a running Ray cluster (``auto`` or HOST:PORT); None starts Ray on this machine.
+            fresh: move what is stored aside and start anew.
+            on_progress: called after every change.
+
+        Raises:
+            Refusal: nothing was started.
+            KeyboardInterrupt: interrupted; what is stored can be continued.
+        """
+        from routesearch.search.driver import run_search
+        from routesearch.search.journal import move_aside
+
+        task = self.task
+        _ = task.data  # a missing file is told before anything is written
+        task.preflight()
+        if fresh:
+            move_aside(task.dir)
+        tracking = _Tracking(self)
+        try:
+            run_search(task, address=address, observers=[tracking], on_progress=on_progress)
+        finally:
+            tracking.close()
+        return self.summary()
+
+    def publish(self) -> Summary:
+        """Refill MLflow from the journal.
+
+        Raises:
+            Refusal: no search was run yet.
+            RunFailed: MLflow did not take it.
+        """
+        with self.reading(), self._journal() as journal:
+            tracking = _Tracking(self)
+            tracking.search_started(journal)
+            tracking.search_ended()
+            tracking.close()
+            if tracking.failure is not None:
+                raise RunFailed(f"MLflow at {self.tracking_uri} must take the study: {tracking.failure}")
+            return self.summary()
+
+    def charts(self) -> str:
+        """Where the study's charts are behind an MLflow server's address; published first if need be."""
+        from routesearch.tracking import link_of
+
+        with self._journal() as journal:
+            study = journal.id
+        link = link_of(self.tracking_uri, self.config.name, study)
+        if link is None:
+            self.publish()
+            link = link_of(self.tracking_uri, self.config.name, study)
+        if link is None:
+            raise RunFailed(
+                f"the study must be in MLflow at {self.tracking_uri}, and is not after publishing it"
+            )
+        return link
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Answer all questions inside from one reading of the journal: as it stood at the beginning."""
+        with self._journal() as self._open:
+            try:
+                yield
+            finally:
+                self._open = self._read = None
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials of the study by number: finished, failed, refused and running ones."""
+        with self._journal() as journal:
+            return self._records(journal)
+
+    def front(self, split: str = "validation") -> list[Point]:
+        """The study's front, chosen on validation data, by rising MACs.
+
+        Args:
+            split: ``validation``, or ``test``: the same points as measured at publication.
+
+        Raises:
+            Refusal: no search was run yet; or the front was not measured on test yet.
+        """
+        with self._journal() as journal:
+            chosen = self._front(journal)
+            if split == "validation":
+                return chosen
+            if split != "test":
+                raise Refusal(f"split must be validation or test, got {split!r}")
+            tested = {(p.trial, _key(p.knob)): p for p in self._tested(journal)}
+        missing = [p for p in chosen if (p.trial, _key(p.knob)) not in tested]
+        if missing:
+            raise Refusal(
+                f"{len(missing)} of {len(chosen)} points of the front are not measured on test yet; "
+                "a search does so when it ends: run `routesearch search` to its end"
+            )
+        return [tested[p.trial, _key(p.knob)] for p in chosen]
+
+    def best(self, max_macs: str | float | None = None) -> Point:
+        """The most accurate point within ``max_macs`` (40M, 0.4x, a number; default the study's budget).
+
+        Raises:
+            Refusal: none is within it; names the cheapest stored.
+        """
+        with self._journal() as journal:
+            budget = self._budget(journal)
+            if max_macs is not None:
+                budget = self._macs(str(max_macs), journal)
+            chosen = self._front(journal)
+        best = points.best(chosen, budget)
+        if best is not None:
+            return best
+        cheapest = points.cheapest(chosen)
+        if cheapest is None:
+            raise Refusal(f"{self.config.name}: no trial has finished yet")
+        raise Refusal(
+            f"a stored point must cost at most {budget:,.0f} MACs, "
+            f"the cheapest is {cheapest.macs:,.0f} (trial {cheapest.trial}, {cheapest.method})"
+        )
+
+    def summary(self) -> Summary:
+        """Totals, front and best as they are stored now."""
+        with self._journal() as journal:
+            records = self._records(journal)
+            reference, budget = self._reference(journal), self._budget(journal)
+            chosen = self._front(journal)
+        counts = {state: sum(r.state is state for r in records) for state in State}
+        return Summary(
+            study=self.config.name,
+            storage=str(self.config.dir),
+            tracking_uri=self.tracking_uri,
+            experiment=self._experiment,
+            finished=counts[State.FINISHED],
+            stopped=counts[State.STOPPED],
+            failed=counts[State.FAILED],
+            refused=counts[State.REFUSED],
+            hypervolume=points.hypervolume(chosen, reference),
+            feasible_hypervolume=None if budget is None else points.hypervolume(chosen, reference, budget),
+            front=chosen,
+            best=points.best(chosen, budget),
+        )
+
+    def all_points(self) -> list[Point]:
+        """Every stored operating point on validation data, dominated ones too."""
+        with self._journal() as journal:
+            budget = self._budget(journal)
+            return [p for r in self._records(journal) for p in r.points(budget)]
+
+    @property
+    def reference(self) -> float:
+        """The static backbone's MACs per image, as the search stored it."""
+        with self._journal() as journal:
+            return self._reference(journal)
+
+    @property
+    def budget(self) -> float | None:
+        with self._journal() as journal:
+            return self._budget(journal)
+
+    @property
+    def tracking_uri(self) -> str:
+        from routesearch.tracking import default_uri, resolve_uri
+
+        uri = self.config.tracking.uri
+        return default_uri(self.config.dir) if uri is None else resolve_uri(uri, self.config.base)
+
+    # ---- what is stored ------------------------------------------------------------------------
+
+    def _journal(self) -> AbstractContextManager[Journal]:
+        from routesearch.search.journal import Journal
+
+        return Journal.open_for_reading(self.config.dir) if self._open is None else nullcontext(self._open)
+
+    def _records(self, journal: Journal) -> list[TrialRecord]:
+        from routesearch.search.ledger import records
+
+        if journal is not self._open:
+            return records(journal)
+        if self._read is None:
+            self._read = records(journal)
+        return self._read
+
+    def _tested(self, journal: Journal) -> list[Point]:
+        from routesearch.search.ledger import test_points
+
+        return test_points(journal, self._budget(journal))
+
+    def _front(self, journal: Journal) -> list[Point]:
+        budget = self._budget(journal)
+        return points.front([p for r in self._records(journal) for p in r.points(budget)])
+
+    def _reference(self, journal: Journal) -> float:
+        return float(journal.get("reference"))
+
+    def _budget(self, journal: Journal) -> float | None:
+        text = self.config.budget.max_macs
+        return None if text is None else self._macs(text, journal)
+
+    def _macs(self, text: str, journal: Journal) -> float:
+        try:
+            return macs_of(parse_macs(text), self._reference(journal))
+        except ValueError as error:
+            raise Refusal(f"{error}, got {text!r}") from None
+
+    def _connect(self, journal: Journal) -> Tracker:
+        from routesearch.tracking import Tracker
+
+        return Tracker(
+            self.tracking_uri,
+            self.config.name,
+            journal.id,
+            budget=self._budget(journal),
+            reference=self._reference(journal),
+            records=self._records(journal),
+        )
+
+
+class _Tracking:
+    """Keeps MLflow in step with a search; what goes wrong there never stops the search."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.journal: Journal | None = None
+        self.tracker: Tracker | None = None
+
+    def search_started(self, journal: Journal) -> None:
+        self.journal, self.tracker = journal, self.study._connect(journal)
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        if self.tracker is not None:
+            self.tracker.trial_ended(record)
+
+    def search_ended(self) -> None:
+        if self.tracker is not None and self.journal is not None:
+            self.tracker.publish(self.study._records(self.journal), self.study._tested(self.journal))
+
+    def close(self) -> None:
+        if self.tracker is not None:
+            self.tracker.close()
+            self.study._experiment = self.tracker.experiment or self.study.config.name
+
+    @property
+    def failure(self) -> str | None:
+        """What MLflow said when it failed last."""
+        return None if self.tracker is None else self.tracker.failure
+
+
+def build(
+    method: str,
+    *,
+    backbone: str,
+    dataset: str | None = None,
+    shape: tuple[int, int, int] | None = None,
+    classes: int | None = None,
+    **config: Any,
+) -> RoutedNet:
+    """A method's network for use without a search.
+
+    Args:
+        backbone: a name, or NAME@WIDTH.
+        dataset: whose image shape and classes it is for; or give ``shape`` (C, H, W) and ``classes``.
+        config: the method's fields; the others take the method's own choice.
+
+    Raises:
+        Refusal: unknown names, unknown fields, values outside their range.
+    """
+    from routesearch.task import Blueprint
+
+    return Blueprint.of(method, backbone, dataset, shape, classes, config).build()
+
+
+def _key(knob: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(knob, sort_keys=True)

@@ -1,0 +1,193 @@
+"""The command that writes a study file for the user's own images."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from routesearch.cli.output import Answer, tell_problems
+from routesearch.errors import Refusal
+
+if TYPE_CHECKING:
+    from routesearch.data.base import Dataset, Shape
+    from routesearch.space import SearchSpace
+
+FILE = "study.yaml"
+BACKBONE = "nin@0.25"
+MOST_SIDE = 64
+"""Larger images are not suggested by themselves: MACs grow with the square of the side."""
+
+LOOKED_AT = 200
+"""Images that are opened at most, spread over the classes."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of the user's images.
+
+    Attributes:
+        dataset: settings that read them.
+        facts: lines that tell what was found.
+    """
+
+    dataset: Dataset
+    shape: Shape
+    classes: int
+    facts: tuple[str, ...]
+
+
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder for the study file.", show_default=False)
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Your images: a folder with a folder per class (or train, val, test of these), or an .npz.",
+            show_default=False,
+        ),
+    ] = None,
+) -> Answer:
+    """Write a commented study file for your own images, with every default in it; nothing is overwritten."""
+    file = folder / FILE
+    if file.exists() or file.is_symlink():
+        raise Refusal(f"init writes a new file, and {file} is already there")
+    found = _empty(folder) if data is None else _look(data, _as_seen_from(folder, data))
+    text = _text(folder, found)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as out:
+            out.write(text)
+    except OSError as error:
+        raise Refusal(f"DIR must be a folder that can be written, got {folder}: {error.strerror}") from error
+    path = shlex.quote(str(file))
+    then = "" if data is not None else f", once your images are in {folder / 'images'}"
+    return Answer(
+        parts=(
+            f"Wrote {file}",
+            *found.facts,
+            f"Next       routesearch plan {path}{then}",
+            f"           routesearch search {path}",
+        )
+    )
+
+
+def _empty(folder: Path) -> Found:
+    from routesearch.data import ImageFolder
+
+    size = MOST_SIDE
+    where = f"No data named: it expects {folder / 'images'}/CLASS/image.jpg; change data.path, or use --data."
+    return Found(ImageFolder(path=Path("images"), size=size), (3, size, size), 10, (where,))
+
+
+def _look(data: Path, seen: Path) -> Found:
+    """Find out what lies at ``data``; the study file calls it ``seen``."""
+    if data.is_dir():
+        return _look_at_folder(data, seen)
+    if data.suffix == ".npz":
+        return _look_at_arrays(data, seen)
+    what = "which is another kind of file" if data.exists() else "which does not exist"
+    raise Refusal(f"--data must be a folder of images or an .npz file, got {data}, {what}")
+
+
+def _look_at_folder(data: Path, seen: Path) -> Found:
+    from routesearch.data import ImageFolder
+
+    absolute = data.resolve()
+    files = ImageFolder(path=absolute).files(Path())
+    _, classes = ImageFolder(path=absolute).facts(Path())
+    counts = {split: len(found) for split, found in files.items()}
+    every = [file for found in files.values() for file, _ in found]
+    sides = sorted(_sides(file) for file in every[:: max(1, -(-len(every) // LOOKED_AT))])
+    short, long = sides[len(sides) // 2]
+    size = max(8, min(MOST_SIDE, short))
+    dataset = ImageFolder(path=seen, size=size)
+    why = (
+        f"the images' own shorter side (median of {len(sides)})"
+        if size == short
+        else f"the images' shorter side is {short} (median of {len(sides)}), their longer {long}; "
+        f"MACs grow with the square of the size"
+    )
+    facts = (_told(counts, classes), f"data.size: {size}; {why}")
+    return Found(dataset, (3, size, size), len(classes), facts)
+
+
+def _sides(file: Path) -> tuple[int, int]:
+    """Shorter and longer side of an image, which is decoded: a broken file is to be found now."""
+    from PIL import Image
+
+    from routesearch.data import read_image
+
+    read_image(file, (8, 8))
+    with Image.open(file) as image:
+        return min(image.size), max(image.size)
+
+
+def _look_at_arrays(data: Path, seen: Path) -> Found:
+    from routesearch.data import SPLITS, Arrays
+
+    source = Arrays(path=data.resolve()).read(Path())
+    splits = {name: getattr(source, name) for name in SPLITS}
+    counts = {name: len(images) for name, images in splits.items() if images is not None}
+    channels, height, width = source.train.shape
+    facts = (_told(counts, source.classes), f"images of {height}x{width}, {channels} channels")
+    return Found(Arrays(path=seen), source.train.shape, len(source.classes), facts)
+
+
+def _told(counts: Mapping[str, int], classes: tuple[str, ...]) -> str:
+    names = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
+    if set(counts) == {"train"}:
+        splits = f"{counts['train']} images, no splits given: they will be cut 60/20/20"
+    else:
+        splits = ", ".join(f"{count} {split} images" for split, count in counts.items())
+        absent = [name for name in ("validation", "test") if name not in counts]
+        splits += f"; {' and '.join(absent)} will be cut from train" if absent else ""
+    return f"Found {len(classes)} classes ({names}): {splits}"
+
+
+def _as_seen_from(folder: Path, data: Path) -> Path:
+    """How the study file names the data: relative to its folder, unless the user gave an absolute path."""
+    if data.is_absolute() and not data.resolve().is_relative_to(folder.resolve()):
+        return data
+    return Path(os.path.relpath(data.resolve(), folder.resolve()))
+
+
+def _text(folder: Path, found: Found) -> str:
+    from routesearch.cli.template import study_text
+    from routesearch.plugins import load_plugins
+    from routesearch.study import BackboneConfig, StudyConfig, parse_backbone
+
+    registry = load_plugins()
+    tell_problems(registry.problems)
+    name, width = parse_backbone(BACKBONE)
+    backbone = registry.backbones.find(name)(found.shape, found.classes, width)
+    spaces: dict[str, SearchSpace] = {}
+    for method, kind in registry.methods.items.items():
+        try:
+            spaces[method] = kind.space(backbone)
+        except Refusal:  # a method that cannot use this backbone
+            continue
+    config = StudyConfig(
+        file=folder / FILE,
+        name=re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:100] or "study",
+        data={},
+        backbone=BackboneConfig(name=BACKBONE),
+        methods={method: {} for method in spaces},
+    )
+    head = "\n".join(
+        (
+            "Which routed network is best for these images?  routesearch search THIS_FILE",
+            *found.facts,
+            "Every key but data, backbone and methods may be left out: what stands here are the defaults.",
+            "A budget is what routing is for: set budget.max_macs, for example to 0.5x.",
+        )
+    )
+    return study_text(config, found.dataset, spaces, head)

@@ -1,0 +1,82 @@
+"""The command that says beforehand what a search would take."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from routesearch.cli.options import Json, Settings, StudyFile, open_study
+from routesearch.cli.output import Answer, log, tell_problems
+
+if TYPE_CHECKING:
+    from routesearch.preflight import Forecast
+    from routesearch.task import Task
+
+
+def plan(study: StudyFile, settings: Settings = None, as_json: Json = False) -> Answer:
+    """Say what a search would take: each method's MACs, its share within the budget, seconds a trial.
+
+    Trains nothing that is kept: a few steps on random images are timed.
+    """
+    opened = open_study(study, settings)
+    task = opened.task
+    tell_problems(task.registry.problems)
+    from routesearch.preflight import forecast
+
+    found = forecast(task)
+    for name, reach in found.reach.items():
+        if reach.law is not None and reach.macs is None:
+            log.warning("%s: no config of its space can be built: %s", name, reach.law)
+    document = {
+        name: {
+            "share": reach.share,
+            "macs": None if reach.macs is None else {"min": reach.macs.min, "max": reach.macs.max},
+            "seconds": _rounded(found.seconds[name]),
+        }
+        for name, reach in found.reach.items()
+    }
+    return Answer({"methods": document}, _plan_text(task, found))
+
+
+def _plan_text(task: Task, found: Forecast) -> list[Any]:
+    from routesearch.cli.progress import duration
+    from routesearch.report import Table
+    from routesearch.report.table import mega
+
+    def macs(value: int) -> str:
+        return f"{mega(value)} M ({value / task.reference:.3f}x)"
+
+    rows = []
+    for name, reach in found.reach.items():
+        seconds = found.seconds[name]
+        ends = ("", "") if reach.macs is None else (macs(reach.macs.min), macs(reach.macs.max))
+        rows.append((name, f"{reach.share:.0%}", *ends, "" if seconds is None else f"{seconds:.1f} s"))
+    columns = ("method", "can meet the budget", "cheapest found", "dearest found", "a trial takes about")
+    backbone = f"{task.config.backbone.name}: {mega(task.reference)} M MACs on {_size(task)} images"
+    budget = "no budget" if task.budget is None else f"budget {macs(int(task.budget))}"
+    parts: list[Any] = [f"{backbone}; {budget}", Table(columns, tuple(rows))]
+    if found.trunk_seconds is not None:
+        sharing = ", ".join(name for name, method in task.methods.items() if method.needs_trunk)
+        parts.append(f"The trunk, trained once for {sharing}: about {duration(found.trunk_seconds)}.")
+    trials = task.config.search.trials
+    at_once = max(1, int(_cores() / task.config.resources.cpu))
+    seconds = found.search_seconds(trials, at_once)
+    if seconds is not None:
+        parts.append(
+            f"{trials} trials, {at_once} at a time on this machine: about {duration(seconds)}, "
+            "if trials side by side do not slow each other down."
+        )
+    return parts
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _size(task: Task) -> str:
+    channels, height, width = task.shape
+    return f"{height}x{width}x{channels}"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

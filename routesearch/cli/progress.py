@@ -1,0 +1,172 @@
+"""How a running search shows itself on standard error: drawn on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Self
+
+from routesearch.cli.output import log
+from routesearch.report.table import mega, percent
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from routesearch.search.searcher import Snapshot
+
+QUIET = 30.0
+"""Seconds without a line, where lines are printed, before one comes though little has happened."""
+
+
+def watching(name: str, reference: float, budget: float | None) -> Lines:
+    """A context that is called with each snapshot of a search.
+
+    Args:
+        name: of the study.
+        reference: the backbone's MACs.
+        budget: in MACs; None without one.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        console = Console(stderr=True, highlight=False)
+        if not console.is_dumb_terminal:
+            return Drawing(name, reference, budget, console)
+    return Lines(name, reference, budget)
+
+
+class Lines:
+    """A line for every tenth of the trials, and after ``QUIET`` seconds of silence."""
+
+    def __init__(self, name: str, reference: float, budget: float | None) -> None:
+        self.name, self.reference, self.budget = name, reference, budget
+        self.snapshot: Snapshot | None = None
+        self._started, self._done_before = 0.0, 0
+        self._last: tuple[int, float] | None = None
+        self._note: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        now = time.monotonic()
+        if self.snapshot is None:
+            self._started, self._done_before = now - snapshot.elapsed, done(snapshot)
+        self.snapshot = snapshot
+        if snapshot.note and snapshot.note != self._note:
+            self._note = snapshot.note
+            log.warning("%s", snapshot.note)
+        self.show(now)
+
+    def show(self, now: float) -> None:
+        """Say how things stand, if it is time to."""
+        snapshot = self.snapshot
+        assert snapshot is not None
+        tenth = 10 * done(snapshot) // max(1, snapshot.total)
+        if self._last is None:
+            self._last = (tenth, now)
+        elif tenth > self._last[0] or now - self._last[1] >= QUIET:
+            self._last = (tenth, now)
+            log.info("%s: %s; %s; %s", self.name, self.counts(), self.best(), self.times(now))
+
+    def counts(self) -> str:
+        s = self.snapshot
+        assert s is not None
+        parts = [f"{done(s)}/{s.total} trials", f"{s.running} running"]
+        others = {"refused": s.refused, "failed": s.failed}
+        parts += [f"{count} {word}" for word, count in others.items() if count]
+        return ", ".join(parts)
+
+    def best(self) -> str:
+        s = self.snapshot
+        assert s is not None
+        where = "" if self.budget is None else f" within {mega(self.budget)} M MACs"
+        if s.best is None:
+            return f"nothing{where} yet"
+        return (
+            f"best{where}: {s.best.method} {percent(s.best.accuracy)} at {mega(s.best.macs)} M"
+            f" ({s.best.macs / self.reference:.2f}x)"
+        )
+
+    def volume(self) -> str:
+        s = self.snapshot
+        assert s is not None
+        text, within = f"hypervolume {s.hypervolume:.4f}", s.feasible_hypervolume
+        return text if within is None else f"{text}, {within:.4f} within the budget"
+
+    def times(self, now: float) -> str:
+        s, elapsed = self.snapshot, now - self._started
+        assert s is not None
+        if done(s) >= s.total and not s.running:
+            return f"{duration(elapsed)}, measuring the front on test data"
+        left = self._left(elapsed)
+        return duration(elapsed) + ("" if left is None else f", about {duration(left)} left")
+
+    def _left(self, elapsed: float) -> float | None:
+        """Seconds that the remaining trials take at the pace so far, or that the time limit leaves."""
+        s = self.snapshot
+        assert s is not None
+        ended = done(s) - self._done_before
+        left = [] if s.time_left is None else [max(0.0, s.time_left - (elapsed - s.elapsed))]
+        if ended:
+            left.append(max(0.0, s.elapsed / ended * (s.total - done(s)) - (elapsed - s.elapsed)))
+        return min(left, default=None)
+
+
+class Drawing(Lines):
+    """A bar and the figures under it, redrawn in place; gone when the search has ended."""
+
+    def __init__(self, name: str, reference: float, budget: float | None, console: Console) -> None:
+        super().__init__(name, reference, budget)
+        from rich.live import Live
+        from rich.spinner import Spinner
+
+        self._spinner = Spinner("dots", f"{name}: starting")
+        # Live stands between: what is logged meanwhile scrolls by above the drawing.
+        self._live: AbstractContextManager[Any] = Live(
+            get_renderable=self.draw, console=console, refresh_per_second=4, transient=True
+        )
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *ending: Any) -> None:
+        self._live.__exit__(*ending)
+
+    def show(self, now: float) -> None:
+        """Nothing: the drawing looks by itself four times a second."""
+
+    def draw(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        s = self.snapshot
+        if s is None:
+            return self._spinner
+        head = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=max(1, s.total), completed=done(s), width=30)
+        head.add_row(Text(self.name, "bold"), bar, Text(self.counts()))
+        lines = [self.best(), f"{self.volume()}; {self.times(time.monotonic())}"]
+        return Group(head, *(Text(f"  {line}") for line in lines))
+
+
+def done(snapshot: Snapshot) -> int:
+    """Trials that count against the total."""
+    return snapshot.finished + snapshot.stopped + snapshot.failed
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min" + (f" {whole % 60} s" if whole % 60 else "")
+    return f"{whole // 3600} h" + (f" {whole % 3600 // 60} min" if whole % 3600 // 60 else "")

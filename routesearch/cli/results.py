@@ -1,0 +1,170 @@
+"""Commands that show what a study has found; they work while its search runs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from routesearch.cli.options import Json, Settings, StudyFile, open_study
+from routesearch.cli.output import Answer, log, without
+from routesearch.errors import Refusal
+
+if TYPE_CHECKING:
+    from routesearch.api import Study
+    from routesearch.points import Point
+    from routesearch.record import TrialRecord
+
+
+REPEATED = "M MACs on test"
+"""Next to the same on validation it says little: files have it, the terminal has no room."""
+
+
+class Split(StrEnum):
+    """Where points are measured."""
+
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+def front(
+    study: StudyFile,
+    split: Annotated[Split, typer.Option(help="Where the points are measured.")] = Split.VALIDATION,
+    html: Annotated[Path | None, typer.Option(metavar="F", help="Write an interactive page.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="F", help="Write a picture.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="F", help="Write a CSV file.")] = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> Answer:
+    """Show the front: the points that no other point beats in both accuracy and MACs.
+
+    It is chosen on validation data; the same points are measured again on test when a search ends.
+    """
+    from routesearch import report
+
+    opened = open_study(study, settings)
+    drawn = html is not None or png is not None
+    with opened.reading():
+        points, reference, budget = opened.front(split), opened.reference, opened.budget
+        tested = _tested(opened) if split == Split.VALIDATION else []
+        every = opened.all_points() if drawn else []
+    if drawn:
+        title = f"{opened.config.name}: {opened.config.backbone.name} on {opened.config.data['name']}"
+        if html is not None:
+            report.front_html(points, every, budget, reference, html, title, tested)
+        if png is not None:
+            report.front_figure_png(points, every, budget, reference, png)
+    if csv is not None:
+        report.write_csv(points, csv)
+    for file in (html, png, csv):
+        if file is not None:
+            log.info("wrote %s", file)
+    document = {"split": str(split), "reference": reference, "front": [p.as_dict() for p in points]}
+    mega = report.table.mega
+    within = "" if budget is None else f"; budget {mega(budget)} M ({budget / reference:.3g}x)"
+    title = f"{opened.config.name}: front on {split}, {len(points)} points; backbone {mega(reference)} M MACs"
+    return Answer(
+        document, (f"{title}{within}", without(report.front_table(points, reference, tested), REPEATED))
+    )
+
+
+def best(
+    study: StudyFile,
+    max_macs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="B",
+            help="40M, 1.2G, 0.4x; by default the study's budget.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Settings = None,
+    as_json: Json = False,
+) -> Answer:
+    """Show the most accurate point within a budget, on validation data."""
+    from routesearch.report import Table
+    from routesearch.report.table import key, mega, percent, short
+
+    opened = open_study(study, settings)
+    with opened.reading():
+        point, reference = opened.best(max_macs), opened.reference
+        again = next((p for p in _tested(opened) if key(p) == key(point)), None)
+    rows = [
+        ("trial", f"{point.trial}, seed {point.seed}"),
+        ("accuracy", percent(point.accuracy) + (f", on test {percent(again.accuracy)}" if again else "")),
+        ("MACs per image", f"{mega(point.macs)} M, {point.macs / reference:.3f}x of the backbone"),
+        ("parameters", f"{point.params:,}"),
+        ("knob", short(point.knob)),
+        ("share per route", ", ".join(f"{share:.1%}" for share in point.route_share)),
+        ("config", short(point.config)),
+    ]
+    shown = tuple((name, value) for name, value in rows if value)
+    return Answer(point.as_dict(), (Table(("method", point.method), shown),))
+
+
+def trials(study: StudyFile, settings: Settings = None, as_json: Json = False) -> Answer:
+    """List all trials, with what came of each."""
+    from routesearch.report import Table
+
+    opened = open_study(study, settings)
+    with opened.reading():
+        records, reference, budget = opened.trials(), opened.reference, opened.budget
+    columns = ("trial", "method", "state", "accuracy", "M MACs", "points", "seconds", "config", "reason")
+    rows = tuple(_trial_row(record, reference, budget) for record in records)
+    return Answer({"trials": [r.as_dict(budget) for r in records]}, (Table(columns, rows),))
+
+
+def _trial_row(record: TrialRecord, reference: float, budget: float | None) -> tuple[str, ...]:
+    from routesearch.points import representative
+    from routesearch.report.table import mega, percent, short
+
+    points, outcome = record.points(budget), record.outcome
+    accuracy = macs = ""
+    if points:
+        one = representative(points, reference, budget)
+        accuracy, macs = percent(one.accuracy), mega(one.macs)
+    elif record.bounds is not None:
+        macs = f"{mega(record.bounds[0])} or more"
+    seconds = f"{outcome.seconds:.1f}" if outcome and outcome.seconds else ""
+    reason = (outcome.reason or "") if outcome else ""
+    told = (accuracy, macs, str(len(points)), seconds, short(record.config), reason)
+    return (str(record.number), record.method, str(record.state), *told)
+
+
+def publish(study: StudyFile, settings: Settings = None) -> None:
+    """Fill MLflow again from what is stored: runs, tags, curves and the front; nothing is doubled."""
+    summary = open_study(study, settings).publish()
+    log.info("published to %s, experiment %s", summary.tracking_uri, summary.experiment)
+
+
+def ui(
+    study: StudyFile,
+    port: Annotated[
+        int | None,
+        typer.Option(metavar="P", min=1, max=65535, help="Default: a free one.", show_default=False),
+    ] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+    settings: Settings = None,
+) -> None:
+    """Open MLflow's pages on the study's front, on this machine only, until Ctrl-C."""
+    opened = open_study(study, settings)
+    from routesearch.tracking import open_ui
+
+    def ready(address: str) -> None:
+        log.info("%s  (Ctrl-C ends it)", address)
+        if not no_browser:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    open_ui(opened.tracking_uri, opened.charts(), port, ready)
+
+
+def _tested(opened: Study) -> list[Point]:
+    """The front on test; empty where it is not measured yet."""
+    try:
+        return opened.front("test")
+    except Refusal:
+        return []

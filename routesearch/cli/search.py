@@ -1,0 +1,151 @@
+"""The command that runs a study."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from routesearch.cli.options import Json, Settings, StudyFile, open_study
+from routesearch.cli.output import Answer, log, tell_problems, without
+from routesearch.cli.results import REPEATED
+from routesearch.errors import Refusal, RunFailed
+
+if TYPE_CHECKING:
+    from routesearch.api import Study, Summary
+    from routesearch.points import Point
+    from routesearch.record import TrialRecord
+
+MOST_ROWS = 16
+"""Points of the front that the end of a search shows; ``front`` shows all."""
+
+
+def search(
+    study: StudyFile,
+    settings: Settings = None,
+    max_macs: Annotated[
+        str | None, typer.Option(metavar="B", help="Budget of mean MACs per image: 40M, 1.2G, 0.4x.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(metavar="N", help="Trials of the study in all.")] = None,
+    time_limit: Annotated[
+        str | None, typer.Option(metavar="T", help="No trial starts after it: 90s, 10m, 1.5h.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A", help="A running Ray cluster that this machine is a node of: auto, HOST:PORT."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of proposals, weights and draws.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move what is stored aside and start anew.")] = False,
+    as_json: Json = False,
+) -> Answer:
+    """Run or continue a study up to its total of trials, then show its front and best.
+
+    Finished trials are kept whatever happens: the same command goes on where an interrupted or killed one
+    stood.
+    """
+    opened = open_study(
+        study,
+        settings,
+        budget__max_macs=max_macs,
+        search__trials=trials,
+        search__time_limit=time_limit,
+        search__seed=seed,
+    )
+    from routesearch.cli.progress import watching
+
+    task = opened.task
+    tell_problems(task.registry.problems)
+    try:
+        with watching(opened.config.name, task.reference, task.budget) as progress:
+            summary = opened.search(address=address, fresh=fresh, on_progress=progress)
+    except KeyboardInterrupt:
+        log.warning("interrupted; the same command goes on from here")
+        raise
+    with opened.reading():
+        failed = [r for r in opened.trials() if r.outcome is not None and r.state == "failed"]
+        ending = _ending(opened, summary, study)
+    error = None if summary.finished + summary.stopped else _nothing_finished(summary, failed)
+    if failed and error is None:
+        count = "1 trial" if len(failed) == 1 else f"{len(failed)} trials"
+        log.warning("%s failed: %s (`routesearch trials` lists them)", count, _reasons(failed))
+    for record in failed:
+        assert record.outcome is not None
+        log.debug("trial %d (%s) failed: %s", record.number, record.method, record.outcome.reason)
+        if record.outcome.traceback:
+            log.debug("%s", record.outcome.traceback)
+    return Answer(summary.as_dict(), ending, error)
+
+
+def _nothing_finished(summary: Summary, failed: list[TrialRecord]) -> RunFailed:
+    text = f"{summary.study}: no trial has finished, {summary.failed} failed, {summary.refused} refused"
+    return RunFailed(f"{text}: {_reasons(failed)}" if failed else text)
+
+
+def _reasons(failed: list[TrialRecord], most: int = 3) -> str:
+    """Why trials failed: each reason once, the commonest first."""
+    counts = Counter(str(r.outcome.reason) for r in failed if r.outcome)
+    told = [f"{reason} ({count}x)" if count > 1 else reason for reason, count in counts.most_common(most)]
+    return "; ".join(told) + ("; …" if len(counts) > most else "")
+
+
+def _ending(opened: Study, summary: Summary, file: Path) -> list[Any]:
+    from routesearch.report import front_table
+    from routesearch.report.table import key, mega
+
+    if not summary.front:
+        return []
+    try:
+        tested = opened.front("test")
+    except Refusal:  # some points are not measured yet
+        tested = []
+    reference, budget = opened.reference, opened.budget
+    shown = _few(summary.front, summary.best)
+    more = "" if len(shown) == len(summary.front) else f" ({len(shown)} of {len(summary.front)} points)"
+    parts: list[Any] = [
+        f"{summary.study}: front on validation{more}",
+        without(front_table(shown, reference, tested), REPEATED),
+    ]
+    if budget is not None and summary.best is None:
+        parts.append(f"No point is within the budget of {mega(budget)} M MACs.")
+    elif summary.best is not None:
+        again = next((p for p in tested if key(p) == key(summary.best)), None)
+        parts.append(_best_line(summary.best, again, reference, budget))
+    stopped = f", {summary.stopped} stopped early" if summary.stopped else ""
+    within = summary.feasible_hypervolume
+    command = f"routesearch {{}} {shlex.quote(str(file))}"
+    parts += [
+        f"Trials: {summary.finished} finished{stopped}, {summary.failed} failed, {summary.refused} refused.",
+        f"Hypervolume: {summary.hypervolume:.4f}"
+        + ("." if within is None else f", within the budget {within:.4f}."),
+        "",
+        f"Stored in  {summary.storage}",
+        f"MLflow     {summary.tracking_uri}, experiment {summary.experiment}",
+        f"Next       {command.format('front')} --html front.html",
+        f"           {command.format('best')} --max-macs {'0.3x' if budget is None else mega(budget) + 'M'}",
+        f"           {command.format('ui')}",
+    ]
+    return parts
+
+
+def _best_line(best: Point, tested: Point | None, reference: float, budget: float | None) -> str:
+    from routesearch.report.table import mega, percent, short
+
+    within = "" if budget is None else f" within {mega(budget)} M MACs ({budget / reference:.3g}x)"
+    on_test = "" if tested is None else f" (on test {percent(tested.accuracy)})"
+    cost = f"{mega(best.macs)} M ({best.macs / reference:.3f}x)"
+    origin = f"{best.method}, trial {best.trial}, {short({**best.knob, **best.config})}"
+    return f"Best{within}: {percent(best.accuracy)}{on_test} at {cost}: {origin}"
+
+
+def _few(points: list[Point], best: Point | None) -> list[Point]:
+    """At most ``MOST_ROWS`` of a front, both ends and the best among them."""
+    if len(points) <= MOST_ROWS:
+        return points
+    last = len(points) - 1
+    keep = {round(i * last / (MOST_ROWS - 2)) for i in range(MOST_ROWS - 1)}
+    return [p for i, p in enumerate(points) if i in keep or p is best]

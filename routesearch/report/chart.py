@@ -1,0 +1,120 @@
+"""What the picture and the page both show: who gets which colour, what is drawn, and in which window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from routesearch.points import Point, best
+from routesearch.report.table import key
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#6B6B6B")
+"""Told apart by colour-blind readers too (after Okabe and Ito; their yellow is lost on white)."""
+
+MOST_FAINT = 4000
+"""Points off the front that are drawn at most: more make a browser slow and a cloud no denser."""
+
+
+def colours(points: Iterable[Point]) -> dict[str, str]:
+    """A colour for each method, in the order of their first trials: a method that joins later moves none."""
+    first: dict[str, int] = {}
+    for p in points:
+        first[p.method] = min(p.trial, first.get(p.method, p.trial))
+    order = sorted(first, key=lambda name: (first[name], name))
+    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(order)}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A front ready to be drawn; MACs in millions, accuracy in percent.
+
+    Attributes:
+        front: its points, by rising MACs.
+        faint: points off the front, of the same split, thinned to ``MOST_FAINT``.
+        dropped: how many points off the front are not drawn.
+        colours: method -> colour.
+        best: the most accurate point of the front within the budget, if there is a budget.
+        budget, reference: in millions of MACs.
+        logarithmic: whether MACs span too much for a linear axis.
+        x, y: the window.
+    """
+
+    front: tuple[Point, ...]
+    faint: tuple[Point, ...]
+    dropped: int
+    colours: Mapping[str, str]
+    best: Point | None
+    budget: float | None
+    reference: float
+    logarithmic: bool
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    @property
+    def split(self) -> str:
+        return self.front[0].split if self.front else "validation"
+
+    def stairs(self) -> tuple[list[float], list[float]]:
+        """The line of the front: the accuracy that so many MACs buy, held until a point buys more.
+
+        On test, points may have fallen behind; the line passes above them.
+        """
+        if not self.front:
+            return [], []
+        xs = [p.macs / 1e6 for p in self.front]
+        ys = [100 * a for a in accumulate((p.accuracy for p in self.front), max)]
+        return [*xs, max(xs[-1], self.x[1])], [*ys, ys[-1]]
+
+
+def chart(
+    points: Sequence[Point], all_points: Sequence[Point], budget: float | None, reference: float
+) -> Chart:
+    """Lay out a front.
+
+    Args:
+        points: the front.
+        all_points: any points; those of the front and those of other splits are left out.
+        budget: in MACs per image; None without one.
+        reference: the backbone's MACs.
+    """
+    front = tuple(sorted(points, key=lambda p: (p.macs, p.accuracy)))
+    on_front = {key(p) for p in front}
+    split = front[0].split if front else "validation"
+    rest = [p for p in all_points if p.split == split and key(p) not in on_front]
+    faint = _thinned(rest)
+    xs = [p.macs / 1e6 for p in front or faint] + [reference / 1e6]
+    xs += [] if budget is None else [budget / 1e6]
+    logarithmic = max(xs) > 50 * min(xs)
+    return Chart(
+        front=front,
+        faint=tuple(faint),
+        dropped=len(rest) - len(faint),
+        colours=colours((*all_points, *front)),
+        best=None if budget is None else best(front, budget),
+        budget=None if budget is None else budget / 1e6,
+        reference=reference / 1e6,
+        logarithmic=logarithmic,
+        x=(min(xs) / 1.3, max(xs) * 1.3) if logarithmic else (0.0, 1.06 * max(xs)),
+        y=_accuracies(front, faint),
+    )
+
+
+def _thinned(rest: Sequence[Point]) -> list[Point]:
+    """At most ``MOST_FAINT``, evenly over the trials and along their curves."""
+    if len(rest) <= MOST_FAINT:
+        return list(rest)
+    keep = np.linspace(0, len(rest) - 1, MOST_FAINT).round().astype(int)
+    return [rest[i] for i in keep]
+
+
+def _accuracies(front: Sequence[Point], faint: Sequence[Point]) -> tuple[float, float]:
+    """The window in percent: the front fills it; what lies more than the front's own height below is cut."""
+    shown = [100 * p.accuracy for p in front] or [100 * p.accuracy for p in faint] or [0.0, 100.0]
+    low, high = min(shown), max(shown)
+    height = max(high - low, 2.0)
+    lowest = min([low, *(100 * p.accuracy for p in faint)])
+    bottom = min(max(lowest, low - height, 0.0), high - 0.5 * height)
+    return bottom - 0.08 * height, min(high + 0.2 * height, 100.0 + 0.04 * height)

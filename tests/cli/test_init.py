@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from routesearch.study import StudyConfig, load_study
+from routesearch.task import resolve
+
+
+@pytest.fixture
+def started(run: Any, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The study file that ``init`` writes for the photos, both named relative to the working directory."""
+    monkeypatch.chdir(tmp_path)
+    assert run("init", "mine", "--data", "photos").status == 0
+    return tmp_path / "mine" / "study.yaml"
+
+
+def test_what_is_found_is_told(run: Any, photos: Path, tmp_path: Path) -> None:
+    status, out, err = run("init", tmp_path / "mine", "--data", photos)
+    assert (status, err) == (0, "")
+    assert "Found 2 classes (dark, light): 40 images, no splits given: they will be cut 60/20/20" in out
+    assert "data.size: 20" in out
+    assert f"routesearch search {tmp_path / 'mine' / 'study.yaml'}" in out
+
+
+def test_the_file_says_the_defaults(started: Path) -> None:
+    """Written from the models, it cannot drift from them; still, what it says is loaded and compared."""
+    written = load_study(started)
+    plain = StudyConfig(
+        file=started, name="mine", data=written.data, backbone={"name": "nin@0.25"}, methods=written.methods
+    )
+    assert written == plain
+    assert set(yaml.safe_load(started.read_text())) == set(StudyConfig.model_fields) - {"file"}
+
+
+def test_every_key_is_there_with_its_description(started: Path) -> None:
+    text = started.read_text()
+    for part in ("budget", "search", "training", "resources", "storage", "tracking"):
+        section = yaml.safe_load(text)[part]
+        model = type(getattr(load_study(started), part))
+        for name, field in model.model_fields.items():
+            if name in section:
+                line = next(line for line in text.splitlines() if line.startswith(f"  {name}: "))
+                assert field.description in line
+    assert "journal" not in yaml.safe_load(text)["storage"]
+
+
+def test_it_resolves_to_the_data_and_to_every_method(started: Path) -> None:
+    task = resolve(load_study(started))
+    assert task.shape == (3, 20, 20)
+    assert task.classes == ("dark", "light")
+    assert set(task.spaces) == {"static", "dgate"}
+    assert len(task.data.train) == 24
+
+
+def test_fields_that_lose_their_comment_sign_are_fixed_at_their_default(started: Path) -> None:
+    task = resolve(load_study(started))
+    started.write_text(re.sub("^    # ", "    ", started.read_text(), flags=re.MULTILINE))
+    fixed = resolve(load_study(started))
+    for name, space in task.spaces.items():
+        assert fixed.spaces[name].domains == {}
+        assert fixed.spaces[name].default() == space.default()
+
+
+def test_nothing_is_overwritten(run: Any, started: Path, photos: Path) -> None:
+    before = started.read_text()
+    done = run("init", started.parent, "--data", photos)
+    assert (done.status, done.out, len(done.lines)) == (2, "", 1)
+    assert "is already there" in done.err
+    assert started.read_text() == before
+
+
+def test_paths_are_seen_from_the_study_file(run: Any, started: Path, photos: Path, tmp_path: Path) -> None:
+    assert load_study(started).data["path"] == "../photos"
+    run("init", tmp_path / "far", "--data", photos)
+    assert load_study(tmp_path / "far" / "study.yaml").data["path"] == str(photos)
+    run("init", tmp_path, "--data", photos)
+    assert load_study(tmp_path / "study.yaml").data["path"] == "photos"
+
+
+def test_large_photos_are_shrunk(run: Any, photos: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for file in photos.rglob("*.png"):
+        Image.new("RGB", (300, 200)).save(file)
+    out = run("init", tmp_path / "mine", "--data", photos).out
+    assert "data.size: 64; the images' shorter side is 200 (median of 40), their longer 300" in out
+    assert load_study(tmp_path / "mine" / "study.yaml").data["size"] == 64
+
+
+def test_splits_that_are_given_are_told(run: Any, photos: Path, tmp_path: Path) -> None:
+    (photos / "train").mkdir()
+    for name in ("dark", "light"):
+        (photos / name).rename(photos / "train" / name)
+        (photos / "test" / name).mkdir(parents=True)
+        for file in sorted((photos / "train" / name).iterdir())[:5]:
+            file.rename(photos / "test" / name / file.name)
+    out = run("init", tmp_path / "mine", "--data", photos).out
+    assert "10 test images, 30 train images; validation will be cut from train" in out
+
+
+def test_arrays(run: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((30, 12, 10, 3), np.uint8), y_train=np.arange(30) % 3)
+    status, out, _ = run("init", tmp_path / "mine", "--data", tmp_path / "a.npz")
+    assert status == 0
+    assert "Found 3 classes (0, 1, 2): 30 images" in out
+    assert "images of 12x10, 3 channels" in out
+    assert resolve(load_study(tmp_path / "mine" / "study.yaml")).shape == (3, 12, 10)
+
+
+def test_without_data_it_says_where_they_belong(
+    run: Any, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("init", "new")
+    assert (status, err) == (0, "")
+    assert "new/images/CLASS/image.jpg" in out
+    assert "image_folder: no folder" in run("plan", "new/study.yaml").err
+    photos.rename(tmp_path / "new" / "images")
+    assert resolve(load_study(tmp_path / "new" / "study.yaml")).classes == ("dark", "light")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("My photos (2)!", "My-photos-2"), ("..hidden", "hidden"), ("снимки", "study")]
+)
+def test_any_folder_has_a_name(run: Any, photos: Path, tmp_path: Path, folder: str, name: str) -> None:
+    assert run("init", tmp_path / folder, "--data", photos).status == 0
+    assert load_study(tmp_path / folder / "study.yaml").name == name
+
+
+@pytest.mark.parametrize("path", ["we # ird: 'na\"me", "ünïcode", "{a: b}"])
+def test_any_path_survives_the_file(run: Any, photos: Path, tmp_path: Path, path: str) -> None:
+    photos.rename(tmp_path / path)
+    assert run("init", tmp_path / "mine", "--data", tmp_path / path).status == 0
+    assert load_study(tmp_path / "mine" / "study.yaml").data["path"] == str(tmp_path / path)
+
+
+def spoil(photos: Path, how: str) -> Path:
+    if how == "missing":
+        return photos / "nowhere"
+    if how == "one class":
+        (photos / "dark").rename(photos.parent / "dark")
+    elif how == "no images":
+        for file in photos.rglob("*.png"):
+            file.unlink()
+    elif how == "broken image":
+        (photos / "light" / "03.png").write_bytes(b"nothing")
+    elif how == "text file":
+        (photos / "notes.txt").write_text("hello")
+        return photos / "notes.txt"
+    else:
+        np.savez(photos / "x.npz", images=np.zeros(3))
+        return photos / "x.npz"
+    return photos
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("missing", "which does not exist"),
+        ("one class", "must hold 2 class folders or more, got light"),
+        ("no images", "no images in"),
+        ("broken image", "light/03.png cannot be read as an image"),
+        ("text file", "which is another kind of file"),
+        ("other arrays", "arrays must be named x_train, y_train"),
+    ],
+)
+def test_data_that_it_cannot_read(run: Any, photos: Path, tmp_path: Path, how: str, told: str) -> None:
+    done = run("init", tmp_path / "mine", "--data", spoil(photos, how))
+    assert (done.status, done.out, len(done.lines)) == (2, "", 1)
+    assert told in done.err
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_folder_that_cannot_be_made(run: Any, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run("init", tmp_path / "file" / "mine", "--data", photos)
+    assert (done.status, done.out, len(done.lines)) == (2, "", 1)
+    assert "DIR must be a folder that can be written" in done.err
+
+
+@pytest.mark.slow
+def test_it_runs(run: Any, started: Path) -> None:
+    """From a folder of photos to a front."""
+    settings: Callable[[str], tuple[str, str]] = lambda text: ("--set", text)  # noqa: E731
+    quick = [*settings("training.epochs=1"), *settings("training.trunk_epochs=1"), "--trials", "4"]
+    done = run("search", started, "--json", "--max-macs", "0.8x", *quick)
+    assert done.status == 0, done.err
+    assert done.json["finished"] == 4
+    assert done.json["front"]
+    assert run("front", started, "--split", "test").status == 0

@@ -1,0 +1,177 @@
+"""What ``search`` makes of what the search tells it; and, slow, a search for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from routesearch import Study
+from routesearch.cli import search as command
+
+KEYS = {
+    *("study", "storage", "tracking_uri", "experiment", "finished", "stopped", "failed", "refused"),
+    *("hypervolume", "feasible_hypervolume", "front", "best"),
+}
+
+
+@pytest.fixture
+def faked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Put a function in the place of the search; what it was called with is kept."""
+
+    def put(work: Callable[[Study], None] = lambda study: None) -> dict[str, Any]:
+        called: dict[str, Any] = {}
+
+        def search(self: Study, **options: Any) -> Any:
+            called.update(options, study=self)
+            print("chatter of a library")  # noqa: T201
+            work(self)
+            return self.summary()
+
+        monkeypatch.setattr(Study, "search", search)
+        return called
+
+    return put
+
+
+def test_the_document(run: Any, stored: Path, faked: Callable[..., dict[str, Any]]) -> None:
+    faked()
+    done = run("search", stored, "--json")
+    assert (done.status, done.err) == (0, "chatter of a library\n")
+    assert set(done.json) == KEYS
+    assert (done.json["study"], done.json["finished"], done.json["failed"]) == ("toy", 3, 0)
+    assert done.json["front"] == run("front", stored, "--json").json["front"]
+    assert done.json["best"] == run("best", stored, "--json").json
+    assert 0 < done.json["feasible_hypervolume"] < done.json["hypervolume"] < 1
+
+
+def test_the_ending_for_people(run: Any, stored: Path, faked: Callable[..., dict[str, Any]]) -> None:
+    faked()
+    status, out, _ = run("search", stored)
+    assert status == 0
+    assert "toy: front on validation" in out
+    assert "Best within " in out
+    assert "on test" in out
+    assert "Trials: 3 finished, 0 failed, " in out
+    assert f"routesearch ui {stored}" in out
+
+
+def test_a_long_front_is_shown_in_part(run: Any, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    front = Study.load(stored).front()
+    many = [front[0] for _ in range(200)]
+    best = many[77] = front[1]
+    shown = command._few(many, best)
+    assert len(shown) == command.MOST_ROWS
+    assert best in shown
+    assert command._few(front, None) == front
+
+
+def test_options_reach_the_study(run: Any, stored: Path, faked: Callable[..., dict[str, Any]]) -> None:
+    called = faked()
+    options = ("--max-macs", "0.4x", "--trials", 9, "--time-limit", "10m", "--seed", 3, "--fresh")
+    assert run("search", stored, *options, "--address", "auto", "--set", "training.epochs=7").status == 0
+    config = called["study"].config
+    assert (config.budget.max_macs, config.training.epochs) == ("0.4x", 7)
+    assert (config.search.trials, config.search.time_limit, config.search.seed) == (9, 600, 3)
+    assert (called["fresh"], called["address"]) == (True, "auto")
+
+
+def test_an_option_of_its_own_wins_over_set(
+    run: Any, stored: Path, faked: Callable[..., dict[str, Any]]
+) -> None:
+    called = faked()
+    run("search", stored, "--trials", 9, "--set", "search.trials=5")
+    assert called["study"].config.search.trials == 9
+
+
+def test_no_finished_trial_is_a_failure_with_its_reasons(
+    run: Any,
+    write_study: Callable[..., Path],
+    fill: Callable[..., None],
+    faked: Callable[..., dict[str, Any]],
+) -> None:
+    file = write_study()
+    faked(lambda study: fill(file, finished=0, failed=("ValueError: a", "ValueError: a", "MemoryError: b")))
+    done = run("search", file, "--json")
+    assert done.status == 1
+    assert done.json["failed"] == 3
+    assert done.json["best"] is None
+    assert done.lines[1:] == [
+        "routesearch: toy: no trial has finished, 3 failed, 0 refused: ValueError: a (2x); MemoryError: b"
+    ]
+    assert "Traceback of ValueError: a" in run("-v", "search", file).err
+
+
+def test_some_failed_trials_are_a_warning(
+    run: Any,
+    write_study: Callable[..., Path],
+    fill: Callable[..., None],
+    faked: Callable[..., dict[str, Any]],
+) -> None:
+    file = write_study()
+    faked(lambda study: fill(file, failed=("ValueError: a",)))
+    done = run("search", file, "--json")
+    assert done.status == 0
+    assert (
+        done.lines[1]
+        == "routesearch: warning: 1 trial failed: ValueError: a (`routesearch trials` lists them)"
+    )
+
+
+def test_an_interrupted_search_says_how_to_go_on(
+    run: Any, stored: Path, faked: Callable[..., dict[str, Any]]
+) -> None:
+    def interrupted(study: Study) -> None:
+        raise KeyboardInterrupt
+
+    faked(interrupted)
+    done = run("search", stored, "--json")
+    assert (done.status, done.out) == (130, "")
+    assert done.lines[1:] == ["routesearch: warning: interrupted; the same command goes on from here"]
+
+
+QUICK = {"search": {"trials": 4}, "training": {"epochs": 1, "trunk_epochs": 1, "batch_size": 16}}
+
+
+@pytest.mark.slow
+def test_a_search_from_the_shell(write_study: Callable[..., Path]) -> None:
+    """Standard output is one document, standard error our own words; again it adds nothing."""
+    file = write_study(budget={"max_macs": "0.7x"}, **QUICK)
+    shell = [sys.executable, "-m", "routesearch.cli", "search", str(file), "--json"]
+    for _ in range(2):
+        done = subprocess.run(shell, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert set(found) == KEYS
+        assert (found["finished"], found["failed"]) == (4, 0)
+        assert found["front"]
+        assert [line for line in done.stderr.splitlines() if not line.startswith("routesearch: ")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_study_that_goes_on(write_study: Callable[..., Path], number: int) -> None:
+    file = write_study(**{**QUICK, "search": {"trials": 500}})
+    shell = [sys.executable, "-m", "routesearch.cli", "search", str(file), "--json"]
+    process = subprocess.Popen(shell, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    study, finished = Study.load(file), 0
+    for _ in range(600):
+        time.sleep(0.2)
+        if (study.config.dir / "journal.log").is_file():
+            finished = sum(r.state == "finished" for r in study.trials())
+        if finished >= 2 or process.poll() is not None:
+            break
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, ""), err
+    assert "interrupted; the same command goes on from here" in err
+    kept = [r for r in study.trials() if r.state == "finished"]
+    assert len(kept) >= finished >= 2

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from routesearch.preflight import Forecast, forecast
+
+if TYPE_CHECKING:
+    from routesearch.task import Task
+
+
+def test_a_forecast_of_every_method(make_task: Callable[..., Task]) -> None:
+    task = make_task(methods=["static", "skipper", "dgate"])
+    threads = torch.get_num_threads()
+    found = forecast(task)
+    assert torch.get_num_threads() == threads
+    assert set(found.reach) == set(found.seconds) == set(task.spaces)
+    assert all(seconds is not None and seconds > 0 for seconds in found.seconds.values())
+    assert found.trunk_seconds is not None
+    assert found.trunk_seconds > 0
+    assert found.reach["static"] == task.reach("static")
+
+
+def test_more_epochs_take_longer(make_task: Callable[..., Task]) -> None:
+    """A factor of a hundred: no load on the machine can turn that round."""
+    short, long = (
+        forecast(make_task(methods=["static"], training={"epochs": epochs, "batch_size": 16})).seconds[
+            "static"
+        ]
+        for epochs in (1, 1000)
+    )
+    assert short is not None
+    assert long is not None
+    assert long > 10 * short
+
+
+def test_without_a_trunk_none_is_timed(make_task: Callable[..., Task]) -> None:
+    assert forecast(make_task(methods=["static"])).trunk_seconds is None
+
+
+def test_a_method_that_fails_is_told_and_the_others_are_timed(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = make_task()
+    skipper = task.methods["skipper"]
+
+    def stages(self: object) -> None:
+        raise RuntimeError("no stage")
+
+    monkeypatch.setattr(skipper, "stages", stages)
+    with caplog.at_level("WARNING", "routesearch"):
+        found = forecast(task)
+    assert found.seconds["skipper"] is None
+    assert found.seconds["static"] is not None
+    assert "skipper: a trial of its default config fails: RuntimeError: no stage" in caplog.text
+
+
+def test_the_whole_search_by_rounds() -> None:
+    found = Forecast({}, {"a": 10.0, "b": 30.0, "c": None}, 5.0)
+    assert found.search_seconds(trials=5, at_once=2) == 5 + 3 * 20
+    assert Forecast({}, {"a": None}, 5.0).search_seconds(3, 1) is None
