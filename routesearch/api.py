@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from routesearch import points
-from routesearch.errors import Refusal, RunFailed
+from routesearch.errors import Refusal, RouteSearchError, RunFailed
 from routesearch.points import Point
 from routesearch.record import State, TrialRecord
 from routesearch.study import StudyConfig, load_study, macs_of, parse_macs
@@ -101,11 +103,18 @@ class Study:
         task = self.task
         _ = task.data  # a missing file is told before anything is written
         task.preflight()
-        if fresh:
-            move_aside(task.dir)
+        aside = move_aside(task.dir) if fresh else None
+        new = not task.dir.exists()
         tracking = _Tracking(self)
         try:
             run_search(task, address=address, observers=[tracking], on_progress=on_progress)
+        except Refusal:
+            tracking.close()
+            if new and not self._has_trials():  # nothing was started: nothing is to be left
+                shutil.rmtree(task.dir, ignore_errors=True)
+                if aside is not None:
+                    aside.rename(task.dir)
+            raise
         finally:
             tracking.close()
         return self.summary()
@@ -117,11 +126,17 @@ class Study:
             Refusal: no search was run yet.
             RunFailed: MLflow did not take it.
         """
+        tracker_log = logging.getLogger("routesearch.tracking")
+        before = tracker_log.level
         with self.reading(), self._journal() as journal:
             tracking = _Tracking(self)
-            tracking.search_started(journal)
-            tracking.search_ended()
-            tracking.close()
+            tracker_log.setLevel(logging.ERROR)  # its warning speaks to a search that goes on
+            try:
+                tracking.search_started(journal)
+                tracking.search_ended()
+                tracking.close()
+            finally:
+                tracker_log.setLevel(before)
             if tracking.failure is not None:
                 raise RunFailed(f"MLflow at {self.tracking_uri} must take the study: {tracking.failure}")
             return self.summary()
@@ -132,14 +147,17 @@ class Study:
 
         with self._journal() as journal:
             study = journal.id
-        link = link_of(self.tracking_uri, self.config.name, study)
-        if link is None:
-            self.publish()
+        try:
             link = link_of(self.tracking_uri, self.config.name, study)
+            if link is None:
+                self.publish()
+                link = link_of(self.tracking_uri, self.config.name, study)
+        except RouteSearchError:
+            raise
+        except Exception as error:  # MLflow's, its database's or the network's
+            raise RunFailed(f"MLflow at {self.tracking_uri} must answer: {error}") from error
         if link is None:
-            raise RunFailed(
-                f"the study must be in MLflow at {self.tracking_uri}, and is not after publishing it"
-            )
+            raise RunFailed(f"MLflow at {self.tracking_uri} must show a study that was just published")
         return link
 
     @contextmanager
@@ -250,6 +268,12 @@ class Study:
 
     # ---- what is stored ------------------------------------------------------------------------
 
+    def _has_trials(self) -> bool:
+        try:
+            return bool(self.trials())
+        except Refusal:  # not even a journal
+            return False
+
     def _journal(self) -> AbstractContextManager[Journal]:
         from routesearch.search.journal import Journal
 
@@ -319,6 +343,7 @@ class _Tracking:
             self.tracker.publish(self.study._records(self.journal), self.study._tested(self.journal))
 
     def close(self) -> None:
+        """Wait until MLflow has everything; a second call does nothing."""
         if self.tracker is not None:
             self.tracker.close()
             self.study._experiment = self.tracker.experiment or self.study.config.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -159,7 +160,12 @@ def ui(
 
             webbrowser.open(address)
 
-    open_ui(opened.tracking_uri, opened.charts(), port, ready)
+    charts = opened.charts()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server is to end with this
+    try:
+        open_ui(opened.tracking_uri, charts, port, ready)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tested(opened: Study) -> list[Point]:

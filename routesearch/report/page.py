@@ -161,7 +161,7 @@ def _layout(c: Chart) -> dict[str, Any]:
         labels.append((c.budget, f"budget {c.budget / c.reference:.3g}x", RED, "right"))
     return {
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
-        "margin": {"l": 60, "r": 50, "t": 30, "b": 100},
+        "margin": {"l": 60, "r": 70, "t": 30, "b": 100},
         "hovermode": "closest",
         "legend": {"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"},
         "xaxis": _axis("M MACs per image (mean)", c.x, c.logarithmic),

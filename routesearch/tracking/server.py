@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -67,7 +68,18 @@ def _free(port: int | None) -> int:
 
 def _start(uri: str, port: int, output: IO[str]) -> subprocess.Popen[str]:
     folder = artifact_folder(uri)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    leash = Path(__file__).with_name("leash.py")  # a closed terminal or a SIGKILL must leave no server behind
+    command = [
+        sys.executable,
+        "-I",
+        str(leash),
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+    ]
     command += ["--host", HOST, "--port", str(port), "--workers", "1", "--no-serve-artifacts"]
     command += ["--uvicorn-opts", "--log-level warning"]
     if folder is not None:
@@ -75,7 +87,13 @@ def _start(uri: str, port: int, output: IO[str]) -> subprocess.Popen[str]:
     quiet = {**CALM, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **os.environ}
     # Its own session: Ctrl-C reaches us alone, and the whole family of processes can be ended at once.
     return subprocess.Popen(
-        command, env=quiet, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        env=quiet,
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 

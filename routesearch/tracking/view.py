@@ -50,7 +50,7 @@ def shared_view(fields: Mapping[str, Sequence[str]]) -> str:
         "runsCountToCompare": 1000,
     }
     charts: list[dict[str, Any]] = [scatter, spent]
-    sections = [_section("front-section", "Accuracy against MACs, a point per trial")]
+    sections = [_section("front-section", "Accuracy against MACs")]
     for method, names in fields.items():
         place = f"section-{method}"
         sections.append(_section(place, f"{method}: its fields", columns=1))

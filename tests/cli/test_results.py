@@ -151,3 +151,54 @@ def test_results_can_be_read_elsewhere(run: Any, stored: Path, tmp_path: Path) -
     (tmp_path / ".routesearch" / "toy").rename(tmp_path / "moved")
     assert run("trials", stored).status == 2
     assert len(run("trials", stored, "--json", "--set", "storage.dir=moved").json["trials"]) == 3
+
+
+def test_ui_opens_the_charts(run: Any, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the server: what it is asked for, and that the browser gets what it answers."""
+    asked: list[Any] = []
+    opened: list[str] = []
+
+    def open_ui(uri: str, link: str, port: int | None, on_ready: Callable[[str], None]) -> None:
+        asked.append((uri, link, port))
+        on_ready(f"http://127.0.0.1:{port}/{link}")
+
+    monkeypatch.setattr("routesearch.tracking.open_ui", open_ui)
+    monkeypatch.setattr("routesearch.api.Study.charts", lambda study: "#/experiments/1")
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    address = "http://127.0.0.1:7777/#/experiments/1"
+    for options, browsed in ((["--no-browser"], []), ([], [address])):
+        done = run("ui", stored, "--port", 7777, *options)
+        assert (done.status, done.out) == (0, "")
+        assert address in done.err
+        assert opened == browsed
+    uri = f"sqlite:///{tmp_of(stored)}/mlflow.db"
+    assert asked == [(uri, "#/experiments/1", 7777)] * 2
+
+
+def tmp_of(file: Path) -> Path:
+    """Where the study's storage is by default."""
+    return file.resolve().parent / ".routesearch" / file.stem
+
+
+def test_publish_says_where_to(run: Any, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("routesearch.api.Study.publish", lambda study: study.summary())
+    done = run("publish", stored)
+    assert (done.status, done.out) == (0, "")
+    assert done.err == f"routesearch: published to sqlite:///{tmp_of(stored)}/mlflow.db, experiment toy\n"
+
+
+@pytest.mark.parametrize("command", [["publish"], ["ui", "--no-browser"]])
+def test_an_mlflow_that_does_not_answer_is_one_line(run: Any, stored: Path, command: list[str]) -> None:
+    done = run(command[0], stored, *command[1:], "--set", "tracking.uri=nowhere://x")
+    assert (done.status, done.out, len(done.lines)) == (1, "", 1)
+    assert done.err.startswith("routesearch: MLflow at nowhere://x must ")
+
+
+@pytest.mark.slow
+def test_published_for_real(run: Any, stored: Path) -> None:
+    assert run("publish", stored).status == 0
+    import sqlite3
+
+    with sqlite3.connect(tmp_of(stored) / "mlflow.db") as database:
+        (runs,) = database.execute("select count(*) from runs").fetchone()
+    assert runs == 1 + 3  # the study's own, and one for each trial

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from routesearch import Study
+from routesearch import Refusal, Study
 from routesearch.cli import search as command
+from routesearch.search.journal import Journal
 
 KEYS = {
     *("study", "storage", "tracking_uri", "experiment", "finished", "stopped", "failed", "refused"),
@@ -175,3 +176,43 @@ def test_a_signal_leaves_a_study_that_goes_on(write_study: Callable[..., Path], 
     assert "interrupted; the same command goes on from here" in err
     kept = [r for r in study.trials() if r.state == "finished"]
     assert len(kept) >= finished >= 2
+
+
+@pytest.fixture
+def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search that opens the journal and then finds that it cannot run."""
+
+    def refuse(task: Any, **_: Any) -> None:
+        with Journal.open_for_writing(task.dir):
+            raise Refusal("resources of a trial must fit on one machine")
+
+    monkeypatch.setattr("routesearch.search.driver.run_search", refuse)
+
+
+@pytest.mark.usefixtures("refusing")
+def test_a_refusal_after_the_journal_was_opened_leaves_nothing(
+    run: Any, write_study: Callable[..., Path]
+) -> None:
+    file = write_study()
+    done = run("search", file, "--json")
+    assert (done.status, done.out, len(done.lines)) == (2, "", 1)
+    assert not Study.load(file).config.dir.exists()
+
+
+@pytest.mark.usefixtures("refusing")
+def test_a_refused_fresh_start_gives_the_old_trials_back(run: Any, stored: Path) -> None:
+    before = run("trials", stored, "--json").json
+    assert run("search", stored, "--fresh").status == 2
+    assert run("trials", stored, "--json").json == before
+    assert run("search", stored).status == 2  # nor does a refusal take away what was there
+    assert run("trials", stored, "--json").json == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["resources.cpu=1000", "resources.gpu=1000"])
+def test_resources_that_no_machine_has(run: Any, write_study: Callable[..., Path], setting: str) -> None:
+    file = write_study()
+    done = run("search", file, "--json", "--set", setting)
+    assert (done.status, done.out, len(done.lines)) == (2, "", 1)
+    assert "resources of a trial must fit on one machine" in done.err
+    assert not Study.load(file).config.dir.exists()
