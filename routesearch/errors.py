@@ -6,7 +6,9 @@ units=8``. It is one line, because the command line prints it as it is.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class RouteSearchError(Exception):
@@ -32,3 +34,15 @@ class PluginError(Refusal):
 
 class RunFailed(RouteSearchError):
     """The work was started and could not be finished (exit status 1)."""
+
+
+def origin(error: BaseException) -> str:
+    """`` (file.py:47)``, the last line outside of installed libraries and this package, or nothing."""
+    if isinstance(error, RouteSearchError):
+        return ""  # says itself what is wrong
+    here = Path(__file__).parent
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if here not in file.parents and "site-packages" not in file.parts and file.suffix == ".py":
+            return f" ({file.name}:{frame.lineno})"
+    return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import Any, TypeVar
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from routesearch.data.base import Data, Images
 from routesearch.errors import RunFailed
 from routesearch.method import Batch, Stage
+from routesearch.pricing import Executed, Tensors, executed, map_tensors, tensors
 from routesearch.recipe import Recipe
-from routesearch.routing import State, map_tensors, tensors
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -108,11 +108,11 @@ class _Loop:
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
             # The bill is read on the first step of each epoch: the work may change as training goes on.
-            watched = counted(self.net) if step % self.per_epoch == 0 else nullcontext(None)
-            with watched as bill, _autocast(self.recipe, self.device):
+            watched = training_work(self.net) if step % self.per_epoch == 0 else nullcontext(None)
+            with watched as work, _autocast(self.recipe, self.device):
                 loss = stage.loss(Batch(source(rows), self.images.labels[rows], step / steps))
-            if bill is not None:
-                price, priced = bill.macs, len(rows)
+            if work is not None:
+                price, priced = work.macs, len(rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             stage.after_backward()
@@ -147,12 +147,12 @@ class _Loop:
             return lambda rows: data.batch(images, rows, self.generator)[0], 0
         front = stage.cache
 
-        def through(rows: Tensor) -> State:
+        def through(rows: Tensor) -> Tensors:
             with torch.no_grad(), _autocast(self.recipe, self.device):
                 return front(data.batch(images, rows)[0])
 
         size = min(self.recipe.batch_size, len(images))
-        with counted(self.net) as bill:
+        with executed(self.net) as work:
             first = through(torch.arange(size, device=self.device))
         per_image = sum(t[0].numel() * t.element_size() for t in tensors(first))
         if per_image * len(images) > MOST_CACHED:
@@ -161,36 +161,16 @@ class _Loop:
         for rows in torch.arange(len(images), device=self.device).split(size):
             for whole, part in zip(tensors(stored), tensors(through(rows)), strict=True):
                 whole[rows] = part
-        return lambda rows: map_tensors(stored, lambda t: t[rows]), round(bill.macs * len(images) / size)
+        return lambda rows: map_tensors(stored, lambda t: t[rows]), round(work.macs * len(images) / size)
 
 
-@dataclass
-class Bill:
-    macs: int = 0
+def training_work(net: nn.Module) -> AbstractContextManager[Executed]:
+    """The training MACs of every layer that runs inside."""
 
+    def weight(output: Tensors) -> int:
+        return GRADIENT_FACTOR if any(t.requires_grad for t in tensors(output)) else 1
 
-@contextmanager
-def counted(net: nn.Module) -> Iterator[Bill]:
-    """Add up the training MACs of every block of ``net`` that runs inside."""
-    from torchinfo.layer_info import LayerInfo
-
-    bill = Bill()
-
-    def charge(module: nn.Module, inputs: tuple[State, ...], output: State) -> None:
-        layer = LayerInfo("", module, 0)
-        layer.output_size, _ = LayerInfo.calculate_size(output, None)
-        layer.calculate_macs()  # of the whole batch
-        flows = any(t.requires_grad for t in tensors(output))
-        bill.macs += layer.macs * (GRADIENT_FACTOR if flows else 1)
-
-    # What torchinfo counts: modules without children, by their own parameters.
-    leaves = [m for m in net.modules() if not any(m.children()) and any(True for _ in m.parameters())]
-    handles = [leaf.register_forward_hook(charge) for leaf in leaves]
-    try:
-        yield bill
-    finally:
-        for handle in handles:
-            handle.remove()
+    return executed(net, weight)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from routesearch.data.base import Data, Images
 from routesearch.errors import RunFailed
 from routesearch.method import Knob, RoutedNet, Scores, plan, run
 from routesearch.points import OperatingPoint
+from routesearch.pricing import executed
 from routesearch.routing import Plan, Routed
 
 BATCH = 256
@@ -29,7 +30,8 @@ def measure(
     method decides, the core looks up whether that route's label is right and what the route costs.
 
     Raises:
-        RunFailed: where stored decisions and executed ones differ, or logits are not finite.
+        RunFailed: where stored decisions and executed ones differ, where work was done outside the meter,
+            or where logits are not finite.
     """
     net.eval()
     labels = images.labels.to(device)
@@ -39,10 +41,12 @@ def measure(
     if knobs is None:
         knobs = net.knobs(scores, labels)
     priced = plan(type(net), net.config, net.backbone)
+    first = data.inputs(images.pixels[:BATCH].to(device))
     if scores is None:
+        _audited(net, first, knobs[0])
         return [_executed(net, data, images, device, knob, len(priced.routes)) for knob in knobs]
     some = {0, len(knobs) // 3, 2 * len(knobs) // 3}  # ends tell little: there all images go one way
-    _spot_check(net, data, images, device, scores, [knobs[i] for i in some])
+    _spot_check(net, first, scores, priced, [knobs[i] for i in some])
     return _looked_up(net, scores, labels, priced, knobs)
 
 
@@ -86,25 +90,49 @@ def _executed(
     if sites:
         shares = torch.cat([F.pad(p.ran, (0, sites - p.ran.shape[1])) for p in parts]).double().mean(0)
     else:
-        routes = len(plan(type(net), net.config, net.backbone).routes)
         shares = torch.bincount(torch.cat([p.route for p in parts]), minlength=routes).double() / len(labels)
     accuracy = logits.argmax(1).eq(labels).double().mean().item()
     return OperatingPoint(knob, accuracy, macs, _shares(shares))
 
 
+def _audited(net: RoutedNet, inputs: Tensor, knob: Knob) -> Routed:
+    """Route a batch, and hold the bill against everything that ran.
+
+    Raises:
+        RunFailed: where work was done outside the meter, or charged and not done.
+    """
+    run(net, inputs, knob)  # prices what it meets for the first time, which would count as work below
+    with executed(net) as work:
+        routed = run(net, inputs, knob)
+    _check_finite(net, routed.logits, knob)
+    billed = int(routed.macs.sum())
+    if work.macs != billed:
+        law = "every block must run through the meter"
+        raise RunFailed(f"{net.name}: {law}, got {work.macs:,} MACs of work and a bill of {billed:,}")
+    return routed
+
+
 def _spot_check(
-    net: RoutedNet, data: Data, images: Images, device: torch.device, scores: Scores, knobs: Sequence[Knob]
+    net: RoutedNet,
+    inputs: Tensor,
+    scores: Scores,
+    priced: Plan,
+    knobs: Sequence[Knob],
 ) -> None:
-    pixels = images.pixels[:BATCH].to(device)
+    """Hold stored decisions, labels and prices of the first images against executed ones."""
     for knob in knobs:
-        really = run(net, data.inputs(pixels), knob)
-        _check_finite(net, really.logits, knob)
-        said = net.decide(scores.scores[: len(pixels)], knob)
-        labels = scores.predictions[: len(pixels)].gather(1, said[:, None]).squeeze(1)
+        really = _audited(net, inputs, knob)
+        said = net.decide(scores.scores[: len(inputs)], knob)
+        labels = scores.predictions[: len(inputs)].gather(1, said[:, None]).squeeze(1)
         differ = int((said.ne(really.route) | labels.ne(really.logits.argmax(1))).sum())
-        if differ > max(2, DISAGREE * len(pixels)):
+        if differ > max(2, DISAGREE * len(inputs)):
             law = "decide(observe(x)) must agree with route(x)"
-            raise RunFailed(f"{net.name}: {law}, got {differ} of {len(pixels)} different at {dict(knob)}")
+            raise RunFailed(f"{net.name}: {law}, got {differ} of {len(inputs)} different at {dict(knob)}")
+        for route, macs in set(zip(really.route.tolist(), really.macs.tolist(), strict=True)):
+            price = priced.routes[route]
+            if macs not in price:
+                law = "an image must cost what its route was priced at"
+                raise RunFailed(f"{net.name}: {law}, got {macs:,} and {price} on route {route}")
 
 
 def _check_finite(net: RoutedNet, logits: Tensor, knob: Knob) -> None:

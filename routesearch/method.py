@@ -47,7 +47,10 @@ import torch
 from torch import Tensor, nn
 
 from routesearch.backbones.base import Backbone
-from routesearch.routing import Interval, Meter, Plan, Routed, shapes_only
+from routesearch.errors import Refusal, origin
+from routesearch.meta import shapes_only
+from routesearch.pricing import Interval
+from routesearch.routing import Meter, Plan, Routed
 from routesearch.space import SearchSpace, Space
 
 Knob = Mapping[str, Any]
@@ -203,12 +206,32 @@ class RoutedNet(nn.Module, ABC):
 
 
 def plan(method: type[RoutedNet], config: Space, backbone: Backbone) -> Plan:
-    """Price a config without weights or data: bounds, and the price of each route."""
+    """Price a config without weights or data: bounds, and the price of each route.
+
+    Raises:
+        Refusal: where the config breaks a law of the method, or the method's code fails.
+    """
+    try:
+        return _walk(method, config, backbone)
+    except Refusal:
+        raise
+    except Exception as error:  # a stranger's code may raise anything
+        hint = "; route may branch through the meter only" if "meta tensors" in str(error) else ""
+        text = " ".join(str(error).split())
+        where = f"{type(error).__name__}: {text}{hint}{origin(error)}"
+        raise Refusal(f"{method.name}: {dict(config)} cannot be built and routed: {where}") from error
+
+
+def _walk(method: type[RoutedNet], config: Space, backbone: Backbone) -> Plan:
     priced = Plan()
     with shapes_only():
         net = method(config, backbone).eval()
+        if not net.knobs():
+            raise Refusal(f"{method.name}: knobs() must give one setting or more without data, got none")
         priced.params = sum(p.numel() for p in net.parameters())
         net.route(priced, torch.empty(1, *backbone.image_shape), net.knobs()[0])
+    if not priced.routes:
+        raise ValueError("a route must end in meter.finish, got none that does")
     return priced
 
 

@@ -1,8 +1,6 @@
 """Conditional execution and its bill.
 
-**What is counted.** MACs are multiply-adds as torchinfo counts them, for one image: biases and
-normalisation parameters included, activations, pooling and additions free, functional convolutions
-invisible (wrap them in a module). A block is charged to the images that it ran for, routers and
+A block is charged, at its price (:mod:`routesearch.pricing`), to the images that it ran for, routers and
 heads included, and to no other.
 
 A :class:`Meter` holds a group of images that went the same way so far. It runs blocks for the group
@@ -13,38 +11,14 @@ with one image on torch's meta device that takes every way, gives the static int
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-State = Any
-"""What travels along a route: a tensor, or nested lists and tuples of tensors, images always dim 0."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Cheapest and dearest route, in MACs per image."""
-
-    min: int
-    max: int
-
-    def __add__(self, other: Interval) -> Interval:
-        """One after the other."""
-        return Interval(self.min + other.min, self.max + other.max)
-
-    def __or__(self, other: Interval) -> Interval:
-        """One or the other."""
-        return Interval(min(self.min, other.min), max(self.max, other.max))
-
-    def __contains__(self, macs: float) -> bool:
-        return self.min <= macs <= self.max
+from routesearch.pricing import Interval, Tensors, map_tensors, mult_adds
 
 
 @dataclass(frozen=True)
@@ -55,133 +29,14 @@ class Routed:
         logits: N, classes.
         macs: N, int64: multiply-adds spent on each image.
         route: N, int64: the exit or leaf that each image finished at.
-        ran: N, sites, bool: which of the skippable blocks ran for each image, in the order met; no
-            columns where the network skips nothing.
+        ran: N, sites, bool: whether the first, second, ... skippable block on an image's way ran for it;
+            branches share columns; none where the network skips nothing.
     """
 
     logits: Tensor
     macs: Tensor
     route: Tensor
     ran: Tensor
-
-
-class _ShapesOnly(TorchFunctionMode):
-    """Spares the meta device work that could not show: it has shapes and no values.
-
-    Random initialisation and the functions below have Python forms there: milliseconds each, and the
-    first call imports torch's compiler, which takes longer than pricing any network.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and isinstance(args[0], Tensor) and args[0].is_meta:
-            name = getattr(func, "__name__", "")
-            if name in _INITIALISERS:
-                return args[0]
-            if name in _COMPARISONS and len(args) == 2 and isinstance(args[1], int | float):
-                return torch.empty_like(args[0], dtype=torch.bool)
-            shape = _SHAPES[func](*args, **(kwargs or {})) if func in _SHAPES else None
-            if shape is not None:
-                return args[0].new_empty(shape)
-        return func(*args, **(kwargs or {}))
-
-
-def _pooled(x: Tensor, output_size: Any) -> list[int]:
-    """Of an adaptive pooling: one side for both, None for as it is."""
-    sides = [
-        side if want is None else int(want)
-        for want, side in zip(_pair(output_size), x.shape[-2:], strict=True)
-    ]
-    return [*x.shape[:-2], *sides]
-
-
-def _convolved(
-    x: Tensor,
-    weight: Tensor,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> list[int] | None:
-    if x.dim() < 3 or x.shape[-3] != weight.shape[1] * groups:
-        return None
-    sides = []
-    for axis in (0, 1):
-        reach = _pair(dilation)[axis] * (weight.shape[2 + axis] - 1)
-        pad = {"same": reach, "valid": 0}[padding] if isinstance(padding, str) else 2 * _pair(padding)[axis]
-        sides.append((x.shape[-2 + axis] + pad - reach - 1) // _pair(stride)[axis] + 1)
-    return [*x.shape[:-3], weight.shape[0], *sides] if min(sides) > 0 else None
-
-
-def _normed(x: Tensor, running_mean: Tensor | None, *_: Any, **__: Any) -> Sequence[int] | None:
-    fits = running_mean is not None and x.dim() > 1 and x.shape[1] == len(running_mean)
-    return x.shape if fits else None
-
-
-def _mapped(x: Tensor, weight: Tensor, bias: Any = None) -> list[int] | None:
-    return [*x.shape[:-1], weight.shape[0]] if x.shape[-1] == weight.shape[1] else None
-
-
-def _pair(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else (value, value)
-
-
-_INITIALISERS = frozenset({"normal_", "uniform_", "trunc_normal_", "fill_", "zero_", "ones_", "zeros_"})
-_COMPARISONS = frozenset({"ge", "gt", "le", "lt", "__ge__", "__gt__", "__le__", "__lt__"})
-_SHAPES: dict[Any, Callable[..., Sequence[int] | None]] = {
-    F.adaptive_avg_pool2d: _pooled,
-    F.batch_norm: _normed,
-    F.conv2d: _convolved,
-    F.linear: _mapped,
-}
-"""Functions and the shape of what they give; None where they would refuse, which torch then does itself."""
-
-
-@contextmanager
-def shapes_only() -> Iterator[None]:
-    """Modules made and tensors run inside are on the meta device: shapes and prices without weights."""
-    with torch.device("meta"), _ShapesOnly(), torch.no_grad():
-        yield
-
-
-_PRICES: WeakKeyDictionary[nn.Module, dict[Any, int]] = WeakKeyDictionary()
-
-
-def mult_adds(block: nn.Module, *inputs: State) -> int:
-    """Multiply-adds of ``block`` for one image, by torchinfo; remembered for each module and input shape.
-
-    Args:
-        block: the module; its mode and the random generators are left as they were.
-        inputs: what it is called with, any number of images, any device.
-    """
-    known = _PRICES.setdefault(block, {})
-    key = _shapes(inputs)
-    if key not in known:
-        known[key] = _count(block, inputs)
-    return known[key]
-
-
-def _count(block: nn.Module, inputs: tuple[State, ...]) -> int:
-    from torchinfo import summary
-
-    # torchinfo restores the mode of the root only, and a training-mode norm would refuse one image.
-    modes = [(m, m.training) for m in block.modules()]
-    block.eval()
-    one = [
-        map_tensors(x, lambda t: torch.zeros((1, *t.shape[1:]), dtype=t.dtype, device=t.device))
-        for x in inputs
-    ]
-    try:
-        with torch.no_grad():
-            found = summary(block, input_data=one, verbose=0, mode="eval", col_names=(), device=_device(one))
-    finally:
-        for module, training in modes:
-            module.training = training
-    return int(found.total_mult_adds)
-
-
-def _device(inputs: State) -> torch.device:
-    return next(t.device for t in tensors(inputs))
 
 
 @dataclass
@@ -219,18 +74,19 @@ class Meter:
     def __len__(self) -> int:
         return self._size
 
-    def run(self, block: nn.Module, *inputs: State) -> Any:
+    def run(self, block: nn.Module, *inputs: Tensors) -> Any:
         """Run ``block`` for the whole group and charge each of its images."""
         self.spent = self.spent + mult_adds(block, *inputs)
         return block(*inputs)
 
-    def split(self, choice: Tensor, ways: int, *state: State) -> Iterator[tuple[Any, ...]]:
+    def split(self, choice: Tensor, ways: int, *state: Tensors) -> Iterator[tuple[Any, ...]]:
         """Send each image the way that ``choice`` (its index, or a bool for two ways) names.
 
         Yields:
             (way, group, *state) for each way that any image takes, the state cut down to the group.
             The group that was split must not be used afterwards.
         """
+        _check_choice(choice, len(self))
         counts = torch.bincount(choice.long(), minlength=ways).tolist()  # the one wait for the device
         if len(counts) > ways:
             raise ValueError(f"choice < ways must hold, got choice={len(counts) - 1}, ways={ways}")
@@ -242,13 +98,14 @@ class Meter:
             if counts[way]:
                 yield (way, self._part(take), *(map_tensors(s, lambda t, take=take: t[take]) for s in state))
 
-    def patch(self, mask: Tensor, block: nn.Module, *inputs: State, into: Tensor) -> Tensor:
+    def patch(self, mask: Tensor, block: nn.Module, *inputs: Tensors, into: Tensor) -> Tensor:
         """Run ``block`` for the masked images only; the others keep their rows of ``into``.
 
         Args:
             mask: bool, one per image of the group.
             into: what the others go on with; not changed.
         """
+        _check_choice(mask, len(self))
         price = mult_adds(block, *inputs)
         self._mark(mask)
         take = mask.nonzero().squeeze(1)
@@ -315,16 +172,15 @@ class Plan(Meter):
         spent: Interval so far.
         routes: route -> Interval, filled as ways finish.
         params: parameters of the network that is priced, all branches.
-        sites: how many skippable blocks were met.
+        sites: the most skippable blocks that were met on one way.
     """
 
     def __init__(self) -> None:
-        self._size = 1
-        self.rows = None
+        super().__init__(torch.empty(1, 0, device="meta"))
         self.spent: Any = Interval(0, 0)
         self.routes: dict[int, Interval] = {}
         self.params = 0
-        self._sites = [0]
+        self._longest = [0]  # one for all ways
 
     @property
     def bounds(self) -> Interval:
@@ -336,43 +192,35 @@ class Plan(Meter):
 
     @property
     def sites(self) -> int:
-        return self._sites[0]
+        return self._longest[0]
 
-    def run(self, block: nn.Module, *inputs: State) -> Any:
+    def run(self, block: nn.Module, *inputs: Tensors) -> Any:
         price = mult_adds(block, *inputs)
         self.spent = self.spent + Interval(price, price)
         return block(*inputs)
 
-    def split(self, choice: Tensor, ways: int, *state: State) -> Iterator[tuple[Any, ...]]:
+    def split(self, choice: Tensor, ways: int, *state: Tensors) -> Iterator[tuple[Any, ...]]:
+        _check_choice(choice, len(self))
         for way in range(ways):
             yield (way, copy.copy(self), *state)
 
-    def patch(self, mask: Tensor, block: nn.Module, *inputs: State, into: Tensor) -> Tensor:
+    def patch(self, mask: Tensor, block: nn.Module, *inputs: Tensors, into: Tensor) -> Tensor:
+        _check_choice(mask, len(self))
         self.spent = self.spent + Interval(0, mult_adds(block, *inputs))
-        self._sites[0] += 1
+        self._site += 1
         return into
 
     def finish(self, logits: Tensor, route: int = 0) -> None:
+        if self.spent.min <= 0:
+            raise ValueError(f"a route must run some block through the meter, route {route} ran none")
+        self._longest[0] = max(self._longest[0], self._site)
         self.routes[route] = self.routes[route] | self.spent if route in self.routes else self.spent
 
-
-def tensors(state: State) -> Iterator[Tensor]:
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, list | tuple):
-        for part in state:
-            yield from tensors(part)
+    def bill(self) -> Routed:
+        raise TypeError("a plan prices routes; it has no images to bill")
 
 
-def map_tensors(state: State, change: Any) -> State:
-    if isinstance(state, Tensor):
-        return change(state)
-    if isinstance(state, list | tuple):
-        return type(state)(map_tensors(part, change) for part in state)
-    return state
-
-
-def _shapes(state: State) -> Any:
-    if isinstance(state, Tensor):
-        return tuple(state.shape[1:])
-    return tuple(_shapes(part) for part in state) if isinstance(state, list | tuple) else None
+def _check_choice(choice: Tensor, images: int) -> None:
+    if choice.shape != (images,) or choice.is_floating_point():
+        got = f"{choice.dtype} of shape {tuple(choice.shape)} for {images} images"
+        raise ValueError(f"a choice must be one integer or bool per image, got {got}")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from routesearch.data.base import Data
+from routesearch.errors import origin
 from routesearch.fit import fit, place, states
 from routesearch.measure import measure
 from routesearch.method import Knob, RoutedNet, Trunk
@@ -58,7 +59,7 @@ def run_trial(
         outcome.dumps()  # a knob that is no JSON value fails its trial here, not the worker that stores it
         return outcome, {name: tensor.numpy() for name, tensor in states(net).items()}
     except Exception as error:  # MemoryError and torch's out-of-memory errors are Exceptions too
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}{origin(error)}"
         return Outcome.failure(reason, traceback.format_exc(), time.monotonic() - started), {}
 
 

@@ -15,10 +15,10 @@ from routesearch import fit as fit_module
 from routesearch.data.augment import Augment
 from routesearch.data.base import Data
 from routesearch.errors import RunFailed
-from routesearch.fit import Fitted, counted, fit, make_optimizer, states
+from routesearch.fit import Fitted, fit, make_optimizer, states, training_work
 from routesearch.method import Batch, Stage, cosine, shuffled
+from routesearch.pricing import mult_adds
 from routesearch.recipe import Recipe
-from routesearch.routing import mult_adds
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(batch_size=16, weight_decay=0.0)
@@ -427,7 +427,7 @@ def test_a_cached_front_costs_once_per_image(net: Net, train: Callable[..., Fitt
     assert fitted.macs == 96 * STEM_MACS + 5 * 96 * 3 * HEAD_MACS
 
 
-def test_only_the_images_that_ran_are_counted(net: Net, train: Callable[..., Fitted]) -> None:
+def test_only_the_images_that_ran_are_training_work(net: Net, train: Callable[..., Fitted]) -> None:
     def loss(batch: Batch) -> Tensor:
         return F.cross_entropy(net(batch.inputs[:4]), batch.labels[:4])
 
@@ -484,16 +484,16 @@ def test_the_bill_is_torchinfos_for_any_module(kind: type[nn.Module]) -> None:
     net, x = kind(), torch.rand(5, 64)
     whole = mult_adds(net, x)
     assert whole > 0
-    with counted(net) as bill:
+    with training_work(net) as bill:
         net(x).sum().backward()
     assert bill.macs == 5 * 3 * whole
-    with counted(net) as bill, torch.no_grad():
+    with training_work(net) as bill, torch.no_grad():
         net(x)
     assert bill.macs == 5 * whole
 
 
 def test_counting_leaves_no_hooks(net: Net) -> None:
-    with counted(net):
+    with training_work(net):
         pass
     assert not any(m._forward_hooks for m in net.modules())
 

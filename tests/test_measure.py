@@ -197,6 +197,33 @@ def test_a_lie_about_decisions_is_caught(kind: type[Looked], looked: Looked, dat
         measure(net, data, data.validation, CPU)
 
 
+class Smuggler(Thirds):
+    """Runs its first unit beside the meter."""
+
+    name = "smuggler"
+
+    def _from(self, meter: Meter, k: int, x: Tensor, scores: Tensor, knob: Knob) -> None:
+        if k == 0:
+            self.units[0](x)
+        super()._from(meter, k, x, scores, knob)
+
+
+class LookedSmuggler(Looked):
+    """The same, hidden behind stored scores."""
+
+    name = "looked_smuggler"
+
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        self.units[0](images)
+        super().route(meter, images, knob)
+
+
+@pytest.mark.parametrize("kind", [Smuggler, LookedSmuggler])
+def test_work_beside_the_meter_is_caught(kind: type[Thirds], pocket: Backbone, data: Data) -> None:
+    with pytest.raises(RunFailed, match=r"every block must run through the meter, got [\d,]+ MACs of work"):
+        measure(kind(kind.Config(), pocket), data, data.validation, CPU)
+
+
 @pytest.mark.parametrize("kind", [Thirds, Looked])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_fail_the_run(

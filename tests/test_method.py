@@ -19,11 +19,13 @@ from routesearch import method as method_module
 from routesearch.backbones import NiN
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Data
+from routesearch.errors import Refusal
 from routesearch.fit import fit
 from routesearch.measure import measure
-from routesearch.method import Knob, RoutedNet, Scores, Stage, plan, run
+from routesearch.method import Knob, RoutedNet, Scores, Stage, Trunk, plan, run
+from routesearch.pricing import Interval, mult_adds
 from routesearch.recipe import Recipe
-from routesearch.routing import Interval, Meter, mult_adds
+from routesearch.routing import Meter
 from routesearch.space import Space
 
 CPU = torch.device("cpu")
@@ -141,8 +143,12 @@ class Bare(RoutedNet):
     def stages(self) -> Sequence[Stage]:
         return []
 
+    def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
+        super().__init__(config, backbone, trunk)
+        self.plain = backbone.plain()
+
     def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
-        meter.finish(images.flatten(1)[:, :3])
+        meter.finish(meter.run(self.plain, images))
 
     def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
         return [{}]
@@ -152,7 +158,8 @@ def test_what_a_method_need_not_say(pocket: Backbone) -> None:
     net = Bare(Bare.Config(), pocket)
     assert net.observe(torch.zeros(1, 1, 8, 8)) is None
     assert Bare.space(pocket).domains == {}
-    assert net.bounds() == Interval(0, 0)
+    price = mult_adds(pocket.plain(), torch.zeros(1, 1, 8, 8))
+    assert net.bounds() == Interval(price, price)
     with pytest.raises(TypeError, match="bare offers scores, so it must say how it decides"):
         net.decide(torch.zeros(1, 1), {})
 
@@ -163,3 +170,64 @@ def test_what_it_must_say(pocket: Backbone) -> None:
 
     with pytest.raises(TypeError, match="abstract"):
         Mute(Mute.Config(), pocket)  # type: ignore[abstract]
+
+
+class Unmetered(Bare):
+    """Runs its network for nothing."""
+
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        meter.finish(self.plain(images))
+
+
+class Endless(Bare):
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        meter.run(self.plain, images)
+
+
+class Knobless(Bare):
+    def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
+        return []
+
+
+class Branching(Bare):
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        logits = meter.run(self.plain, images)
+        if logits.sum() > 0:
+            meter.finish(logits)
+
+
+class Misfit(Bare):
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        meter.finish(meter.run(self.plain.units[1], images))
+
+
+class Crowd(Bare):
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        logits = meter.run(self.plain, images)
+        for _, group, own in meter.split(logits.argmax(1, keepdim=True), 3, logits):
+            group.finish(own)
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (Unmetered, "a route must run some block through the meter, route 0 ran none"),
+        (Endless, "a route must end in meter.finish"),
+        (Knobless, "knobs\\(\\) must give one setting or more"),
+        (Branching, "route may branch through the meter only"),
+        (Misfit, "Invalid channel dimensions"),
+        (Crowd, "a choice must be one integer or bool per image"),
+    ],
+)
+def test_a_mistake_in_a_method_is_one_line_that_names_it(
+    method: type[RoutedNet], told: str, pocket: Backbone
+) -> None:
+    with pytest.raises(Refusal, match=told) as refused:
+        plan(method, method.Config(), pocket)
+    assert str(refused.value).startswith("bare: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_mistake_is_placed_where_the_author_made_it(pocket: Backbone) -> None:
+    with pytest.raises(Refusal, match=r"\(test_method\.py:\d+\)$"):
+        plan(Misfit, Misfit.Config(), pocket)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchinfo import summary
 
-from routesearch.routing import Interval, Meter, Plan, Routed, map_tensors, mult_adds, shapes_only, tensors
+from routesearch.meta import shapes_only
+from routesearch.pricing import Interval, map_tensors, mult_adds, tensors
+from routesearch.routing import Meter, Plan, Routed
 
 COSTS = st.integers(0, 10**12)
 INTERVALS = st.tuples(COSTS, COSTS).map(lambda ends: Interval(min(ends), max(ends)))

@@ -1,0 +1,91 @@
+"""Torch's meta device made quick: networks with shapes and no values, for pricing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Spares the meta device work that could not show: it has shapes and no values.
+
+    Random initialisation and the functions below have Python forms there: milliseconds each, and the
+    first call imports torch's compiler, which takes longer than pricing any network.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if args and isinstance(args[0], Tensor) and args[0].is_meta:
+            name = getattr(func, "__name__", "")
+            if name in _INITIALISERS:
+                return args[0]
+            if name in _COMPARISONS and len(args) == 2 and isinstance(args[1], int | float):
+                return torch.empty_like(args[0], dtype=torch.bool)
+            shape = _SHAPES[func](*args, **(kwargs or {})) if func in _SHAPES else None
+            if shape is not None:
+                return args[0].new_empty(shape)
+        return func(*args, **(kwargs or {}))
+
+
+def _pooled(x: Tensor, output_size: Any) -> list[int]:
+    """Of an adaptive pooling: one side for both, None for as it is."""
+    sides = [
+        side if want is None else int(want)
+        for want, side in zip(_pair(output_size), x.shape[-2:], strict=True)
+    ]
+    return [*x.shape[:-2], *sides]
+
+
+def _convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> list[int] | None:
+    if x.dim() < 3 or x.shape[-3] != weight.shape[1] * groups:
+        return None
+    sides = []
+    for axis in (0, 1):
+        reach = _pair(dilation)[axis] * (weight.shape[2 + axis] - 1)
+        pad = {"same": reach, "valid": 0}[padding] if isinstance(padding, str) else 2 * _pair(padding)[axis]
+        sides.append((x.shape[-2 + axis] + pad - reach - 1) // _pair(stride)[axis] + 1)
+    return [*x.shape[:-3], weight.shape[0], *sides] if min(sides) > 0 else None
+
+
+def _normed(x: Tensor, running_mean: Tensor | None, *_: Any, **__: Any) -> Sequence[int] | None:
+    fits = running_mean is not None and x.dim() > 1 and x.shape[1] == len(running_mean)
+    return x.shape if fits else None
+
+
+def _mapped(x: Tensor, weight: Tensor, bias: Any = None) -> list[int] | None:
+    return [*x.shape[:-1], weight.shape[0]] if x.shape[-1] == weight.shape[1] else None
+
+
+def _pair(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value, value)
+
+
+_INITIALISERS = frozenset({"normal_", "uniform_", "trunc_normal_", "fill_", "zero_", "ones_", "zeros_"})
+_COMPARISONS = frozenset({"ge", "gt", "le", "lt", "__ge__", "__gt__", "__le__", "__lt__"})
+_SHAPES: dict[Any, Callable[..., Sequence[int] | None]] = {
+    F.adaptive_avg_pool2d: _pooled,
+    F.batch_norm: _normed,
+    F.conv2d: _convolved,
+    F.linear: _mapped,
+}
+"""Functions and the shape of what they give; None where they would refuse, which torch then does itself."""
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Modules made and tensors run inside are on the meta device: shapes and prices without weights."""
+    with torch.device("meta"), _ShapesOnly(), torch.no_grad():
+        yield
