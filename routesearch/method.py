@@ -8,6 +8,10 @@ A complete method, early exit on confidence after one unit:
         class Config(Space):
             position: Annotated[int, IntDistribution(1, 7)] = 3
 
+        @classmethod
+        def space(cls, backbone):
+            return super().space(backbone).refine(position=IntDistribution(1, len(backbone) - 1))
+
         def __init__(self, config, backbone, trunk=None):
             super().__init__(config, backbone, trunk)
             k = config.position

@@ -1,0 +1,81 @@
+"""The documentation says what is so: its code runs, its hooks exist."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from routesearch import hookspecs
+from routesearch.plugins import load_plugins
+from routesearch.study import load_study
+from routesearch.task import resolve
+
+ROOT = Path(__file__).parents[1]
+GUIDE = (ROOT / "docs" / "plugins.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S)
+
+
+def test_every_hook_is_in_the_guide_with_its_arguments() -> None:
+    for name, hook in inspect.getmembers(hookspecs, inspect.isfunction):
+        if name.startswith("routesearch_"):
+            assert f"`{name}({', '.join(inspect.signature(hook).parameters)})`" in GUIDE
+
+
+def test_the_guides_plugins_load_and_make_a_study_together(tmp_path: Path) -> None:
+    files = []
+    for number, code in enumerate(blocks(GUIDE, "python")):
+        files.append(tmp_path / f"plugin{number}.py")
+        files[-1].write_text(code)
+    before, registry = load_plugins(), load_plugins(files)
+    assert not [p for p in registry.problems if "plugin" in p and str(tmp_path) in p]
+    new = {
+        shelf.kind: sorted(shelf.items.keys() - known.items.keys())
+        for shelf, known in (
+            (registry.methods, before.methods),
+            (registry.backbones, before.backbones),
+            (registry.datasets, before.datasets),
+        )
+    }
+    assert new == {"method": ["one_exit"], "backbone": ["tiny"], "data set": ["stripes"]}
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        yaml.safe_dump(
+            {
+                "data": {"name": "stripes"},
+                "backbone": "tiny",
+                "methods": ["one_exit"],
+                "plugins": [str(f) for f in files],
+            }
+        )
+    )
+    task = resolve(load_study(study))
+    reach = task.reach("one_exit")
+    assert reach.share == 1.0
+    assert reach.macs is not None
+    assert 0 < reach.macs.min < reach.macs.max
+    assert len(task.data.train) == 240
+
+
+@pytest.mark.parametrize("text", [README, GUIDE], ids=["README", "guide"])
+def test_every_study_that_is_shown_is_valid(text: str, tmp_path: Path) -> None:
+    shown = blocks(text, "yaml")
+    assert shown
+    for number, code in enumerate(shown):
+        path = tmp_path / f"study{number}.yaml"
+        path.write_text(code)
+        load_study(path)
+
+
+def test_the_quickstart_that_is_shown_is_the_one_that_runs(tmp_path: Path) -> None:
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(blocks(README, "yaml")[0])
+    real = load_study(ROOT / "studies" / "quickstart.yaml")
+    assert load_study(shown).model_dump() == real.model_dump()
