@@ -22,10 +22,10 @@ from typing import Any
 
 from routesearch.points import OperatingPoint
 from routesearch.record import Outcome, State, TrialRecord
+from routesearch.search.dispatcher import Snapshot
 from routesearch.search.driver import run_search
 from routesearch.search.journal import Journal
 from routesearch.search.ledger import Ledger
-from routesearch.search.searcher import Snapshot
 from routesearch.search.work import Grant, Work
 from routesearch.study import load_study
 from routesearch.task import Task, resolve
@@ -127,7 +127,8 @@ def bench_ask(stored: int, refused: int, asks: int) -> None:
             print(f"{stored} finished and {ledger.counts[State.REFUSED]} refused trials stored:")
             for method, values in times.items():
                 print(
-                    f"  {method:>8}: ask + tell {statistics.median(values):.1f} ms, worst {max(values):.1f} ms"
+                    f"  {method:>8}: ask + tell {statistics.median(values):.1f} ms, "
+                    f"worst {max(values):.1f} ms"
                 )
 
 

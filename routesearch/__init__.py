@@ -15,23 +15,27 @@ if TYPE_CHECKING:
     from routesearch.api import Study, build
     from routesearch.backbones.base import Backbone, Plain, kaiming
     from routesearch.data.base import Data, Dataset, Images, Source
-    from routesearch.errors import PluginError, Refusal, RouteSearchError, RunFailed
+    from routesearch.domains import Choices, Cuts
+    from routesearch.errors import Refusal, RouteSearchError, RunFailed
     from routesearch.hookspecs import hookimpl
     from routesearch.method import Batch, Knob, RoutedNet, Scores, Stage, Trunk, run
     from routesearch.points import OperatingPoint, Point
-    from routesearch.routing import Interval, Meter, Routed, mult_adds
-    from routesearch.space import Choices, Cuts, SearchSpace, Space, When
+    from routesearch.pricing import Interval, mult_adds
+    from routesearch.routing import Meter, Routed
+    from routesearch.space import SearchSpace, Space, When
 
 _HOME = {
     "routesearch.api": ("Study", "build"),
     "routesearch.backbones.base": ("Backbone", "Plain", "kaiming"),
     "routesearch.data.base": ("Data", "Dataset", "Images", "Source"),
-    "routesearch.errors": ("PluginError", "Refusal", "RouteSearchError", "RunFailed"),
+    "routesearch.domains": ("Choices", "Cuts"),
+    "routesearch.errors": ("Refusal", "RouteSearchError", "RunFailed"),
     "routesearch.hookspecs": ("hookimpl",),
     "routesearch.method": ("Batch", "Knob", "RoutedNet", "Scores", "Stage", "Trunk", "run"),
     "routesearch.points": ("OperatingPoint", "Point"),
-    "routesearch.routing": ("Interval", "Meter", "Routed", "mult_adds"),
-    "routesearch.space": ("Choices", "Cuts", "SearchSpace", "Space", "When"),
+    "routesearch.pricing": ("Interval", "mult_adds"),
+    "routesearch.routing": ("Meter", "Routed"),
+    "routesearch.space": ("SearchSpace", "Space", "When"),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -48,7 +52,6 @@ __all__ = [
     "Meter",
     "OperatingPoint",
     "Plain",
-    "PluginError",
     "Point",
     "Refusal",
     "RouteSearchError",

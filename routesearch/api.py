@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,8 +19,8 @@ from routesearch.study import StudyConfig, load_study, macs_of, parse_macs
 
 if TYPE_CHECKING:
     from routesearch.method import RoutedNet
+    from routesearch.search.dispatcher import Snapshot
     from routesearch.search.journal import Journal
-    from routesearch.search.searcher import Snapshot
     from routesearch.task import Task
     from routesearch.tracking import Tracker
 
@@ -189,14 +189,14 @@ class Study:
                 return chosen
             if split != "test":
                 raise Refusal(f"split must be validation or test, got {split!r}")
-            tested = {(p.trial, _key(p.knob)): p for p in self._tested(journal)}
-        missing = [p for p in chosen if (p.trial, _key(p.knob)) not in tested]
+            tested = {points.key(p): p for p in self._tested(journal)}
+        missing = [p for p in chosen if points.key(p) not in tested]
         if missing:
             raise Refusal(
                 f"{len(missing)} of {len(chosen)} points of the front are not measured on test yet; "
                 "a search does so when it ends: run `routesearch search` to its end"
             )
-        return [tested[p.trial, _key(p.knob)] for p in chosen]
+        return [tested[points.key(p)] for p in chosen]
 
     def best(self, max_macs: str | float | None = None) -> Point:
         """The most accurate point within ``max_macs`` (40M, 0.4x, a number; default the study's budget).
@@ -361,6 +361,7 @@ def build(
     dataset: str | None = None,
     shape: tuple[int, int, int] | None = None,
     classes: int | None = None,
+    plugins: Sequence[Path | str] = (),
     **config: Any,
 ) -> RoutedNet:
     """A method's network for use without a search.
@@ -368,17 +369,14 @@ def build(
     Args:
         backbone: a name, or NAME@WIDTH.
         dataset: whose image shape and classes it is for; or give ``shape`` (C, H, W) and ``classes``.
+        plugins: plain Python files with hooks in them, beside what is installed.
         config: the method's fields; the others take the method's own choice.
 
     Raises:
         Refusal: unknown names, unknown fields, values outside their range.
     """
+    from routesearch.plugins import load_plugins
     from routesearch.task import Blueprint
 
-    return Blueprint.of(method, backbone, dataset, shape, classes, config).build()
-
-
-def _key(knob: Mapping[str, Any]) -> str:
-    import json
-
-    return json.dumps(knob, sort_keys=True)
+    registry = load_plugins([Path(file) for file in plugins])
+    return Blueprint.of(method, backbone, dataset, shape, classes, config, registry).build()

@@ -6,6 +6,7 @@ units=8``. It is one line, because the command line prints it as it is.
 
 from __future__ import annotations
 
+import difflib
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,12 +25,10 @@ class UnknownName(Refusal):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name = kind, name
-        offers = ", ".join(sorted(known)) or "none"
-        super().__init__(f"no {kind} {name!r}; installed: {offers}")
-
-
-class PluginError(Refusal):
-    """A plugin that cannot be used; the message names the plugin."""
+        offers = sorted(known)
+        close = difflib.get_close_matches(name, offers, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ";"
+        super().__init__(f"no {kind} {name!r}{hint} installed: {', '.join(offers) or 'none'}")
 
 
 class RunFailed(RouteSearchError):

@@ -27,7 +27,8 @@ def measure(
     """Accuracy and mean MACs of ``net`` on ``images``, at the given knobs or all that the method proposes.
 
     Where the method offers scores, the split is passed through once and each knob costs a look-up: the
-    method decides, the core looks up whether that route's label is right and what the route costs.
+    method decides, the core looks up whether that route's label is right and what the route costs. Scores
+    without predictions (routes too many to list) only choose the knobs; each knob is then run.
 
     Raises:
         RunFailed: where stored decisions and executed ones differ, where work was done outside the meter,
@@ -42,7 +43,7 @@ def measure(
         knobs = net.knobs(scores, labels)
     priced = plan(type(net), net.config, net.backbone)
     first = data.inputs(images.pixels[:BATCH].to(device))
-    if scores is None:
+    if scores is None or not scores.predictions.shape[1]:
         _audited(net, first, knobs[0])
         return [_executed(net, data, images, device, knob, len(priced.routes)) for knob in knobs]
     some = {0, len(knobs) // 3, 2 * len(knobs) // 3}  # ends tell little: there all images go one way

@@ -20,15 +20,18 @@ class _ShapesOnly(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and isinstance(args[0], Tensor) and args[0].is_meta:
+        first = args[0] if args else None
+        if func in _OF_LISTS and isinstance(first, list | tuple) and first:
+            first = first[0]
+        if isinstance(first, Tensor) and first.is_meta:
             name = getattr(func, "__name__", "")
             if name in _INITIALISERS:
-                return args[0]
+                return first
             if name in _COMPARISONS and len(args) == 2 and isinstance(args[1], int | float):
-                return torch.empty_like(args[0], dtype=torch.bool)
+                return torch.empty_like(first, dtype=torch.bool)
             shape = _SHAPES[func](*args, **(kwargs or {})) if func in _SHAPES else None
             if shape is not None:
-                return args[0].new_empty(shape)
+                return first.new_empty(shape)
         return func(*args, **(kwargs or {}))
 
 
@@ -69,17 +72,38 @@ def _mapped(x: Tensor, weight: Tensor, bias: Any = None) -> list[int] | None:
     return [*x.shape[:-1], weight.shape[0]] if x.shape[-1] == weight.shape[1] else None
 
 
+def _joined(parts: Sequence[Tensor], dim: int = 0) -> list[int] | None:
+    shape, dtype = list(parts[0].shape), parts[0].dtype
+    if not -len(shape) <= dim < len(shape):
+        return None
+    dim %= len(shape)
+    for part in parts[1:]:
+        fits = part.is_meta and part.dtype == dtype and part.dim() == len(shape)
+        if not fits or [*part.shape[:dim], *part.shape[dim + 1 :]] != [*shape[:dim], *shape[dim + 1 :]]:
+            return None
+        shape[dim] += part.shape[dim]
+    return shape
+
+
+def _resized(x: Tensor, size: Any = None, *_: Any, **__: Any) -> list[int] | None:
+    known = isinstance(size, list | tuple) and x.dim() == len(size) + 2 and min(*x.shape[1:], *size) > 0
+    return [*x.shape[:2], *size] if known else None
+
+
 def _pair(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else (value, value)
 
 
 _INITIALISERS = frozenset({"normal_", "uniform_", "trunc_normal_", "fill_", "zero_", "ones_", "zeros_"})
 _COMPARISONS = frozenset({"ge", "gt", "le", "lt", "__ge__", "__gt__", "__le__", "__lt__"})
+_OF_LISTS = frozenset({torch.cat})
 _SHAPES: dict[Any, Callable[..., Sequence[int] | None]] = {
     F.adaptive_avg_pool2d: _pooled,
     F.batch_norm: _normed,
     F.conv2d: _convolved,
+    F.interpolate: _resized,
     F.linear: _mapped,
+    torch.cat: _joined,
 }
 """Functions and the shape of what they give; None where they would refuse, which torch then does itself."""
 

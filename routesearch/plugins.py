@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
@@ -21,6 +21,7 @@ from routesearch.data.base import Dataset
 from routesearch.errors import Refusal, UnknownName
 from routesearch.hookspecs import GROUP
 from routesearch.method import RoutedNet
+from routesearch.space import SearchSpace, Space
 
 T = TypeVar("T")
 
@@ -45,12 +46,18 @@ class Registry:
 
     Attributes:
         problems: one line for each plugin, or part of one, that could not be used.
+        code: plugin -> what its code is known by: a package's name and version, a file's name and digest.
     """
 
     methods: Shelf[RoutedNet] = field(default_factory=lambda: Shelf("method"))
     backbones: Shelf[Backbone] = field(default_factory=lambda: Shelf("backbone"))
     datasets: Shelf[Dataset] = field(default_factory=lambda: Shelf("data set"))
     problems: list[str] = field(default_factory=list)
+    code: dict[str, str] = field(default_factory=dict)
+
+    def blame(self) -> str:
+        """The problems in brackets, to end the complaint about a missing name; empty without any."""
+        return f" (not loaded: {'; '.join(self.problems)})" if self.problems else ""
 
 
 def load_plugins(files: Sequence[Path] = ()) -> Registry:
@@ -63,12 +70,26 @@ def load_plugins(files: Sequence[Path] = ()) -> Registry:
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
     for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name != "core", p.name)):
+        registry.code[point.name] = _version(point)
         _register(manager, registry, point.name, point.load)
     for file in files:
         if not file.is_file():
             raise Refusal(f"plugins: a plugin must be a Python file, got {file}, which does not exist")
+        registry.code[str(file)] = _digest(file)
         _register(manager, registry, str(file), partial(load_file, file))
     return registry
+
+
+def _digest(file: Path) -> str:
+    try:
+        return f"{file.name} {sha256(file.read_bytes()).hexdigest()[:16]}"
+    except OSError:  # told when it is loaded
+        return f"{file.name} unread"
+
+
+def _version(point: EntryPoint) -> str:
+    package = getattr(point, "dist", None)
+    return f"{point.name} of no known version" if package is None else f"{package.name} {package.version}"
 
 
 def load_file(path: Path) -> ModuleType:
@@ -141,6 +162,8 @@ def _collect(
             problem(f"a {shelf.kind} must be a subclass of {base.__name__} with a name, got {item!r}")
         elif unfinished := sorted(getattr(item, "__abstractmethods__", ())):
             problem(f"{shelf.kind} {name!r} must define {', '.join(unfinished)}")
+        elif flaw := _flaw(item):
+            problem(f"{shelf.kind} {name!r}: {flaw}")
         elif name in shelf.items:
             problem(
                 f"{shelf.kind} {name!r} is already offered by plugin {shelf.origin[name]!r}; ignored here"
@@ -148,3 +171,16 @@ def _collect(
         else:
             shelf.items[name] = item
             shelf.origin[name] = plugin
+
+
+def _flaw(item: type) -> str | None:
+    """What is wrong with a method's fields, whatever the backbone; None for a sound one."""
+    if not issubclass(item, RoutedNet):
+        return None
+    if not (isinstance(item.Config, type) and issubclass(item.Config, Space)):
+        return f"its Config must be a subclass of Space, got {item.Config!r}"
+    try:
+        SearchSpace(item.Config)
+    except Refusal as refusal:
+        return str(refusal)
+    return None

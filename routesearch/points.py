@@ -6,6 +6,7 @@ ran for it, as torchinfo counts multiply-adds (:mod:`routesearch.routing`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
@@ -63,6 +64,11 @@ class Point:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def key(point: Point) -> tuple[int, str]:
+    """What makes a point the same point on another split: its trial and its knob."""
+    return point.trial, json.dumps(point.knob, sort_keys=True)
 
 
 def front(points: Sequence[P]) -> list[P]:

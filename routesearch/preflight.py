@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from routesearch import machine
 from routesearch.data.base import Data, Images
 from routesearch.errors import Refusal
 from routesearch.fit import fit, place, states
@@ -39,7 +40,8 @@ class Forecast:
 
     Attributes:
         reach: method -> which MACs its space spans.
-        seconds: method -> of one trial, its default config trained and measured; None where that failed.
+        seconds: method -> of one trial, its default config trained and measured; None where that failed or
+            no trial will run.
         trunk_seconds: of the shared trunk, trained once in the study; None where no method needs one.
     """
 
@@ -62,11 +64,20 @@ def forecast(task: Task) -> Forecast:
     Reads the data, for their number; trains nothing that is kept.
     """
     reach = {name: task.reach(name) for name in task.spaces}
-    device = _device(task)
+    resources, cores = task.config.resources, machine.cores()
+    if resources.cpu > cores:
+        log.warning(
+            "resources.cpu: a trial asks for %g cores and this machine has %d: none fits",
+            resources.cpu,
+            cores,
+        )
+    device = machine.device(resources.gpu)
     if device is None:
         log.warning("resources.gpu: trials ask for a GPU and this machine has none: seconds are not known")
         return Forecast(reach, dict.fromkeys(task.spaces), None)
-    with _threads(max(1, int(task.config.resources.cpu))):
+    if task.unmet(reach) is not None:
+        return Forecast(reach, dict.fromkeys(task.spaces), None)
+    with _threads(min(machine.threads(resources.cpu), cores)):
         seconds = {name: _trial_seconds(task, name, device) for name in task.spaces}
         return Forecast(reach, seconds, _trunk_seconds(task, device) if task.needs_trunk else None)
 
@@ -85,7 +96,8 @@ def _trial_seconds(task: Task, name: str, device: torch.device) -> float | None:
         spent = sum(_fit_seconds(net, s, task, e, device) for s, e in zip(stages, epochs, strict=True))
         return spent + _measure_seconds(net, task, device)
     except Exception as error:  # a stranger's method: its trials would fail the same way
-        log.warning("%s: a trial of its default config fails: %s: %s", name, type(error).__name__, error)
+        kind = type(error).__name__
+        log.warning("%s: a trial of its default config fails: %s: %s", name, kind, error, exc_info=error)
         return None
 
 
@@ -164,12 +176,6 @@ def _mark(marks: list[float]) -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     marks.append(time.perf_counter())
-
-
-def _device(task: Task) -> torch.device | None:
-    if task.config.resources.gpu <= 0:
-        return torch.device("cpu")
-    return torch.device("cuda") if torch.cuda.is_available() else None
 
 
 @contextmanager

@@ -8,12 +8,25 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from routesearch.errors import Refusal
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+
+class Part(BaseModel):
+    """A part of a study file: immutable, unknown keys refused, numbers finite and never true or false."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # else yes would count as 1
+            raise ValueError("must not be true or false")
+        return value
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -60,6 +73,9 @@ _Loader.add_implicit_resolver(  # YAML 1.1 would want 1.0e-3
 def explain(error: ValidationError, model: type[BaseModel], under: str = "") -> str:
     """The first complaint of pydantic as one line: key (below ``under``), what is wrong, the value."""
     first = error.errors()[0]
+    if not first["loc"]:  # a law of the whole mapping
+        where = f"{under}: " if under else ""
+        return f"{where}{_law(first, model)}, got {short(first['input'])}"
     unknown = first["type"] == "extra_forbidden"
     *above, last = first["loc"]
     path = [str(part) for part in above if not _names_a_type(part)]
@@ -95,7 +111,8 @@ def _law(complaint: ErrorDetails, model: type[BaseModel]) -> str:
         "float_type": "must be a number",
         "path_type": "must be a path",
     }
-    message = complaint["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = re.sub("^(Value error|Assertion failed), ", "", complaint["msg"])
+    message = message.replace("Input should be", "must be") or "must be valid"
     return plain.get(kind, f"{message[0].lower()}{message[1:]}")
 
 

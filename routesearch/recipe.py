@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
-
-class Part(BaseModel):
-    """A part of a study file: immutable, unknown keys refused, numbers finite and never true or false."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth(cls, value: Any) -> Any:
-        if isinstance(value, bool):  # else yes would count as 1
-            raise ValueError("must not be true or false")
-        return value
+from routesearch.reading import Part
 
 
 class Recipe(Part):

@@ -12,27 +12,17 @@ method refines it for a backbone, the study narrows it further.
 
 from __future__ import annotations
 
-import json
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from routesearch.domains import Choices, Domain, Scalar, Suggest, draw
 from routesearch.errors import Refusal
-
-Suggest = Callable[[str, BaseDistribution], Any]
-"""Draws one value: ``suggest(name, distribution)``."""
+from routesearch.reading import explain, short
 
 
 class Space(BaseModel):
@@ -53,182 +43,6 @@ class When:
         object.__setattr__(self, "values", values)
 
 
-class Domain(ABC):
-    """The values that one field may take."""
-
-    @abstractmethod
-    def suggest(self, name: str, suggest: Suggest) -> Any:
-        """Draw a value."""
-
-    @abstractmethod
-    def encode(self, name: str, value: Any) -> dict[str, Any]:
-        """The parameters that make :meth:`suggest` return ``value``."""
-
-    @abstractmethod
-    def law(self, value: Any) -> str | None:
-        """None if ``value`` is allowed, else the law that it breaks."""
-
-    @abstractmethod
-    def extremes(self) -> list[Any]:
-        """The ends of the range, or all choices."""
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """What ``routesearch methods`` shows."""
-
-    def narrow(self, low: Any, high: Any) -> Domain:
-        """The part between ``low`` and ``high`` (None: as it is).
-
-        Raises:
-            ValueError: where there is no order to cut, or for ends outside the range.
-        """
-        raise ValueError("low and high need a numeric range; use {choices: [...]}")
-
-
-@dataclass(frozen=True)
-class Scalar(Domain):
-    """A number or a choice, by an Optuna distribution."""
-
-    distribution: BaseDistribution
-
-    def suggest(self, name: str, suggest: Suggest) -> Any:
-        return suggest(name, self.distribution)
-
-    def encode(self, name: str, value: Any) -> dict[str, Any]:
-        return {name: value}
-
-    def law(self, value: Any) -> str | None:
-        d = self.distribution
-        if isinstance(d, CategoricalDistribution):
-            return None if value in d.choices else f"one of {_brief(d.choices)}"
-        assert isinstance(d, IntDistribution | FloatDistribution)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not d.low <= value <= d.high:
-            return f"{d.low} <= value <= {d.high}"
-        if d.step is not None and isinstance(d, IntDistribution) and (value - d.low) % d.step:
-            return f"a multiple of {d.step} from {d.low}"
-        return None
-
-    def extremes(self) -> list[Any]:
-        d = self.distribution
-        if isinstance(d, CategoricalDistribution):
-            return list(d.choices)
-        assert isinstance(d, IntDistribution | FloatDistribution)
-        return [d.low, d.high]
-
-    def describe(self) -> dict[str, Any]:
-        d = self.distribution
-        if isinstance(d, CategoricalDistribution):
-            return {"choices": list(d.choices)}
-        assert isinstance(d, IntDistribution | FloatDistribution)
-        return {"low": d.low, "high": d.high, "log": d.log}
-
-    def narrow(self, low: Any, high: Any) -> Domain:
-        d = self.distribution
-        if not isinstance(d, IntDistribution | FloatDistribution):
-            return super().narrow(low, high)
-        for bound in (low, high):
-            law = None if bound is None else self.law(bound)
-            if law is not None:
-                raise ValueError(f"{law} must hold, got {bound!r}")
-        low, high = d.low if low is None else low, d.high if high is None else high
-        if low > high:
-            raise ValueError(f"low <= high must hold, got low={low}, high={high}")
-        if isinstance(d, IntDistribution):
-            return Scalar(IntDistribution(int(low), int(high), log=d.log, step=d.step))
-        return Scalar(FloatDistribution(float(low), float(high), log=d.log, step=d.step))
-
-
-@dataclass(frozen=True)
-class Choices(Domain):
-    """A few JSON values; Optuna's storage takes scalars only, so lists travel as JSON text."""
-
-    values: tuple[Any, ...]
-
-    def suggest(self, name: str, suggest: Suggest) -> Any:
-        return self._values()[suggest(name, CategoricalDistribution(tuple(self._values())))]
-
-    def encode(self, name: str, value: Any) -> dict[str, Any]:
-        return {name: _text(value)}
-
-    def _values(self) -> dict[Any, Any]:
-        return {_text(v): v for v in self.values}
-
-    def law(self, value: Any) -> str | None:
-        known = {json.dumps(v) for v in self.values}
-        return None if json.dumps(value) in known else f"one of {_brief(self.values)}"
-
-    def extremes(self) -> list[Any]:
-        return list(self.values)
-
-    def describe(self) -> dict[str, Any]:
-        return {"choices": list(self.values)}
-
-
-@dataclass(frozen=True)
-class Cuts(Domain):
-    """An increasing list of positions: ``least`` to ``most`` different units out of ``first``..``last``.
-
-    Encoded as a count and that many cuts, each over the same range whatever the count, so that a
-    sampler can learn about cuts across counts. A cut on a taken unit moves to the next free one (past
-    the end it starts again), so every draw is a valid list.
-    """
-
-    last: int = 0
-    first: int = 1
-    most: int = 3
-    least: int = 1
-
-    def suggest(self, name: str, suggest: Suggest) -> tuple[int, ...]:
-        size = self.last - self.first + 1
-        low, high = min(self.least, size), min(self.most, size)
-        count = suggest(f"{name}.count", IntDistribution(low, high)) if low < high else high
-        taken: list[int] = []
-        for i in range(1, count + 1):
-            cut = suggest(f"{name}.cut{i}", IntDistribution(self.first, self.last))
-            while cut in taken:
-                cut = cut + 1 if cut < self.last else self.first
-            taken.append(cut)
-        return tuple(sorted(taken))
-
-    def encode(self, name: str, value: Any) -> dict[str, Any]:
-        return {f"{name}.count": len(value)} | {f"{name}.cut{i}": cut for i, cut in enumerate(value, 1)}
-
-    def law(self, value: Any) -> str | None:
-        cuts = list(value) if isinstance(value, list | tuple) else None
-        if cuts is None or not all(isinstance(c, int) and not isinstance(c, bool) for c in cuts):
-            return "a list of unit numbers"
-        if any(a >= b for a, b in pairwise(cuts)):
-            return "increasing unit numbers"
-        if not self.least <= len(cuts):
-            return f"at least {self.least} of them"
-        if cuts and not (self.first <= cuts[0] and cuts[-1] <= self.last):
-            return f"{self.first} <= position <= {self.last}"
-        return None
-
-    def extremes(self) -> list[Any]:
-        size = min(self.most, self.last - self.first + 1)
-        few = min(self.least, size)
-        ends = {
-            tuple(range(self.first, self.first + few)),
-            tuple(range(self.last - few + 1, self.last + 1)),
-            tuple(range(self.first, self.first + size)),
-            tuple(range(self.last - size + 1, self.last + 1)),
-        }
-        return sorted(ends)
-
-    def describe(self) -> dict[str, Any]:
-        return {"positions": [self.first, self.last], "count": [self.least, self.most]}
-
-    def narrow(self, low: Any, high: Any) -> Domain:
-        first, last = self.first if low is None else low, self.last if high is None else high
-        for bound in (first, last):
-            if type(bound) is not int or not self.first <= bound <= self.last:
-                raise ValueError(f"{self.first} <= position <= {self.last} must hold, got {bound!r}")
-        if last - first + 1 < self.least:
-            raise ValueError(f"room for {self.least} of them must stay, got low={first}, high={last}")
-        return replace(self, first=first, last=last)
-
-
 class SearchSpace:
     """The configs that may be drawn for one method on one backbone.
 
@@ -236,6 +50,9 @@ class SearchSpace:
         config: the method's model.
         domains: field -> what it may be, in the order of drawing; fields not named keep their default.
         defaults: values of the fields that are not drawn, and of those whose condition does not hold.
+
+    Raises:
+        Refusal: a condition names no earlier field, or a declared default lies outside its own range.
     """
 
     def __init__(
@@ -245,9 +62,11 @@ class SearchSpace:
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config
-        declared = _declared(config)
-        self.domains = dict(declared if domains is None else domains)
+        self.domains = dict(_declared(config) if domains is None else domains)
         self.defaults = dict(defaults or {})
+        _check_conditions(config)
+        if domains is None:
+            self._check_defaults(config.model_fields)
 
     def refine(
         self, defaults: Mapping[str, Any] | None = None, **domains: Domain | BaseDistribution
@@ -259,7 +78,24 @@ class SearchSpace:
             raise ValueError(f"refined fields must be fields of the config, got {sorted(unknown)}")
         order = [n for n in self.config.model_fields if n in self.domains or n in refined]
         merged = {n: refined.get(n) or self.domains[n] for n in order}
-        return SearchSpace(self.config, merged, self.defaults | dict(defaults or {}))
+        space = SearchSpace(self.config, merged, self.defaults | dict(defaults or {}))
+        space._check_defaults(defaults or {})
+        return space
+
+    def _check_defaults(self, names: Iterable[str]) -> None:
+        """Refuse a default outside its own range: it would silently become another value."""
+        try:
+            values = self._undrawn()
+        except ValidationError:  # a field without a default: a study has to fix it
+            return
+        for name in names:
+            domain = self.domains.get(name)
+            law = domain.law(values[name]) if domain is not None and domain.complete else None
+            if law is not None:
+                raise Refusal(
+                    f"{self.config.__qualname__}.{name}: {law} must hold for its default,"
+                    f" got {short(values[name])}"
+                )
 
     def narrow(self, wishes: Mapping[str, Any]) -> SearchSpace:
         """Apply a study's fields: a plain value fixes, ``{choices: …}`` or ``{low:, high:}`` narrows.
@@ -303,8 +139,8 @@ class SearchSpace:
         try:
             model = self.config.model_validate(self.defaults | {name: value})
         except ValidationError as error:
-            first = error.errors()[0]
-            raise Refusal(f"{name}: {first['msg'].lower()}, got {value!r}") from None
+            where = "" if error.errors()[0]["loc"] else f"{name}: "  # a law of the whole config
+            raise Refusal(f"{where}{explain(error, self.config)}") from None
         return model.model_dump(mode="json")[name]
 
     def ask(self, suggest: Suggest) -> Space:
@@ -317,7 +153,7 @@ class SearchSpace:
 
     def draw(self, rng: Random) -> Space:
         """Draw a config at random, each field on its own scale."""
-        return self.ask(lambda _, distribution: _random(distribution, rng))
+        return self.ask(lambda _, distribution: draw(distribution, rng))
 
     def default(self) -> Space:
         """The method's own choice, moved into this space where the study narrowed it."""
@@ -379,31 +215,16 @@ def _declared(config: type[Space]) -> dict[str, Domain]:
     return domains
 
 
+def _check_conditions(config: type[Space]) -> None:
+    """Refuse a condition on anything but a field that stands, and is drawn, before its own."""
+    fields = list(config.model_fields)
+    for i, name in enumerate(fields):
+        when = _condition(config, name)
+        if when is not None and when.field not in fields[:i]:
+            earlier = ", ".join(fields[:i]) or "none"
+            law = f"When must name an earlier field ({earlier})"
+            raise Refusal(f"{config.__qualname__}.{name}: {law}, got {when.field!r}")
+
+
 def _condition(config: type[Space], name: str) -> When | None:
     return next((note for note in config.model_fields[name].metadata if isinstance(note, When)), None)
-
-
-def _random(distribution: BaseDistribution, rng: Random) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return rng.choice(distribution.choices)
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    low, high, step = distribution.low, distribution.high, distribution.step
-    if isinstance(distribution, IntDistribution):
-        if not distribution.log:
-            return rng.randrange(distribution.low, distribution.high + 1, distribution.step)
-        value = float(math.floor(math.exp(rng.uniform(math.log(low), math.log(high + 1)))))
-    elif distribution.log:
-        value = math.exp(rng.uniform(math.log(low), math.log(high)))
-    else:
-        value = rng.uniform(low, high)
-        value = value if step is None else low + round((value - low) / step) * step
-    inside = min(max(value, low), high)  # exp(log(x)) is not quite x
-    return int(inside) if isinstance(distribution, IntDistribution) else inside
-
-
-def _text(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
-
-
-def _brief(values: tuple[Any, ...]) -> str:
-    return ", ".join(str(v) for v in values)

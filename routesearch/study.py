@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from routesearch.errors import Refusal
-from routesearch.reading import explain, nearest, parse_yaml, short
-from routesearch.recipe import Part, Recipe
+from routesearch.reading import Part, explain, nearest, parse_yaml, short
+from routesearch.recipe import Recipe
 
 NOT_YET = {
     "confirm": "confirmation by more seeds",
@@ -23,6 +23,12 @@ NOT_YET = {
     "backbone.weights": "pretrained weights",
 }
 """Keys of the study format that this version does not serve; a value other than null is refused by name."""
+
+USUAL_NAME = "study.yaml"
+"""What ``init`` calls a study file."""
+
+Sampler = Literal["tpe", "random", "nsga2", "qmc", "gp"]
+"""The Optuna samplers that a study may name."""
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _TIMES = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -84,12 +90,25 @@ def _path(text: str) -> str:
     return text
 
 
+def _backbone(text: str) -> str:
+    """Checked here, with its key: a Refusal passes through pydantic as it is."""
+    try:
+        parse_backbone(text)
+    except Refusal as refusal:
+        raise Refusal(f"backbone.name: {refusal}") from None
+    return text
+
+
+def _named(data: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(data.get("name"), str):
+        raise Refusal(f"data.name: a data set's name must be given, got {short(data.get('name'))}")
+    return data
+
+
 class BackboneConfig(Part):
     """``nin@0.25``, or a mapping with these keys."""
 
-    name: Annotated[str, AfterValidator(lambda text: parse_backbone(text) and text)] = Field(
-        description="a backbone, or NAME@WIDTH"
-    )
+    name: Annotated[str, AfterValidator(_backbone)] = Field(description="a backbone, or NAME@WIDTH")
     weights: None = Field(None, description="pretrained weights")
 
 
@@ -104,7 +123,7 @@ class SearchConfig(Part):
     trials: int = Field(
         40, ge=1, description="trials of the whole study that are trained: finished, stopped or failed"
     )
-    sampler: Literal["tpe", "random", "nsga2", "qmc", "gp"] = Field("tpe", description="Optuna sampler")
+    sampler: Sampler = Field("tpe", description="Optuna sampler")
     time_limit: Annotated[float | None, BeforeValidator(parse_time)] = Field(
         None, description="of one invocation's search phase (90s, 10m, 1.5h): no trial starts after it"
     )
@@ -133,8 +152,11 @@ class StudyConfig(Part):
     file: Path = Field(
         exclude=True, description="where it was read from; paths in it are relative to its folder"
     )
+    typed: str | None = Field(None, exclude=True, description="the file as the user named it, for messages")
     name: Annotated[str, AfterValidator(_plain_name)] = Field(description="letters, digits, '.', '_', '-'")
-    data: dict[str, Any] = Field(description="{name: DATASET, ...its settings}")
+    data: Annotated[dict[str, Any], AfterValidator(_named)] = Field(
+        description="{name: DATASET, ...its settings}"
+    )
     backbone: BackboneConfig
     methods: dict[str, dict[str, Any]] = Field(
         min_length=1, description="method -> its fields, fixed or narrowed"
@@ -146,6 +168,11 @@ class StudyConfig(Part):
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
     plugins: list[str] = Field([], description="plain Python files with hooks in them")
+
+    @property
+    def where(self) -> str:
+        """The file as a message names it."""
+        return self.typed or str(self.file)
 
     @property
     def base(self) -> Path:
@@ -176,6 +203,8 @@ def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        inside = path / USUAL_NAME
+        reason = f"{reason}; did you mean {inside}?" if inside.is_file() else reason
         raise Refusal(f"{path}: a study must be a readable YAML file: {reason}") from None
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
@@ -206,12 +235,17 @@ def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
     values = dict(raw)
-    if "file" in values:
-        raise Refusal(f"{path}: unknown key 'file'{nearest('file', StudyConfig)}")
+    for key in ("file", "typed"):
+        if key in values:
+            raise Refusal(f"{path}: unknown key {key!r}{nearest(key, StudyConfig)}")
     for dotted, what in NOT_YET.items():
         if _dig(values, dotted) is not None:
             raise Refusal(f"{path}: {dotted}: this version does not offer {what}; leave the key out")
     values.pop("confirm", None)
+    if "budget" in values and _is_macs(values["budget"]):
+        budget = values["budget"]
+        law = f"must be a mapping with max_macs, got {short(budget)}; did you mean {{max_macs: {budget}}}?"
+        raise Refusal(f"{path}: budget: {law}")
     if isinstance(values.get("budget"), dict):
         values["budget"] = {k: v for k, v in values["budget"].items() if f"budget.{k}" not in NOT_YET}
     if isinstance(values.get("backbone"), str):
@@ -220,6 +254,9 @@ def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
         values["data"] = {"name": values["data"]}
     if isinstance(values.get("methods"), list):
         values["methods"] = _mapped(str(path), values["methods"])
+    if "methods" in values and not isinstance(values["methods"], dict):
+        law = "must be a list such as [static], or a mapping of methods to their fields"
+        raise Refusal(f"{path}: methods: {law}, got {short(values['methods'])}")
     if isinstance(values.get("methods"), dict):
         values["methods"] = {str(k): {} if v is None else v for k, v in values["methods"].items()}
     for key in ("budget", "search", "training", "resources", "storage", "tracking", "plugins"):
@@ -227,13 +264,21 @@ def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
             del values[key]
     values.setdefault("name", path.stem)
     try:
-        config = StudyConfig(file=path.resolve(), **{str(k): v for k, v in values.items()})
+        file = path.resolve()
+        typed = None if str(path) == str(file) else str(path)
+        return StudyConfig(file=file, typed=typed, **{str(k): v for k, v in values.items()})
     except ValidationError as error:
         raise Refusal(f"{path}: {explain(error, StudyConfig)}") from None
     except Refusal as refusal:
-        raise Refusal(f"{path}: backbone.name: {refusal}") from None
-    _check_names(path, config)
-    return config
+        raise Refusal(f"{path}: {refusal}") from None
+
+
+def _is_macs(value: object) -> bool:
+    try:
+        parse_macs(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _mapped(where: str, methods: Sequence[Any]) -> dict[str, Any]:
@@ -247,13 +292,6 @@ def _mapped(where: str, methods: Sequence[Any]) -> dict[str, Any]:
                 raise Refusal(f"{where}: methods: each method must be named once, got {name!r} twice")
             mapped[name] = fields
     return mapped
-
-
-def _check_names(path: Path, config: StudyConfig) -> None:
-    if not isinstance(config.data.get("name"), str):
-        raise Refusal(
-            f"{path}: data.name: a data set's name must be given, got {short(config.data.get('name'))}"
-        )
 
 
 def _dig(values: Any, dotted: str) -> Any:

@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Data, Dataset, Shape
 from routesearch.errors import Refusal
+from routesearch.meta import shapes_only
 from routesearch.method import RoutedNet, plan
-from routesearch.plugins import Registry, load_plugins
+from routesearch.plugins import Registry, Shelf, load_plugins
+from routesearch.pricing import Interval, mult_adds
 from routesearch.reading import explain
-from routesearch.routing import Interval, mult_adds, shapes_only
 from routesearch.space import SearchSpace, Space
 from routesearch.study import StudyConfig, digest, macs_of, parse_backbone
 
@@ -83,7 +84,7 @@ class Task:
         try:
             return self.dataset.load(self.config.base)
         except Refusal as refusal:
-            raise Refusal(f"{self.config.file}: data: {refusal}") from None
+            raise Refusal(f"{self.config.where}: data: {refusal}") from None
 
     def bounds(self, method: str, config: Space) -> Interval:
         """Static interval of a config's MACs.
@@ -125,20 +126,24 @@ class Task:
 
     def preflight(self) -> None:
         """Raise Refusal where no method can meet the budget, naming the cheapest route found."""
-        reaches = {name: self.reach(name) for name in self.spaces}
+        law = self.unmet({name: self.reach(name) for name in self.spaces})
+        if law is not None:
+            raise Refusal(f"{self.config.where}: {law}")
+
+    def unmet(self, reaches: Mapping[str, Reach]) -> str | None:
+        """Why a search would be refused, given what the methods' spaces span; None where it would run."""
         for name, reach in reaches.items():
             if reach.macs is None:
-                raise Refusal(
-                    f"{self.config.file}: methods.{name}: no config of its space can be built: {reach.law}"
-                )
+                return f"methods.{name}: no config of its space can be built: {reach.law}"
         cheapest = min(reaches, key=lambda name: reaches[name].macs.min)  # type: ignore[union-attr]
         low = reaches[cheapest].macs
         assert low is not None
-        if not self.within(low):
-            raise Refusal(
-                f"{self.config.file}: budget.max_macs: some route must cost at most {self.budget:,.0f} MACs, "
-                f"the cheapest found is {low.min:,} ({low.min / self.reference:.3f}x, method {cheapest})"
-            )
+        if self.within(low):
+            return None
+        return (
+            f"budget.max_macs: some route must cost at most {self.budget:,.0f} MACs, "
+            f"the cheapest found is {low.min:,} ({low.min / self.reference:.3f}x, method {cheapest})"
+        )
 
     def fingerprint(self) -> dict[str, str]:
         """What must not change while a study goes on, key by key."""
@@ -150,6 +155,12 @@ class Task:
             **{f"training.{name}": str(value) for name, value in training.items()},
             "search.seed": str(config.search.seed),
         }
+
+    def code(self) -> dict[str, str]:
+        """Whose code the study runs, by part; it may change while a study goes on, but not unnoticed."""
+        parts: list[tuple[Shelf[Any], str]] = [(self.registry.methods, name) for name in self.spaces]
+        parts += [(self.registry.backbones, self.backbone.name), (self.registry.datasets, self.dataset.name)]
+        return {f"{shelf.kind} {name}": self.registry.code[shelf.origin[name]] for shelf, name in parts}
 
     def trunk_file(self) -> Path:
         """Where the shared trunk lies: its name says what it was trained from."""
@@ -166,7 +177,7 @@ def resolve(config: StudyConfig, facts: tuple[Shape, tuple[str, ...]] | None = N
     Raises:
         Refusal: naming file, key, value and what would be right.
     """
-    file = config.file
+    file = config.where
     with _naming(f"{file}"):
         registry = load_plugins(config.plugin_files)
     with _naming(f"{file}: data.name", registry):
@@ -216,24 +227,32 @@ class Blueprint:
         shape: Shape | None,
         classes: int | None,
         fields: Mapping[str, Any],
+        registry: Registry | None = None,
     ) -> Blueprint:
         """Look the names up; fields that are not given take the method's own choice.
+
+        Args:
+            registry: where the names are; None: what is installed.
 
         Raises:
             Refusal: unknown names or fields, values outside their range, a shape or classes that nobody gave.
         """
-        registry = load_plugins()
-        known = registry.datasets.find(dataset) if dataset is not None else None
+        registry, (name, width) = registry or load_plugins(), parse_backbone(backbone)
+        try:
+            kind, backbone_class = registry.methods.find(method), registry.backbones.find(name)
+            known = registry.datasets.find(dataset) if dataset is not None else None
+        except Refusal as refusal:
+            raise Refusal(f"{refusal}{registry.blame()}") from None
         shape = shape or (known.shape if known else None)
         classes = classes or (len(known.class_names) if known and known.class_names else None)
         if shape is None or classes is None:
             what = f"data set {dataset!r} has no fixed shape and classes" if known else "no data set is named"
             raise Refusal(f"{what}: image shape (C,H,W) and the number of classes must be given")
-        name, width = parse_backbone(backbone)
-        built = registry.backbones.find(name)(shape, classes, width)
-        kind = registry.methods.find(method)
+        built = backbone_class(shape, classes, width)
         try:
             return cls(kind, kind.space(built).narrow(fields).default(), built)
+        except ValidationError as error:  # a law of several fields
+            raise Refusal(f"{method}: {explain(error, kind.Config)}") from None
         except Refusal as refusal:
             raise Refusal(f"{method}: {refusal}".replace(f"{method}: {method}: ", f"{method}: ")) from None
 
@@ -260,6 +279,4 @@ def _naming(where: str, registry: Registry | None = None) -> Iterator[None]:
     try:
         yield
     except Refusal as refusal:
-        problems = registry.problems if registry is not None else []
-        blame = f" (not loaded: {'; '.join(problems)})" if problems else ""
-        raise Refusal(f"{where}: {refusal}{blame}") from None
+        raise Refusal(f"{where}: {refusal}{registry.blame() if registry else ''}") from None

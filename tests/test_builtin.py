@@ -9,7 +9,7 @@ from routesearch.backbones import NiN
 from routesearch.backbones.base import Backbone
 from routesearch.builtin import Static
 from routesearch.method import plan, run
-from routesearch.routing import Interval
+from routesearch.pricing import Interval
 from routesearch.task import reference_cost
 
 NIN = NiN((1, 28, 28), 10)

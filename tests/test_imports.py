@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "routesearch"
 
 LINE = (
-    "errors points reading record recipe space -> routing gates -> backbones data -> method -> "
+    "errors machine files points reading record recipe domains space -> meta pricing routing -> "
+    "backbones data -> method -> "
     "fit measure trunk -> hookspecs plugins -> study -> task -> preflight trial -> "
     "search tracking report -> api -> __init__ -> cli"
 )
@@ -34,7 +35,7 @@ CONFINED = {
 }
 """Packages that cost much to import: where each may be, and there inside functions only."""
 
-FOR_PLUGINS = {"torch", "optuna.distributions"}
+FOR_PLUGINS = {"torch", "optuna.distributions", "pydantic.Field"}
 """What a plugin may import beside the standard library and the public names of ``routesearch``."""
 
 PLACE = {unit: place for place, group in enumerate(LINE.split(" -> ")) for unit in group.split()}

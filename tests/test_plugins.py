@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
@@ -35,7 +36,8 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
     def make(body: str, name: str = "mine.py") -> Path:
         path = tmp_path / name
-        head = "from routesearch import Backbone, Dataset, RoutedNet, Space, hookimpl\n\n"
+        head = "from typing import Annotated\nfrom optuna.distributions import IntDistribution\n"
+        head += "from routesearch import Backbone, Dataset, RoutedNet, Space, When, hookimpl\n\n"
         path.write_text(head + textwrap.dedent(body))
         return path
 
@@ -136,6 +138,23 @@ BROKEN = {
         "class M(RoutedNet):\n    name, stages = 'm', id\n@hookimpl\ndef routesearch_methods(): return [M]\n",
         "method 'm' must define knobs, route",
     ),
+    "a default outside its range": (
+        METHOD
+        + "        class Config(Space):\n            beta: Annotated[int, IntDistribution(1, 3)] = 4\n"
+        + "    @hookimpl\n    def routesearch_methods(): return [Mine]\n",
+        "method 'mine': Mine.Config.beta: 1 <= value <= 3 must hold for its default, got 4",
+    ),
+    "a condition on nothing": (
+        METHOD
+        + "        class Config(Space):\n"
+        + "            beta: Annotated[int, IntDistribution(1, 3), When('schedul', 'a')] = 1\n"
+        + "    @hookimpl\n    def routesearch_methods(): return [Mine]\n",
+        "method 'mine': Mine.Config.beta: When must name an earlier field (none), got 'schedul'",
+    ),
+    "fields that are no space": (
+        METHOD + "        Config = dict\n    @hookimpl\n    def routesearch_methods(): return [Mine]\n",
+        "method 'mine': its Config must be a subclass of Space, got <class 'dict'>",
+    ),
     "a name that is taken": (
         METHOD.replace("mine", "static") + "    @hookimpl\n    def routesearch_methods(): return [Mine]\n",
         "method 'static' is already offered by plugin 'core'; ignored here",
@@ -235,3 +254,17 @@ def test_hooks_may_come_from_a_class_of_its_own(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(plugins, "entry_points", lambda group: [Point()])
     registry = load_plugins()
     assert (offered(registry)["method"], registry.problems) == (["another"], [])
+
+
+def test_code_is_known_by_version_or_by_digest(write: Callable[..., Path]) -> None:
+    import routesearch
+
+    body = METHOD + "\n    @hookimpl\n    def routesearch_methods(): return [Mine]\n"
+    path = write(body)
+    first, again = load_plugins([path]).code, load_plugins([path]).code
+    assert first == again
+    assert first["core"] == f"routesearch {routesearch.__version__}"
+    assert first["dgate"].startswith("routesearch-dgate ")
+    assert re.fullmatch(r"mine\.py [0-9a-f]{16}", first[str(path)])
+    write(body + "\n")
+    assert load_plugins([path]).code[str(path)] != first[str(path)]

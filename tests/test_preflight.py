@@ -58,6 +58,20 @@ def test_a_method_that_fails_is_told_and_the_others_are_timed(
     assert "skipper: a trial of its default config fails: RuntimeError: no stage" in caplog.text
 
 
+def test_more_cores_than_there_are_are_told_and_not_used(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("routesearch.machine.cores", lambda: 2)
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    with caplog.at_level("WARNING", "routesearch"):
+        found = forecast(make_task(methods=["static"], resources={"cpu": 4096}))
+    assert asked[0] == 2
+    assert max(asked) < 4096
+    assert "resources.cpu: a trial asks for 4096 cores and this machine has 2: none fits" in caplog.text
+    assert found.seconds["static"] is not None
+
+
 def test_the_whole_search_by_rounds() -> None:
     found = Forecast({}, {"a": 10.0, "b": 30.0, "c": None}, 5.0)
     assert found.search_seconds(trials=5, at_once=2) == 5 + 3 * 20

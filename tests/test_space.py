@@ -16,10 +16,11 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from routesearch.domains import Choices, Cuts
 from routesearch.errors import Refusal
-from routesearch.space import Choices, Cuts, SearchSpace, Space, When
+from routesearch.space import SearchSpace, Space, When
 
 
 class Config(Space):
@@ -206,6 +207,86 @@ def test_a_config_is_immutable_and_knows_its_fields() -> None:
         Config(unheard=1)  # type: ignore[call-arg]
 
 
+class Offset(Space):
+    beta: Annotated[float, FloatDistribution(0.1, 10.0)] = 20.0
+
+
+class Loud(Space):
+    kind: Annotated[str, CategoricalDistribution(("soft", "hard"))] = "loud"
+
+
+class Waiting(Space):
+    """Its range is known for a backbone only."""
+
+    positions: Annotated[tuple[int, ...], Cuts()] = ()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Offset, "Offset.beta: 0.1 <= value <= 10.0 must hold for its default, got 20.0"),
+        (Loud, "Loud.kind: one of soft, hard must hold for its default, got 'loud'"),
+    ],
+)
+def test_a_default_outside_its_own_range_is_refused(config: type[Space], message: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        SearchSpace(config)
+    assert str(refused.value) == message
+
+
+def test_a_default_may_wait_for_a_backbone() -> None:
+    space = SearchSpace(Waiting)
+    assert space.refine({"positions": (2,)}, positions=Cuts(last=3)).default() == Waiting(positions=(2,))
+    with pytest.raises(Refusal, match=r"^Waiting\.positions: 1 <= position <= 3 must hold for its default"):
+        space.refine({"positions": (4,)}, positions=Cuts(last=3))
+
+
+class Unheard(Space):
+    kind: Literal["soft", "hard"] = "soft"
+    alpha: Annotated[float, FloatDistribution(0.0, 1.0), When("knid", "hard")] = 0.5
+
+
+class Backwards(Space):
+    alpha: Annotated[float, FloatDistribution(0.0, 1.0), When("kind", "hard")] = 0.5
+    kind: Literal["soft", "hard"] = "soft"
+
+
+class Circular(Space):
+    alpha: Annotated[float, FloatDistribution(0.0, 1.0), When("alpha", 1.0)] = 0.5
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Unheard, "Unheard.alpha: When must name an earlier field (kind), got 'knid'"),
+        (Backwards, "Backwards.alpha: When must name an earlier field (none), got 'kind'"),
+        (Circular, "Circular.alpha: When must name an earlier field (none), got 'alpha'"),
+    ],
+)
+def test_a_condition_names_an_earlier_field(config: type[Space], message: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        SearchSpace(config)
+    assert str(refused.value) == message
+
+
+class Paired(Space):
+    """A law of two fields."""
+
+    low: int = 1
+    high: int = 5
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Paired:
+        if self.low > self.high:
+            raise ValueError("low <= high must hold")
+        return self
+
+
+def test_a_law_of_the_whole_config_names_the_field_that_broke_it() -> None:
+    with pytest.raises(Refusal, match=r"^low: low <= high must hold, got \{'low': 7\}$"):
+        SearchSpace(Paired).narrow({"low": 7})
+
+
 # ---- refining --------------------------------------------------------------------------------------
 
 
@@ -290,8 +371,8 @@ def test_cuts_of_two_or_more_can_be_narrowed() -> None:
         ({"count": 3}, "count: a multiple of 2 from 2 must hold, got 3"),
         ({"count": 12}, "count: 2 <= value <= 10 must hold, got 12"),
         ({"scales": [1.0]}, "scales: one of [1.0, 2.0], [4.0] must hold, got [1.0]"),
-        ({"hidden": 0}, "hidden: input should be greater than or equal to 1, got 0"),
-        ({"hidden": "x"}, "hidden: input should be a valid integer"),
+        ({"hidden": 0}, "hidden: must be greater than or equal to 1, got 0"),
+        ({"hidden": "x"}, "hidden: must be an integer, got 'x'"),
         ({"alpha": {"low": 3, "high": 2}}, "alpha: low <= high must hold, got low=3, high=2"),
         ({"alpha": {"low": 0}}, "alpha: 0.1 <= value <= 10.0 must hold, got 0"),
         ({"alpha": {"high": 11}}, "alpha: 0.1 <= value <= 10.0 must hold, got 11"),

@@ -114,6 +114,7 @@ REFUSED = {
     "'a[b]': 1": "unknown key 'a[b]'",
     "1: 2": "unknown key '1'",
     "file: x": "unknown key 'file'",
+    "typed: x": "unknown key 'typed'",
     "name: ../up": "name: must be letters, digits",
     "name: a/b": "name: must be letters, digits",
     "name: ''": "name: must be letters, digits",
@@ -130,7 +131,10 @@ REFUSED = {
         "search.time_limit: a time must be more than 0, such as 90s, 10m or 1.5h, got 'soon'"
     ),
     "search: [trials, 3]": "search: must be a mapping with trials",
-    "budget: 0.5x": "budget: must be a mapping with max_macs, got '0.5x'",
+    "budget: 0.5x": "budget: must be a mapping with max_macs, got '0.5x'; did you mean {max_macs: 0.5x}?",
+    "budget: 4e7": "budget: must be a mapping with max_macs, got 40000000.0; did you mean {max_macs: ",
+    "budget: little": "budget: must be a mapping with max_macs, got 'little'",
+    "budget: [0.5x]": "budget: must be a mapping with max_macs, got ['0.5x']",
     "budget: {max_macs: -1}": "budget.max_macs: a budget must be MACs such as 40M",
     "budget: {max_macs: 0}": "budget.max_macs: a budget must be more than 0",
     "budget: {max_macs: 1e999}": "budget.max_macs: a budget must be",
@@ -155,7 +159,10 @@ REFUSED = {
     "data: [digits]": "data: must be a mapping, got ['digits']",
     "data: null": "data: must be a mapping, got None",
     "methods: []": "methods: must not be empty, got {}",
-    "methods: static": "methods: must be a mapping, got 'static'",
+    "methods: static": (
+        "methods: must be a list such as [static], or a mapping of methods to their fields, got 'static'"
+    ),
+    "methods: null": "methods: must be a list such as [static], or a mapping of methods to",
     "methods: [static, static]": "methods: each method must be named once, got 'static' twice",
     "methods: [static, {static: {}}]": "methods: each method must be named once, got 'static' twice",
     "methods: [3]": "methods: a method must be a name, got 3",
@@ -228,6 +235,18 @@ def test_yaml_that_is_not_safe_and_plain(text: str, message: str, tmp_path: Path
         load_study(path)
     assert str(refused.value).startswith(f"{path}{message}")
     assert "\n" not in str(refused.value)
+
+
+def test_a_relative_path_stays_as_it_was_typed_in_messages_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = study(tmp_path)
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    relative, absolute = load_study("../mine.yaml"), load_study(path)
+    assert (relative.where, absolute.where) == ("../mine.yaml", str(path))
+    assert (relative.file, relative.dir) == (absolute.file, absolute.dir)
+    assert relative.model_dump() == absolute.model_dump()
 
 
 def test_no_code_runs(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from routesearch.backbones import NiN
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Data
 from routesearch.errors import Refusal
+from routesearch.pricing import Interval
 from routesearch.recipe import Recipe
-from routesearch.routing import Interval
 from routesearch.space import Space
 from routesearch.study import load_study
 from routesearch.task import Blueprint, Task, reference_cost, resolve
@@ -58,16 +58,25 @@ def test_known_facts_save_reading_the_data(write_study: Callable[..., Path], tmp
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no such data set": ({"data": "dogits"}, "data.name: no data set 'dogits'; installed: arrays, digits"),
+    "no such data set": (
+        {"data": "dogits"},
+        "data.name: no data set 'dogits'; did you mean 'digits'? installed: arrays, digits",
+    ),
     "no such setting": (
         {"data": {"name": "arrays", "path": "toy.npz", "paht": 1}},
         "unknown key 'data.paht'; did you mean 'path'?",
     ),
     "no path": ({"data": "arrays"}, "data.path must be given"),
     "no file": ({"data": {"name": "arrays", "path": "gone.npz"}}, "data: "),
-    "no such backbone": ({"backbone": "nun"}, "backbone.name: no backbone 'nun'; installed: nin, pocket"),
+    "no such backbone": (
+        {"backbone": "nun"},
+        "backbone.name: no backbone 'nun'; did you mean 'nin'? installed: ",
+    ),
     "too wide": ({"backbone": "pocket@99"}, "backbone.name: 0 < width <= 16 must hold for backbone pocket"),
-    "no such method": ({"methods": ["sttic"]}, "methods: no method 'sttic'; installed: "),
+    "no such method": (
+        {"methods": ["sttic"]},
+        "methods: no method 'sttic'; did you mean 'static'? installed: ",
+    ),
     "no such field": (
         {"methods": {"static": {"widht": 1}}},
         "methods.static: unknown field 'widht'; fields: width_fraction, depth",
@@ -270,6 +279,8 @@ def test_fields_shape_and_classes_may_be_given() -> None:
         (("static", "nin", None, (1, 8, 8), None, {}), "image shape (C,H,W) and the number of classes"),
         (("static", "nin", "arrays", None, None, {}), "data set 'arrays' has no fixed shape and classes"),
         (("sttic", "nin", "digits", None, None, {}), "no method 'sttic'"),
+        (("sttic", "nin", None, None, None, {}), "no method 'sttic'"),
+        (("static", "nun", None, None, None, {}), "no backbone 'nun'"),
         (("static", "nun", "digits", None, None, {}), "no backbone 'nun'"),
         (("static", "nin@", "digits", None, None, {}), "a backbone must be NAME or NAME@WIDTH"),
         (("static", "nin", "dogits", None, None, {}), "no data set 'dogits'"),
@@ -289,3 +300,12 @@ def test_a_law_of_the_method_keeps_its_name_once() -> None:
     with pytest.raises(Refusal) as refused:
         Blueprint.of("dgate", "nin", "digits", None, None, {"positions": [8]})
     assert str(refused.value) == "dgate: positions: 1 <= position <= 7 must hold, got [8]"
+
+
+def test_code_names_every_part_of_the_study(make_task: MakeTask) -> None:
+    found = make_task(methods=["static", "skipper"]).code()
+    assert list(found) == ["method static", "method skipper", "backbone pocket", "data set arrays"]
+    assert found["method static"] == found["data set arrays"]
+    assert found["method static"].startswith("routesearch ")
+    assert found["method skipper"].startswith("own_method.py ")
+    assert found["backbone pocket"].startswith("own_backbone.py ")

@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from optuna.distributions import CategoricalDistribution
+from pydantic import Field
 from torch import Tensor, nn
 
 from routesearch import (
@@ -64,26 +65,21 @@ class DGate(RoutedNet):
     needs_trunk: ClassVar[bool] = True
 
     class Config(Space):
-        """Fields of a d-gate network.
+        """Fields of a d-gate network."""
 
-        Attributes:
-            positions: units after which a gate stands.
-            gate_loss: one-vs-all hinge (the paper's) or cross-entropy (what it compares with).
-            features: what a gate sees of the feature map: its channel means, the means of a 4 x 4 grid,
-                or all of it. The paper does not say; its FLOP figures fit either end.
-            weight_penalty: lambda of the paper's loss.
-            learning_rate: of the gates.
-        """
-
-        positions: Annotated[tuple[int, ...], Cuts()] = ()
+        positions: Annotated[tuple[int, ...], Cuts()] = Field(
+            (), description="units after which a gate stands"
+        )
         gate_loss: Annotated[
             Literal["hinge", "cross_entropy"], CategoricalDistribution(("hinge", "cross_entropy"))
-        ] = "hinge"
+        ] = Field("hinge", description="one-vs-all hinge (the paper's), or what it compares with")
         features: Annotated[
             Literal["gap", "grid", "flat"], CategoricalDistribution(("gap", "grid", "flat"))
-        ] = "grid"
-        weight_penalty: float = 1e-4
-        learning_rate: float = 0.005
+        ] = Field(  # the paper does not say; its FLOP figures fit either end
+            "grid", description="what a gate sees: channel means, the means of a 4 x 4 grid, or the whole map"
+        )
+        weight_penalty: float = Field(1e-4, ge=0, description="lambda of the paper's loss")
+        learning_rate: float = Field(0.005, gt=0, description="of the gates")
 
     @classmethod
     def space(cls, backbone: Backbone) -> SearchSpace:

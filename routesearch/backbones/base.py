@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from routesearch.errors import Refusal
-from routesearch.routing import shapes_only
+from routesearch.meta import shapes_only
 
 
 class Plain(nn.Module):
@@ -106,7 +106,13 @@ class Backbone(ABC):
         return self._shapes[k, width]
 
     def scaled(self, channels: int, width: float = 1.0) -> int:
-        """``channels`` at this backbone's width times ``width``: max(1, round(c * f))."""
+        """``channels`` at this backbone's width times ``width``: max(1, round(c * f)).
+
+        Raises:
+            Refusal: for a width that is not more than 0.
+        """
+        if not width > 0:
+            raise Refusal(f"0 < width must hold on backbone {self.name}, got width={width}")
         return max(1, round(channels * self.width * width))
 
     def check(self, k: int) -> None:
@@ -118,16 +124,19 @@ class Backbone(ABC):
         return {"units": len(self)}
 
 
-def kaiming(module: nn.Module) -> nn.Module:
-    """Draw conv and linear weights from He's normal (fan-in), biases 0.
+def kaiming(module: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_in") -> nn.Module:
+    """Draw conv and linear weights from He's normal, biases 0.
 
     torch's default init leaves a network without normalisation at chance level (docs/decisions.md).
+
+    Args:
+        mode: what a convolution's spread goes by; a linear layer's is always the number of its inputs.
     """
     for m in module.modules():
         if any(p.is_meta for p in m.parameters(recurse=False)):
             continue  # nothing to draw, and normal_ on the meta device imports torch._dynamo: over a second
         if isinstance(m, nn.Conv2d):
-            nn.init.kaiming_normal_(m.weight, nonlinearity="relu", mode="fan_in")
+            nn.init.kaiming_normal_(m.weight, nonlinearity="relu", mode=mode)
         elif isinstance(m, nn.Linear):
             nn.init.kaiming_normal_(m.weight, nonlinearity="linear")
         else:

@@ -64,28 +64,28 @@ class CifarResNet(Backbone):
 
 
 class ResNet38(CifarResNet):
-    """n = 6: 18 residual blocks."""
+    """ResNet-38: 3 groups of 6 residual blocks with 16, 32 and 64 channels, for small images."""
 
     name: ClassVar[str] = "resnet38"
     blocks: ClassVar[int] = 6
 
 
 class ResNet74(CifarResNet):
-    """n = 12: 36 residual blocks."""
+    """ResNet-74: 3 groups of 12 residual blocks with 16, 32 and 64 channels, for small images."""
 
     name: ClassVar[str] = "resnet74"
     blocks: ClassVar[int] = 12
 
 
 class ResNet110(CifarResNet):
-    """n = 18: 54 residual blocks."""
+    """ResNet-110: 3 groups of 18 residual blocks with 16, 32 and 64 channels, for small images."""
 
     name: ClassVar[str] = "resnet110"
     blocks: ClassVar[int] = 18
 
 
 class ResNet152(CifarResNet):
-    """n = 25: 75 residual blocks."""
+    """ResNet-152: 3 groups of 25 residual blocks with 16, 32 and 64 channels, for small images."""
 
     name: ClassVar[str] = "resnet152"
     blocks: ClassVar[int] = 25

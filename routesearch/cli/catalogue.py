@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,15 +23,25 @@ SHAPES = ((3, 32, 32), (3, 224, 224))
 
 CLASSES = 10
 
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        help="A plain Python file with hooks in it. Repeatable.",
+        show_default=False,
+    ),
+]
 
-def methods(as_json: Json = False) -> Answer:
+
+def methods(plugins: Plugins = None, as_json: Json = False) -> Answer:
     """List the routing methods with the fields that a study can fix or search.
 
     Ranges that depend on the backbone are shown as far as they are known without one.
     """
     from routesearch.space import SearchSpace
 
-    registry = _registry()
+    registry = _registry(plugins)
     schemas = {name: SearchSpace(kind.Config).schema() for name, kind in registry.methods.items.items()}
     parts: list[Any] = []
     for name, schema in schemas.items():
@@ -43,12 +54,12 @@ def methods(as_json: Json = False) -> Answer:
     return Answer(_document(registry.methods, schemas), parts)
 
 
-def backbones(as_json: Json = False) -> Answer:
+def backbones(plugins: Plugins = None, as_json: Json = False) -> Answer:
     """List the backbones, each usable at any width: NAME@0.25 has a quarter of the channels."""
     from routesearch.report import Table
     from routesearch.report.table import mega
 
-    registry = _registry()
+    registry = _registry(plugins)
     schemas = {name: _facts(kind) for name, kind in registry.backbones.items.items()}
     rows = []
     for name, facts in schemas.items():
@@ -61,9 +72,9 @@ def backbones(as_json: Json = False) -> Answer:
     return Answer(_document(registry.backbones, schemas), (Table(columns, tuple(rows)),))
 
 
-def datasets(as_json: Json = False) -> Answer:
+def datasets(plugins: Plugins = None, as_json: Json = False) -> Answer:
     """List the data sets with their settings."""
-    registry = _registry()
+    registry = _registry(plugins)
     schemas: dict[str, dict[str, Any]] = {}
     parts: list[Any] = []
     for name, kind in registry.datasets.items.items():
@@ -99,13 +110,14 @@ def cost(
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="A field of the method, in YAML. Repeatable."),
     ] = None,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> Answer:
     """Price a network before any training: parameters, and MACs of its cheapest and dearest route.
 
     Needs no data, no trunk and no weights.
     """
-    _registry()
+    from routesearch.plugins import load_plugins
     from routesearch.report import Table
     from routesearch.report.table import mega
     from routesearch.task import Blueprint
@@ -113,7 +125,9 @@ def cost(
     size = None if shape is None else _parse_shape(shape)
     if classes is not None and classes < 2:
         raise Refusal(f"--classes must be 2 or more, got {classes}")
-    found = Blueprint.of(method, backbone, dataset, size, classes, parse_settings(settings)).cost()
+    fields, registry = parse_settings(settings), load_plugins(plugins or ())
+    found = Blueprint.of(method, backbone, dataset, size, classes, fields, registry).cost()
+    tell_problems(registry.problems)  # a missing name blames them itself
     whole = found["backbone_macs"]
     rows = (
         ("cheapest route", f"{mega(found['macs']['min'])} M MACs", f"{found['macs']['min'] / whole:.3f}x"),
@@ -127,10 +141,10 @@ def cost(
     return Answer(document, (Table((method, "", "of the backbone"), rows), *notes))
 
 
-def _registry() -> Registry:
+def _registry(plugins: Sequence[Path] | None) -> Registry:
     from routesearch.plugins import load_plugins
 
-    registry = load_plugins()
+    registry = load_plugins(plugins or ())
     tell_problems(registry.problems)
     return registry
 

@@ -28,9 +28,8 @@ def range_of(facts: Mapping[str, Any]) -> str:
     if "choices" in search:
         text = ", ".join(map(str, search["choices"]))
     elif "positions" in search:
-        (first, last), (least, most) = search["positions"], search["count"]
-        # without a backbone the range is empty
-        units = f"of the units {first} to {last}" if first <= last else "units, by the backbone"
+        (first, last), (least, most) = search["positions"] or (None, None), search["count"]
+        units = "units, by the backbone" if last is None else f"of the units {first} to {last}"
         text = f"{least} to {most} {units}"
     else:
         text = f"{search['low']} to {search['high']}" + (", log" if search.get("log") else "")

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from routesearch.data.base import Dataset, Shape
     from routesearch.space import SearchSpace
 
-FILE = "study.yaml"
 BACKBONE = "nin@0.25"
+BUDGET = "0.5x"
 MOST_SIDE = 64
 """Larger images are not suggested by themselves: MACs grow with the square of the side."""
 
@@ -57,7 +57,9 @@ def init(
     ] = None,
 ) -> Answer:
     """Write a commented study file for your own images, with every default in it; nothing is overwritten."""
-    file = folder / FILE
+    from routesearch.study import USUAL_NAME
+
+    file = folder / USUAL_NAME
     if file.exists() or file.is_symlink():
         raise Refusal(f"init writes a new file, and {file} is already there")
     found = _empty(folder) if data is None else _look(data, _as_seen_from(folder, data))
@@ -163,7 +165,7 @@ def _as_seen_from(folder: Path, data: Path) -> Path:
 def _text(folder: Path, found: Found) -> str:
     from routesearch.cli.template import study_text
     from routesearch.plugins import load_plugins
-    from routesearch.study import BackboneConfig, StudyConfig, parse_backbone
+    from routesearch.study import USUAL_NAME, BackboneConfig, BudgetConfig, StudyConfig, parse_backbone
 
     registry = load_plugins()
     tell_problems(registry.problems)
@@ -176,18 +178,20 @@ def _text(folder: Path, found: Found) -> str:
         except Refusal:  # a method that cannot use this backbone
             continue
     config = StudyConfig(
-        file=folder / FILE,
+        file=folder / USUAL_NAME,
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:100] or "study",
-        data={},
+        data={"name": found.dataset.name},
         backbone=BackboneConfig(name=BACKBONE),
         methods={method: {} for method in spaces},
+        budget=BudgetConfig(max_macs=BUDGET),
     )
     head = "\n".join(
         (
             "Which routed network is best for these images?  routesearch search THIS_FILE",
             *found.facts,
-            "Every key but data, backbone and methods may be left out: what stands here are the defaults.",
-            "A budget is what routing is for: set budget.max_macs, for example to 0.5x.",
+            "Every key but data, backbone and methods may be left out: what stands here are the defaults,",
+            f"but for budget.max_macs. A budget is what routing is for: {BUDGET}, half of what the backbone",
+            "costs, is a start; say what you can spend.",
         )
     )
     return study_text(config, found.dataset, spaces, head)

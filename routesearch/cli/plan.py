@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from routesearch.cli.options import Json, Settings, StudyFile, open_study
 from routesearch.cli.output import Answer, log, tell_problems
+from routesearch.machine import cores
 
 if TYPE_CHECKING:
     from routesearch.preflight import Forecast
@@ -24,9 +24,9 @@ def plan(study: StudyFile, settings: Settings = None, as_json: Json = False) -> 
     from routesearch.preflight import forecast
 
     found = forecast(task)
-    for name, reach in found.reach.items():
-        if reach.law is not None and reach.macs is None:
-            log.warning("%s: no config of its space can be built: %s", name, reach.law)
+    law = task.unmet(found.reach)
+    if law is not None:
+        log.warning("a search would be refused: %s", law)
     document = {
         name: {
             "share": reach.share,
@@ -35,10 +35,10 @@ def plan(study: StudyFile, settings: Settings = None, as_json: Json = False) -> 
         }
         for name, reach in found.reach.items()
     }
-    return Answer({"methods": document}, _plan_text(task, found))
+    return Answer({"methods": document}, _plan_text(task, found, runs=law is None))
 
 
-def _plan_text(task: Task, found: Forecast) -> list[Any]:
+def _plan_text(task: Task, found: Forecast, runs: bool) -> list[Any]:
     from routesearch.cli.progress import duration
     from routesearch.report import Table
     from routesearch.report.table import mega
@@ -51,7 +51,8 @@ def _plan_text(task: Task, found: Forecast) -> list[Any]:
         seconds = found.seconds[name]
         ends = ("", "") if reach.macs is None else (macs(reach.macs.min), macs(reach.macs.max))
         rows.append((name, f"{reach.share:.0%}", *ends, "" if seconds is None else f"{seconds:.1f} s"))
-    columns = ("method", "can meet the budget", "cheapest found", "dearest found", "a trial takes about")
+    share = "can be built" if task.budget is None else "can meet the budget"
+    columns = ("method", share, "cheapest found", "dearest found", "a trial takes about")
     backbone = f"{task.config.backbone.name}: {mega(task.reference)} M MACs on {_size(task)} images"
     budget = "no budget" if task.budget is None else f"budget {macs(int(task.budget))}"
     parts: list[Any] = [f"{backbone}; {budget}", Table(columns, tuple(rows))]
@@ -59,8 +60,8 @@ def _plan_text(task: Task, found: Forecast) -> list[Any]:
         sharing = ", ".join(name for name, method in task.methods.items() if method.needs_trunk)
         parts.append(f"The trunk, trained once for {sharing}: about {duration(found.trunk_seconds)}.")
     trials = task.config.search.trials
-    at_once = max(1, int(_cores() / task.config.resources.cpu))
-    seconds = found.search_seconds(trials, at_once)
+    at_once = int(cores() / task.config.resources.cpu)  # 0, as none fits here, was told before
+    seconds = found.search_seconds(trials, at_once) if at_once and runs else None
     if seconds is not None:
         parts.append(
             f"{trials} trials, {at_once} at a time on this machine: about {duration(seconds)}, "
@@ -76,7 +77,3 @@ def _rounded(seconds: float | None) -> float | None:
 def _size(task: Task) -> str:
     channels, height, width = task.shape
     return f"{height}x{width}x{channels}"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

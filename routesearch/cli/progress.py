@@ -13,7 +13,7 @@ from routesearch.report.table import mega, percent
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from routesearch.search.searcher import Snapshot
+    from routesearch.search.dispatcher import Snapshot
 
 QUIET = 30.0
 """Seconds without a line, where lines are printed, before one comes though little has happened."""

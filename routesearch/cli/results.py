@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,10 @@ REPEATED = "M MACs on test"
 """Next to the same on validation it says little: files have it, the terminal has no room."""
 
 
+MOST_POINTS = 20
+"""Points of a front that ``front`` shows without ``--all``."""
+
+
 class Split(StrEnum):
     """Where points are measured."""
 
@@ -36,14 +41,18 @@ def front(
     html: Annotated[Path | None, typer.Option(metavar="F", help="Write an interactive page.")] = None,
     png: Annotated[Path | None, typer.Option(metavar="F", help="Write a picture.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="F", help="Write a CSV file.")] = None,
+    every_point: Annotated[bool, typer.Option("--all", help="Show all points of a long front.")] = False,
     settings: Settings = None,
     as_json: Json = False,
 ) -> Answer:
     """Show the front: the points that no other point beats in both accuracy and MACs.
 
+    Of a long one a selection is shown; --json and files have all of it.
+
     It is chosen on validation data; the same points are measured again on test when a search ends.
     """
     from routesearch import report
+    from routesearch.points import best
 
     opened = open_study(study, settings)
     drawn = html is not None or png is not None
@@ -66,9 +75,11 @@ def front(
     mega = report.table.mega
     within = "" if budget is None else f"; budget {mega(budget)} M ({budget / reference:.3g}x)"
     title = f"{opened.config.name}: front on {split}, {len(points)} points; backbone {mega(reference)} M MACs"
-    return Answer(
-        document, (f"{title}{within}", without(report.front_table(points, reference, tested), REPEATED))
-    )
+    shown = points if every_point else few(points, best(points, budget), MOST_POINTS)
+    table = without(report.front_table(shown, reference, tested), REPEATED)
+    left = len(points) - len(shown)
+    rest = (f"{left} of {len(points)} points in between are not shown; --all shows them.",) if left else ()
+    return Answer(document, (f"{title}{within}", table, *rest))
 
 
 def best(
@@ -85,8 +96,9 @@ def best(
     as_json: Json = False,
 ) -> Answer:
     """Show the most accurate point within a budget, on validation data."""
+    from routesearch.points import key
     from routesearch.report import Table
-    from routesearch.report.table import key, mega, percent, short
+    from routesearch.report.table import mega, percent, short
 
     opened = open_study(study, settings)
     with opened.reading():
@@ -112,6 +124,7 @@ def trials(study: StudyFile, settings: Settings = None, as_json: Json = False) -
     opened = open_study(study, settings)
     with opened.reading():
         records, reference, budget = opened.trials(), opened.reference, opened.budget
+    tell_failures(records)
     columns = ("trial", "method", "state", "accuracy", "M MACs", "points", "seconds", "config", "reason")
     rows = tuple(_trial_row(record, reference, budget) for record in records)
     return Answer({"trials": [r.as_dict(budget) for r in records]}, (Table(columns, rows),))
@@ -166,6 +179,25 @@ def ui(
         open_ui(opened.tracking_uri, charts, port, ready)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def tell_failures(records: Iterable[TrialRecord]) -> None:
+    """Failed trials with their tracebacks, where the user asked for detail."""
+    for record in records:
+        if record.outcome is None or record.state != "failed":
+            continue
+        log.debug("trial %d (%s) failed: %s", record.number, record.method, record.outcome.reason)
+        if record.outcome.traceback:
+            log.debug("%s", record.outcome.traceback)
+
+
+def few(points: list[Point], best: Point | None, most: int) -> list[Point]:
+    """At most so many points of a front, evenly chosen, both ends and the best among them."""
+    if len(points) <= most:
+        return points
+    last = len(points) - 1
+    keep = {round(i * last / (most - 2)) for i in range(most - 1)}
+    return [p for i, p in enumerate(points) if i in keep or p is best]
 
 
 def _tested(opened: Study) -> list[Point]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from routesearch.cli.options import Json, Settings, StudyFile, open_study
 from routesearch.cli.output import Answer, log, tell_problems, without
-from routesearch.cli.results import REPEATED
+from routesearch.cli.results import REPEATED, few, tell_failures
 from routesearch.errors import Refusal, RunFailed
 
 if TYPE_CHECKING:
@@ -69,21 +70,23 @@ def search(
     with opened.reading():
         failed = [r for r in opened.trials() if r.outcome is not None and r.state == "failed"]
         ending = _ending(opened, summary, study)
-    error = None if summary.finished + summary.stopped else _nothing_finished(summary, failed)
+    error = None if summary.finished + summary.stopped else _nothing_finished(summary, failed, opened)
     if failed and error is None:
         count = "1 trial" if len(failed) == 1 else f"{len(failed)} trials"
         log.warning("%s failed: %s (`routesearch trials` lists them)", count, _reasons(failed))
-    for record in failed:
-        assert record.outcome is not None
-        log.debug("trial %d (%s) failed: %s", record.number, record.method, record.outcome.reason)
-        if record.outcome.traceback:
-            log.debug("%s", record.outcome.traceback)
+    tell_failures(failed)
     return Answer(summary.as_dict(), ending, error)
 
 
-def _nothing_finished(summary: Summary, failed: list[TrialRecord]) -> RunFailed:
+def _nothing_finished(summary: Summary, failed: list[TrialRecord], opened: Study) -> RunFailed:
     text = f"{summary.study}: no trial has finished, {summary.failed} failed, {summary.refused} refused"
-    return RunFailed(f"{text}: {_reasons(failed)}" if failed else text)
+    if failed:
+        spent = summary.failed >= opened.config.search.trials
+        then = (
+            "raise search.trials, or --fresh" if spent else "the same command goes on, --fresh starts anew,"
+        )
+        return RunFailed(f"{text}: {_reasons(failed)} ({then} after a fix)")
+    return RunFailed(f"{text} (raise budget.max_macs)" if summary.refused else text)
 
 
 def _reasons(failed: list[TrialRecord], most: int = 3) -> str:
@@ -94,8 +97,9 @@ def _reasons(failed: list[TrialRecord], most: int = 3) -> str:
 
 
 def _ending(opened: Study, summary: Summary, file: Path) -> list[Any]:
+    from routesearch.points import key
     from routesearch.report import front_table
-    from routesearch.report.table import key, mega
+    from routesearch.report.table import mega
 
     if not summary.front:
         return []
@@ -104,7 +108,7 @@ def _ending(opened: Study, summary: Summary, file: Path) -> list[Any]:
     except Refusal:  # some points are not measured yet
         tested = []
     reference, budget = opened.reference, opened.budget
-    shown = _few(summary.front, summary.best)
+    shown = few(summary.front, summary.best, MOST_ROWS)
     more = "" if len(shown) == len(summary.front) else f" ({len(shown)} of {len(summary.front)} points)"
     parts: list[Any] = [
         f"{summary.study}: front on validation{more}",
@@ -116,17 +120,21 @@ def _ending(opened: Study, summary: Summary, file: Path) -> list[Any]:
         again = next((p for p in tested if key(p) == key(summary.best)), None)
         parts.append(_best_line(summary.best, again, reference, budget))
     stopped = f", {summary.stopped} stopped early" if summary.stopped else ""
+    refused = f"{summary.refused} refused"
+    if summary.refused:
+        refused += " (over the budget or breaking a law of the method; never trained)"
     within = summary.feasible_hypervolume
     command = f"routesearch {{}} {shlex.quote(str(file))}"
     parts += [
-        f"Trials: {summary.finished} finished{stopped}, {summary.failed} failed, {summary.refused} refused.",
+        f"Trials: {summary.finished} finished{stopped}, {summary.failed} failed, {refused}.",
         f"Hypervolume: {summary.hypervolume:.4f}"
-        + ("." if within is None else f", within the budget {within:.4f}."),
+        + ("" if within is None else f", within the budget {within:.4f}")
+        + " (the area under the front: 1 is every image right for nothing).",
         "",
         f"Stored in  {summary.storage}",
         f"MLflow     {summary.tracking_uri}, experiment {summary.experiment}",
         f"Next       {command.format('front')} --html front.html",
-        f"           {command.format('best')} --max-macs {'0.3x' if budget is None else mega(budget) + 'M'}",
+        f"           {command.format('best')} --max-macs {_tighter(summary.front, reference, budget)}",
         f"           {command.format('ui')}",
     ]
     return parts
@@ -142,10 +150,7 @@ def _best_line(best: Point, tested: Point | None, reference: float, budget: floa
     return f"Best{within}: {percent(best.accuracy)}{on_test} at {cost}: {origin}"
 
 
-def _few(points: list[Point], best: Point | None) -> list[Point]:
-    """At most ``MOST_ROWS`` of a front, both ends and the best among them."""
-    if len(points) <= MOST_ROWS:
-        return points
-    last = len(points) - 1
-    keep = {round(i * last / (MOST_ROWS - 2)) for i in range(MOST_ROWS - 1)}
-    return [p for i, p in enumerate(points) if i in keep or p is best]
+def _tighter(front: list[Point], reference: float, budget: float | None) -> str:
+    """A budget to ask for next: half of the study's (or of the backbone), more if no point is so cheap."""
+    half, least = (budget or reference) / 2 / reference, min(p.macs for p in front) / reference
+    return f"{max(half, math.ceil(least * 1000) / 1000):.4g}x"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import Field
 
 from routesearch.data.base import Dataset, Images, Shape, Source
 from routesearch.errors import Refusal
+from routesearch.machine import cores
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -139,18 +139,13 @@ def _pixels(files: Sequence[Path], size: int) -> torch.Tensor:
     def place(number: int) -> None:
         rows[number] = read_image(files[number], (size, size))
 
-    pool = ThreadPoolExecutor(_cores())
+    pool = ThreadPoolExecutor(cores())
     try:
         for _ in pool.map(place, range(len(files))):
             pass
     finally:
         pool.shutdown(cancel_futures=True)
     return torch.from_numpy(rows).permute(0, 3, 1, 2)
-
-
-def _cores() -> int:
-    """Cores that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _subfolders(folder: Path) -> list[str]:

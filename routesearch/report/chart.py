@@ -8,8 +8,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from routesearch.points import Point, best
-from routesearch.report.table import key
+from routesearch.points import Point, best, key
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#6B6B6B")
 """Told apart by colour-blind readers too (after Okabe and Ito; their yellow is lost on white)."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from routesearch.points import Point
+from routesearch.points import Point, key
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,6 @@ def front_table(points: Sequence[Point], reference: float, test: Sequence[Point]
             row.insert(6, mega(again.macs) if again else "")
         rows.append(tuple(row))
     return Table(columns, tuple(rows))
-
-
-def key(point: Point) -> tuple[int, str]:
-    """What makes a point the same point on another split: its trial and its knob."""
-    return point.trial, json.dumps(point.knob, sort_keys=True)
 
 
 def percent(share: float) -> str:

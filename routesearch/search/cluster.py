@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from routesearch.errors import Refusal
+from routesearch.machine import cores, threads
 from routesearch.search.work import Grant
 
 _TOKEN = secrets.token_hex(16)
@@ -64,7 +65,7 @@ def connect(address: str | None, cpu: float) -> Iterator[Path]:
     settings: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": WORKER_ENV | {"OMP_NUM_THREADS": str(max(1, int(cpu)))}},
+        "runtime_env": {"env_vars": WORKER_ENV | {"OMP_NUM_THREADS": str(threads(cpu))}},
     }
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(_short_folder())
@@ -75,7 +76,7 @@ def connect(address: str | None, cpu: float) -> Iterator[Path]:
             stack.enter_context(environment({"RAY_AUTH_TOKEN": _TOKEN}))
             settings |= {
                 "address": "local",
-                "num_cpus": len(os.sched_getaffinity(0)),
+                "num_cpus": cores(),
                 "include_dashboard": False,
                 "_temp_dir": str(scratch),
             }

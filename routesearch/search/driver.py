@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from routesearch.errors import Refusal, RunFailed
 from routesearch.points import OperatingPoint, Point
 from routesearch.record import Outcome
-from routesearch.search import store, worker
+from routesearch.search import remote, store
 from routesearch.search.cluster import Capacity, check_fits, connect, environment, first_line
+from routesearch.search.dispatcher import Dispatcher, Observer, Snapshot
 from routesearch.search.interrupt import Interrupts
 from routesearch.search.journal import Journal
 from routesearch.search.ledger import Ledger, test_results
-from routesearch.search.searcher import Dispatcher, Observer, Snapshot
 from routesearch.search.tune import Abort, Bridge, make_callback, make_searcher
 from routesearch.search.work import Grant, TrialWork, Work
 
@@ -47,7 +47,7 @@ def run_search(
     What came of it is read back from the journal (:mod:`routesearch.search.ledger`).
 
     Args:
-        task: the resolved study.
+        task: the resolved study, its pre-flight done (:meth:`Task.preflight`).
         address: a running Ray cluster (``auto`` or ``HOST:PORT``) that this machine belongs to; None
             starts Ray on this machine alone.
         observers: told of every trial that ended, and of the end.
@@ -64,7 +64,6 @@ def run_search(
             f"--address must be auto or HOST:PORT, got {address}: Ray Client would move the search to another"
             " machine; run it on a node of the cluster"
         )
-    task.preflight()
     packed = work.pack(task)  # before anything is made on disk: data may be missing
     with Journal.open_for_writing(task.dir) as journal:
         ledger = Ledger(journal, task)
@@ -93,7 +92,7 @@ def run_search(
 
 
 def _run_trials(
-    dispatcher: Dispatcher, order: worker.Order, check: Callable[[], None], scratch: Path
+    dispatcher: Dispatcher, order: remote.Order, check: Callable[[], None], scratch: Path
 ) -> None:
     from ray import exceptions, tune
 
@@ -104,7 +103,7 @@ def _run_trials(
             # tune.run, not Tuner: a Tuner pickles its searcher and callbacks to resume from, and ours
             # hold the journal.
             tune.run(
-                tune.with_resources(tune.with_parameters(worker.trainable, order=order), resources),
+                tune.with_resources(tune.with_parameters(remote.trainable, order=order), resources),
                 name="search",
                 search_alg=make_searcher(bridge),
                 num_samples=-1,
@@ -124,11 +123,11 @@ def _run_trials(
             ) from error
 
 
-def _publish(ledger: Ledger, order: worker.Order, dispatcher: Dispatcher, check: Callable[[], None]) -> None:
+def _publish(ledger: Ledger, order: remote.Order, dispatcher: Dispatcher, check: Callable[[], None]) -> None:
     """Measure the points of the validation front on test data, each once and for ever."""
     import ray
 
-    measure = ray.remote(worker.measure).options(
+    measure = ray.remote(remote.measure).options(
         num_cpus=order.grant.cpu, num_gpus=order.grant.gpu, max_retries=1
     )
     left = list(_unmeasured(ledger).items())
@@ -140,7 +139,7 @@ def _publish(ledger: Ledger, order: worker.Order, dispatcher: Dispatcher, check:
             number, points = left.pop()
             weights = store.read(store.weights_path(ledger.journal.dir, number))
             knobs = [dict(p.knob) for p in points]
-            running[measure.remote(ledger.record(number), knobs, weights or {}, order)] = number
+            running[measure.remote(ledger.record(number), knobs, weights, order)] = number
         ready, _ = ray.wait(list(running), timeout=_POLL)
         for task in ready:
             number = running.pop(task)
@@ -162,14 +161,14 @@ def _unmeasured(ledger: Ledger) -> dict[int, list[Point]]:
     return missing
 
 
-def _order(task: Task, packed: Any, work: type[Work], grant: Grant) -> worker.Order:
+def _order(task: Task, packed: Any, work: type[Work], grant: Grant) -> remote.Order:
     import ray
 
     node = ray.get_runtime_context().get_node_id()
-    return worker.Order(work, ray.put(packed), None, task.dir, node, grant)
+    return remote.Order(work, ray.put(packed), None, task.dir, node, grant)
 
 
-def _with_trunk(task: Task, order: worker.Order, check: Callable[[], None]) -> worker.Order:
+def _with_trunk(task: Task, order: remote.Order, check: Callable[[], None]) -> remote.Order:
     """Train the trunk, once in a study, if a method needs one."""
     import ray
 
@@ -177,7 +176,7 @@ def _with_trunk(task: Task, order: worker.Order, check: Callable[[], None]) -> w
         return order
     path = task.trunk_file()
     if not path.exists():
-        train = ray.remote(worker.train_trunk).options(num_cpus=order.grant.cpu, num_gpus=order.grant.gpu)
+        train = ray.remote(remote.train_trunk).options(num_cpus=order.grant.cpu, num_gpus=order.grant.gpu)
         answer = _wait(train.remote(task.config.search.seed, order), check)
         if "outcome" in answer:
             failure = Outcome.loads(answer["outcome"])

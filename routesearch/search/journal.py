@@ -151,6 +151,22 @@ class Journal:
                     " (--fresh starts anew)"
                 )
 
+    def changed_code(self, code: Mapping[str, str], started: bool) -> list[str]:
+        """Compare with the code that the study was begun with, and keep what is new.
+
+        Args:
+            code: part of the study (``method dgate``) -> what its code is known by.
+            started: whether the study has trials.
+
+        Returns:
+            One text for each part that is not what it was.
+        """
+        kept: dict[str, str] = self.get("code") or {} if started else {}
+        merged = {**code, **kept}
+        if merged != self.get("code"):
+            self.set("code", merged)
+        return [f"{part} (was {kept[part]}, now {now})" for part, now in code.items() if merged[part] != now]
+
 
 def move_aside(folder: Path) -> Path | None:
     """Rename a study's folder so that a new one can start in its place.

@@ -11,8 +11,8 @@ something that :class:`Ledger` can finish.
 from __future__ import annotations
 
 import json
+import logging
 import math
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,14 +30,18 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pydantic import ValidationError
 
 from routesearch.errors import Refusal
-from routesearch.points import OperatingPoint, Point, front, representative
+from routesearch.points import OperatingPoint, Point, front
 from routesearch.record import Outcome, State, TrialRecord
 from routesearch.search.journal import META, Journal
+from routesearch.search.lessons import lesson_of, place
+from routesearch.search.naming import budget_of, study_name
 from routesearch.search.sampler import derive, make_sampler
-from routesearch.space import SearchSpace, Space
+from routesearch.space import SearchSpace
 
 if TYPE_CHECKING:
     from routesearch.task import Task
+
+log = logging.getLogger("routesearch")
 
 ASKED, OUTCOME, COPY, DECLINED = "asked", "outcome", "copy_of", "declined"
 MOST_DECLINED = 10
@@ -109,10 +113,17 @@ class Ledger:
         self._trained: Counter[tuple[str, str]] = Counter()  # (method, config) of these
         self._studies: dict[str, Study] = {}
         stored = list(_trials(journal))
-        journal.agree(task.fingerprint(), started=any(ASKED in t.user_attrs for _, t in stored))
+        started = any(ASKED in t.user_attrs for _, t in stored)
+        journal.agree(task.fingerprint(), started)
+        if changed := journal.changed_code(task.code(), started):
+            log.warning(
+                "the code of a study should stay as it was while it is continued, changed: %s"
+                " (--fresh starts anew)",
+                ", ".join(changed),
+            )
         if journal.get("reference") != task.reference:  # readers compute budgets and hypervolume from it
             journal.set("reference", task.reference)
-        self._names = {m: _study_name(m, task.budget, s) for m, s in task.spaces.items()}
+        self._names = {m: study_name(m, task.budget, s) for m, s in task.spaces.items()}
         for name, trial in stored:
             if ASKED in trial.user_attrs:
                 self._enter(_record(trial), name, trial._trial_id)
@@ -239,7 +250,7 @@ class Ledger:
     def _tell(self, record: TrialRecord, row: _Row) -> None:
         study = self._study(row.study)
         trial = Trial(study, row.trial)
-        lesson = _lesson(record, self.task.reference, _budget_of(row.study))
+        lesson = lesson_of(record, self.task.reference, budget_of(row.study))
         known = self.journal.storage.get_trial(row.trial).constraints
         for key, value in lesson.constraints.items():
             if key not in known:  # else a crash came between this and the line below
@@ -256,7 +267,7 @@ class Ledger:
 
     def _teach(self, record: TrialRecord) -> None:
         """Let the present Optuna study of a method know a trial that is stored in an earlier one."""
-        lesson = _lesson(record, self.task.reference, self.task.budget)
+        lesson = lesson_of(record, self.task.reference, self.task.budget)
         placed = place(self.task.spaces[record.method], record.config)
         if placed is None or lesson.state is TrialState.FAIL or not lesson.useful:
             return
@@ -312,61 +323,6 @@ class Ledger:
         return config, bounds, self.refusal(TrialRecord(-1, method, config, 0, bounds))
 
 
-@dataclass(frozen=True)
-class _Lesson:
-    """What a trial teaches a sampler."""
-
-    state: TrialState
-    values: list[float] | None
-    constraints: dict[str, float]
-
-    @property
-    def useful(self) -> bool:
-        """A refusal that the present budget would not repeat teaches nothing."""
-        return self.state is not TrialState.PRUNED or any(v > 0 for v in self.constraints.values())
-
-
-def _lesson(record: TrialRecord, reference: float, budget: float | None) -> _Lesson:
-    """Two objectives and one constraint of a measured trial; a violated constraint of a refused one.
-
-    A refused one is pruned, not failed: samplers overlook failed trials and would ask the same for ever.
-    """
-    outcome = record.outcome
-    assert outcome is not None
-    if outcome.state is State.REFUSED:
-        if record.bounds is None:
-            return _Lesson(TrialState.PRUNED, None, {"law": 1.0})
-        excess = 0.0 if budget is None else record.bounds[0] / budget - 1
-        return _Lesson(TrialState.PRUNED, None, {"macs": excess})
-    if outcome.state is State.FAILED:
-        return _Lesson(TrialState.FAIL, None, {})
-    point = representative(outcome.points, reference, budget)
-    constraints = {} if budget is None else {"macs": min(p.macs for p in outcome.points) / budget - 1}
-    return _Lesson(TrialState.COMPLETE, [point.accuracy, point.macs], constraints)
-
-
-def place(
-    space: SearchSpace, config: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, BaseDistribution]] | None:
-    """The sampler's parameters that make ``space`` draw ``config``; None if the config is not in it."""
-    distributions: dict[str, BaseDistribution] = {}
-
-    def suggest(name: str, distribution: BaseDistribution) -> Any:
-        distributions[name] = distribution
-        return params[name]
-
-    try:
-        model: Space = space.parse(config)
-        params = space.encode(model)
-        if space.ask(suggest) != model:
-            return None
-        params = {name: params[name] for name in distributions}
-        create_trial(values=[0.0, 0.0], params=params, distributions=distributions)  # checks the ranges
-    except (KeyError, ValueError, Refusal):
-        return None
-    return params, distributions
-
-
 def sound(outcome: Outcome) -> Outcome:
     """The outcome, or a failure if its curve is none: empty, or with a number that is not finite."""
     if outcome.state not in (State.FINISHED, State.STOPPED):
@@ -397,18 +353,6 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         bounds=None if asked["bounds"] is None else tuple(asked["bounds"]),
         outcome=None if outcome is None else Outcome.loads(outcome),
     )
-
-
-def _study_name(method: str, budget: float | None, space: SearchSpace) -> str:
-    """``dgate@40000000#1a2b3c4d``: a sampler's history holds for one budget and one space."""
-    shape = {name: [type(domain).__name__, domain.describe()] for name, domain in space.domains.items()}
-    mark = zlib.crc32(json.dumps(shape, sort_keys=True, default=str).encode())
-    return f"{method}@{'none' if budget is None else f'{budget:.12g}'}#{mark:08x}"
-
-
-def _budget_of(study_name: str) -> float | None:
-    limit = study_name.rpartition("#")[0].rpartition("@")[2]
-    return None if limit == "none" else float(limit)
 
 
 def _key(config: Mapping[str, Any]) -> str:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from typing import get_args
 
 from optuna import samplers
 from optuna.exceptions import ExperimentalWarning
 
 from routesearch.errors import UnknownName
+from routesearch.study import Sampler
 
-SAMPLERS = ("tpe", "random", "nsga2", "qmc", "gp")
+SAMPLERS: tuple[str, ...] = get_args(Sampler)
 STARTUP = 10
 """Trials of a method that are drawn at random before a model of them is believed."""
 

@@ -1,53 +1,25 @@
-"""Weights of a study's trials on disk.
-
-A file is there whole or not at all. Only safetensors and numpy are needed, so that a process that
-writes for others stays small.
-"""
+"""Weights of a study's trials, under its folder."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
+from routesearch import files
 
-Arrays = Mapping[str, "np.ndarray[Any, Any]"]
-
-
-def write(path: Path, arrays: Arrays) -> None:
-    """Put ``arrays`` into one file: after a crash there is the old file or the new one, never a part."""
-    from safetensors.numpy import save
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with draft.open("wb") as file:
-            file.write(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def read(path: Path) -> dict[str, np.ndarray[Any, Any]] | None:
-    """The arrays of a file, or None where there is none."""
-    from safetensors.numpy import load_file
-
-    return dict(load_file(path)) if path.is_file() else None
+if TYPE_CHECKING:
+    from routesearch.trial import Weights
 
 
 def weights_path(folder: Path, number: int) -> Path:
     """Where a trial's weights are kept, under the study's folder."""
     return folder / "weights" / f"{number:06d}.safetensors"
+
+
+def read(path: Path) -> Weights:
+    """The weights in a file; none where there is no file."""
+    return files.read(path)[0] if path.is_file() else {}
 
 
 def keep_weights(folder: Path, numbers: Collection[int]) -> None:
@@ -59,6 +31,6 @@ def keep_weights(folder: Path, numbers: Collection[int]) -> None:
 
 
 def sweep_drafts(folder: Path) -> None:
-    """Delete what a crash left half written; not to be called while somebody writes."""
-    for file in (folder / "weights").glob(".*.part"):
-        file.unlink(missing_ok=True)
+    """Delete what a crash left half written under the study's folder; not while somebody writes."""
+    for name in ("weights", "trunks"):
+        files.sweep_drafts(folder / name)

@@ -12,8 +12,8 @@ from typing import Any
 
 from routesearch.errors import RunFailed
 from routesearch.record import Outcome
-from routesearch.search.searcher import Dispatcher
-from routesearch.search.worker import pack_trial
+from routesearch.search.dispatcher import Dispatcher
+from routesearch.search.remote import pack_trial
 
 
 class Abort(BaseException):

@@ -1,6 +1,6 @@
 """What the workers of a search do: an interface, and the real thing behind it.
 
-The machinery around it (searcher, worker, driver) never looks inside, so it can be run, tested and
+The machinery around it (dispatcher, remote, driver) never looks inside, so it can be run, tested and
 timed with work that takes no time.
 """
 
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from routesearch import machine
 from routesearch.points import OperatingPoint
 from routesearch.record import Outcome, TrialRecord
-from routesearch.search.store import Arrays
 
 if TYPE_CHECKING:
     import torch
 
     from routesearch.task import Task
-    from routesearch.trial import TrialSpec
+    from routesearch.trial import TrialSpec, Weights
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Grant:
 
     @property
     def threads(self) -> int:
-        return max(1, int(self.cpu))
+        return machine.threads(self.cpu)
 
 
 class Work(ABC):
@@ -56,12 +56,12 @@ class Work(ABC):
         """In the driver, once: what every worker needs, plain values and numpy arrays."""
 
     @abstractmethod
-    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Arrays]:
+    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Weights]:
         """One trial, and the weights of its network (none for a failure)."""
 
     @abstractmethod
     def measure(
-        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Arrays, grant: Grant
+        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Weights, grant: Grant
     ) -> list[OperatingPoint]:
         """A trained network at these knobs on test data."""
 
@@ -101,14 +101,14 @@ class TrialWork(Work):
     def pack(cls, task: Task) -> Any:
         return {"config": task.config, "facts": (task.shape, task.classes), "data": task.data.to_numpy()}
 
-    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Arrays]:
+    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Weights]:
         from routesearch.trial import run_trial
 
         device = _prepare(trial.seed, grant)
         return run_trial(_spec(trial), self.task, self.data, self.trunk, device)
 
     def measure(
-        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Arrays, grant: Grant
+        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Weights, grant: Grant
     ) -> list[OperatingPoint]:
         from routesearch.trial import measure_again
 
@@ -161,11 +161,11 @@ def _prepare(seed: int, grant: Grant) -> torch.device:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (a plugin may use the old interface)
     torch.manual_seed(seed)
-    if grant.gpu <= 0:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
+    device = machine.device(grant.gpu)
+    if device is None:
         raise RuntimeError(
             f"a trial with resources.gpu={grant.gpu:g} needs CUDA, and {socket.gethostname()} has none"
         )
-    torch.cuda.empty_cache()
-    return torch.device("cuda")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return device

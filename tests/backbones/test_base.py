@@ -11,7 +11,7 @@ import torch
 from routesearch.backbones import BACKBONES, Backbone
 from routesearch.backbones.base import kaiming
 from routesearch.errors import Refusal
-from routesearch.routing import mult_adds
+from routesearch.pricing import mult_adds
 
 SMALL = [kind for kind in BACKBONES if kind.name in ("nin", "resnet38")]
 Make = Callable[..., Backbone]
@@ -141,3 +141,13 @@ def test_the_draw_has_the_spread_of_he() -> None:
     conv = kaiming(torch.nn.Conv2d(32, 64, 3))
     assert float(conv.weight.detach().std()) == pytest.approx((2 / (32 * 9)) ** 0.5, rel=0.03)
     assert not conv.bias.any()
+
+
+@pytest.mark.parametrize("width", [0.0, -0.5, float("nan")])
+def test_a_width_that_is_not_positive_is_refused(make: Make, width: float) -> None:
+    backbone = make()
+    law = f"^0 < width must hold on backbone {backbone.name}, got width={width}$"
+    with pytest.raises(Refusal, match=law):
+        backbone.unit(1, width)
+    with pytest.raises(Refusal, match="0 < width must hold"):
+        backbone.scaled(8, width)

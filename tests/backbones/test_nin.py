@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from routesearch.backbones import NiN
-from routesearch.routing import mult_adds
+from routesearch.pricing import mult_adds
 from routesearch.task import reference_cost
 
 CIFAR10, FMNIST = (3, 32, 32), (1, 28, 28)

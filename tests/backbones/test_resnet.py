@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from routesearch.backbones import CifarResNet, ResNet38, ResNet74, ResNet110, ResNet152
-from routesearch.routing import mult_adds
+from routesearch.pricing import mult_adds
 from routesearch.task import reference_cost
 
 CIFAR10 = (3, 32, 32)

@@ -124,7 +124,7 @@ def test_an_interrupt_is_130(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def load_plugins() -> None:
+    def load_plugins(files: object) -> None:
         raise error
 
     monkeypatch.setattr("routesearch.plugins.load_plugins", load_plugins)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ import pytest
 def test_what_is_installed(run: Any, command: str, names: dict[str, str]) -> None:
     done = run(command, "--json")
     assert (done.status, done.err) == (0, "")
-    assert {name: entry["plugin"] for name, entry in done.json.items()} == names
+    assert names.items() <= {name: entry["plugin"] for name, entry in done.json.items()}.items()
     assert all(set(entry) == {"plugin", "schema"} for entry in done.json.values())
     status, out, err = run(command)
     assert (status, err) == (0, "")
@@ -29,6 +31,55 @@ def test_a_method_tells_its_fields(run: Any) -> None:
     assert fields["depth"]["default"] == 1.0
     row = next(line for line in run("methods").out.splitlines() if line.startswith("depth "))
     assert row.split(maxsplit=5) == ["depth", "1.0", "0.2", "to", "1.0", fields["depth"]["description"]]
+
+
+def test_what_only_a_backbone_knows_is_null_without_one(run: Any) -> None:
+    fields = run("methods", "--json").json["dgate"]["schema"]["properties"]
+    assert fields["positions"]["search"] == {"positions": None, "count": [1, 3]}
+    row = next(line for line in run("methods").out.splitlines() if line.startswith("positions "))
+    assert "1 to 3 units, by the backbone" in row
+
+
+def test_every_field_of_a_method_has_a_meaning(run: Any) -> None:
+    for entry in run("methods", "--json").json.values():
+        for name, facts in entry["schema"]["properties"].items():
+            assert facts.get("description"), name
+
+
+def test_residual_networks_are_told_apart(run: Any) -> None:
+    rows = {line.split()[0]: line for line in run("backbones").out.splitlines()}
+    assert "ResNet-38: 3 groups of 6 residual blocks" in rows["resnet38"]
+    assert "ResNet-152: 3 groups of 25 residual blocks" in rows["resnet152"]
+
+
+def test_plain_files_are_listed_and_priced(run: Any, fixtures: Path) -> None:
+    backbone, method = fixtures / "own_backbone.py", fixtures / "own_method.py"
+    words = ("--plugin", backbone, "--plugin", method, "--json")
+    assert run("backbones", *words).json["pocket"]["plugin"] == str(backbone)
+    assert run("methods", *words).json["skipper"]["plugin"] == str(method)
+    assert "digits" in run("datasets", *words).json
+    cost = run("cost", "skipper", "--backbone", "pocket", "--dataset", "digits", *words).json
+    assert 0 < cost["macs"]["min"] < cost["macs"]["max"]
+    assert "no backbone 'pocket'" in run("cost", "static", "--backbone", "pocket", "--dataset", "digits").err
+
+
+@pytest.mark.parametrize("command", [["methods"], ["cost", "static", "--backbone", "nin"]])
+def test_a_plain_file_that_is_not_there(run: Any, tmp_path: Path, command: list[str]) -> None:
+    done = run(*command, "--plugin", tmp_path / "none.py")
+    assert (done.status, done.out, len(done.lines)) == (2, "", 1)
+    assert "must be a Python file" in done.err
+
+
+def test_a_plain_file_that_cannot_be_loaded(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("import no_such_module")
+    words = ("--backbone", "nin", "--dataset", "digits", "--plugin", tmp_path / "bad.py")
+    done = run("cost", "own", *words)
+    assert (done.status, done.out, len(done.lines)) == (2, "", 1)
+    assert "no method 'own'; installed: " in done.err
+    assert "bad.py': cannot be loaded: ModuleNotFoundError" in done.err
+    done = run("cost", "static", *words, "--json")
+    assert (done.status, len(done.lines)) == (0, 1)
+    assert done.err.startswith("routesearch: warning: plugin ")
 
 
 def test_a_backbone_tells_its_size(run: Any) -> None:
@@ -88,8 +139,12 @@ def test_a_narrower_network_costs_less(run: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["dgat", "--backbone", "nin", "--dataset", "digits"], "no method 'dgat'; installed: dgate, static"),
-        (["static", "--backbone", "nim", "--dataset", "digits"], "no backbone 'nim'"),
+        (
+            ["dgat", "--backbone", "nin", "--dataset", "digits"],
+            "no method 'dgat'; did you mean 'dgate'? installed:",
+        ),
+        (["tree2", "--backbone", "nin"], "no method 'tree2'; installed: dgate, "),
+        (["static", "--backbone", "nim"], "no backbone 'nim'; did you mean 'nin'? installed:"),
         (["static", "--backbone", "nin", "--dataset", "cifar11"], "no data set 'cifar11'"),
         (["static", "--backbone", "nin"], "must be given"),
         (["static", "--backbone", "nin", "--dataset", "arrays"], "data set 'arrays' has no fixed shape"),
@@ -121,8 +176,8 @@ def test_what_cannot_be_priced(run: Any, words: list[str], told: str) -> None:
 def test_a_broken_plugin_is_a_warning(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from routesearch import plugins
 
-    def load() -> plugins.Registry:
-        registry = real()
+    def load(files: Sequence[Path] = ()) -> plugins.Registry:
+        registry = real(files)
         registry.problems.append("plugin 'worn': cannot be loaded: ImportError: no gears")
         return registry
 

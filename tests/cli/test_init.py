@@ -33,10 +33,23 @@ def test_the_file_says_the_defaults(started: Path) -> None:
     """Written from the models, it cannot drift from them; still, what it says is loaded and compared."""
     written = load_study(started)
     plain = StudyConfig(
-        file=started, name="mine", data=written.data, backbone={"name": "nin@0.25"}, methods=written.methods
+        file=started,
+        name="mine",
+        data=written.data,
+        backbone={"name": "nin@0.25"},
+        methods=written.methods,
+        budget={"max_macs": "0.5x"},
     )
     assert written == plain
-    assert set(yaml.safe_load(started.read_text())) == set(StudyConfig.model_fields) - {"file"}
+    assert set(yaml.safe_load(started.read_text())) == set(StudyConfig.model_fields) - {"file", "typed"}
+
+
+def test_it_searches_within_a_budget_and_says_so(started: Path) -> None:
+    text = started.read_text()
+    line = next(line for line in text.splitlines() if line.startswith("  max_macs: "))
+    assert line.split("#")[0].strip() == "max_macs: 0.5x"
+    assert "of the backbone" in line
+    assert "A budget is what routing is for: 0.5x" in text
 
 
 def test_every_key_is_there_with_its_description(started: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def test_plan_for_people(run: Any, write_study: Callable[..., Path]) -> None:
     assert (status, err) == (0, "")
     assert "pocket" in out
     assert "no budget" in out
+    assert "can be built" in out
+    assert "can meet the budget" not in out
     assert "100%" in out
     assert "7 trials" in out
     assert "trunk" not in out
@@ -37,8 +40,40 @@ def test_plan_tells_what_the_trunk_takes(run: Any, write_study: Callable[..., Pa
 
 
 def test_a_budget_out_of_reach_is_planned_not_refused(run: Any, write_study: Callable[..., Path]) -> None:
-    found = run("plan", write_study(), "--json", "--set", "budget.max_macs=10").json["methods"]
-    assert {name: method["share"] for name, method in found.items()} == {"static": 0, "skipper": 0}
+    words = ("plan", write_study(), "--set", "budget.max_macs=10")
+    done = run(*words, "--json")
+    assert {name: method["share"] for name, method in done.json["methods"].items()} == {
+        "static": 0,
+        "skipper": 0,
+    }
+    assert all(method["seconds"] is None for method in done.json["methods"].values())
+    status, out, err = run(*words)
+    assert (status, err) == (0, done.err)
+    assert re.fullmatch(
+        r"routesearch: warning: a search would be refused: budget.max_macs: some route must cost at most "
+        r"10 MACs, the cheapest found is [\d,]+ \(0\.\d+x, method \w+\)\n",
+        err,
+    )
+    assert "can meet the budget" in out
+    assert "about" not in out.splitlines()[-1]
+    assert not re.search(r"\d+ trials", out)
+
+
+def test_verbose_shows_why_a_trial_would_fail(
+    run: Any, write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stages(self: object) -> None:
+        raise RuntimeError("no stage")
+
+    monkeypatch.setattr("routesearch.builtin.Static.stages", stages)
+    file = write_study(methods=["static"])
+    told = "static: a trial of its default config fails: RuntimeError: no stage"
+    assert run("plan", file).lines == [f"routesearch: warning: {told}"]
+    done = run("-v", "plan", file)
+    assert done.status == 0
+    assert told in done.err
+    assert "Traceback (most recent call last)" in done.err
+    assert 'raise RuntimeError("no stage")' in done.err
 
 
 def test_a_gpu_that_is_not_here(
@@ -50,3 +85,10 @@ def test_a_gpu_that_is_not_here(
     assert len(done.lines) == 1
     assert "this machine has none" in done.err
     assert all(method["seconds"] is None for method in done.json["methods"].values())
+
+
+def test_more_cores_than_there_are(run: Any, write_study: Callable[..., Path]) -> None:
+    done = run("plan", write_study(methods=["static"], resources={"cpu": 4096}))
+    assert done.status == 0
+    assert "a trial asks for 4096 cores" in done.err
+    assert "at a time" not in done.out

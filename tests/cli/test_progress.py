@@ -13,7 +13,7 @@ from routesearch.cli import progress
 from routesearch.cli.output import start_logging
 from routesearch.cli.progress import Drawing, Lines, duration, watching
 from routesearch.points import Point
-from routesearch.search.searcher import Snapshot
+from routesearch.search.dispatcher import Snapshot
 
 BEST = Point(3, "dgate", {}, {}, 0.9444, 5e6, True, "validation", 0, 10)
 

@@ -63,7 +63,10 @@ def test_text_that_is_no_study(refused: Callable[..., str], text: str, told: str
         ({"methods": []}, "methods: must not be empty"),
         ({"methods": [3]}, "methods: a method must be a name, got 3"),
         ({"methods": [["static"]]}, "methods: a method must be a name, got ['static']"),
-        ({"methods": "static"}, "methods: must be a mapping, got 'static'"),
+        (
+            {"methods": "static"},
+            "methods: must be a list such as [static], or a mapping of methods to their fields, got 'static'",
+        ),
         ({"methods": ["static", "static"]}, "methods: each method must be named once, got 'static' twice"),
         ({"methods": {"static": 3}}, "methods.static: must be a mapping, got 3"),
         ({"serch": {}}, "unknown key 'serch'; did you mean 'search'?"),
@@ -82,7 +85,7 @@ def test_text_that_is_no_study(refused: Callable[..., str], text: str, told: str
         ({"budget": {"max_macs": 0}}, "budget.max_macs: a budget must be more than 0"),
         ({"budget": {"max_macs": "1e999x"}}, "budget.max_macs: a budget must be more than 0 and finite"),
         ({"budget": {"max_macs": float("nan")}}, "budget.max_macs: a budget must be MACs such as 40M"),
-        ({"budget": "3M"}, "budget: must be a mapping with max_macs, got '3M'"),
+        ({"budget": "3M"}, "budget: must be a mapping with max_macs, got '3M'; did you mean {max_macs: 3M}?"),
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate: must be a finite number"),
         ({"training": {"epochs": 0}}, "training.epochs: must be greater than or equal to 1, got 0"),
         ({"training": {"optimizer": "adam"}}, "training.optimizer: must be 'adamw' or 'sgd', got 'adam'"),
@@ -117,8 +120,8 @@ def test_keys_and_values(refused: Callable[..., str], change: dict[str, Any], to
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"methods": ["dgat"]}, "methods: no method 'dgat'; installed: dgate, static"),
-        ({"backbone": "nim"}, "no backbone 'nim'; installed: nin, resnet110, "),
+        ({"methods": ["dgat"]}, "methods: no method 'dgat'; did you mean 'dgate'? installed: dgate, "),
+        ({"backbone": "nim"}, "no backbone 'nim'; did you mean 'nin'? installed: "),
         ({"data": "cifar11"}, "data.name: no data set 'cifar11'; installed: arrays, digits, "),
         ({"data": {"noise": 1}}, "data.name: a data set's name must be given, got None"),
         ({"data": {"name": "digits", "nois": 0.1}}, "unknown key 'data.nois'; did you mean 'noise'?"),
@@ -162,6 +165,31 @@ def test_a_missing_study(run: Any, tmp_path: Path) -> None:
         done = run(command, tmp_path / "none.yaml")
         assert (done.status, done.out, len(done.lines)) == (2, "", 1)
         assert "none.yaml: a study must be a readable YAML file: No such file" in done.err
+
+
+def test_a_folder_instead_of_its_study(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    told = "routesearch: mine: a study must be a readable YAML file: Is a directory"
+    assert run("plan", "mine").lines == [told]
+    Path("mine/study.yaml").write_text(yaml.safe_dump(DIGITS))
+    assert run("plan", "mine").lines == [f"{told}; did you mean mine/study.yaml?"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"methods": ["dgat"]}, {"search": {"trials": 0}}, {"budget": {"max_macs": "0.001x"}}], ids=str
+)
+def test_the_file_is_called_what_the_user_called_it(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(DIGITS | change))
+    for name in ("../mine.yaml", str(file)):
+        done = run("search", name)
+        assert done.status == 2
+        assert done.err.startswith(f"routesearch: {name}: ")
 
 
 def test_a_study_without_a_search(run: Any, write_study: Callable[..., Path]) -> None:

@@ -3,10 +3,14 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from routesearch.cli import results
 
 POINT = {
     *("trial", "method", "config", "knob", "accuracy", "macs", "feasible", "split", "seed", "params"),
@@ -87,6 +91,36 @@ def test_a_file_that_cannot_be_written(run: Any, stored: Path, tmp_path: Path) -
         assert "must be a file in a writable folder" in done.err
 
 
+def test_a_long_front_is_shown_in_part(
+    run: Any,
+    write_study: Callable[..., Path],
+    fill: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(results, "MOST_POINTS", 3)
+    file = write_study()
+    fill(file, finished=6)
+    every = run("front", file, "--json", "--csv", tmp_path / "front.csv").json["front"]
+    assert len(every) > 3
+    assert len((tmp_path / "front.csv").read_text().splitlines()) == 1 + len(every)
+    *few, last = run("front", file).out.splitlines()[2:]
+    left = len(every) - len(few)
+    assert last == f"{left} of {len(every)} points in between are not shown; --all shows them."
+    full = run("front", file, "--all").out.splitlines()[2:]
+    assert len(full) == len(every)
+    assert {few[0].split()[2], few[-1].split()[2]} == {full[0].split()[2], full[-1].split()[2]}
+
+
+def test_a_selection_has_both_ends_and_the_best() -> None:
+    points: list[Any] = [SimpleNamespace(macs=i) for i in range(200)]
+    shown = results.few(points, points[80], 20)
+    assert len(shown) == 20
+    assert {0, 80, 199} <= {p.macs for p in shown}
+    assert max(b.macs - a.macs for a, b in pairwise(shown)) < 13
+    assert results.few(points[:20], None, 20) == points[:20]
+
+
 def test_best_is_a_point_within_the_budget(run: Any, stored: Path) -> None:
     front = run("front", stored, "--json").json
     for budget, limit in (("0.5x", 0.5 * front["reference"]), ("1x", front["reference"])):
@@ -133,6 +167,18 @@ def test_trials(run: Any, write_study: Callable[..., Path], fill: Callable[..., 
     assert (status, err) == (0, "")
     assert len(out.splitlines()) == 1 + 4
     assert "ValueError: no good" in out
+
+
+def test_tracebacks_of_failed_trials_for_those_who_ask(
+    run: Any, write_study: Callable[..., Path], fill: Callable[..., None]
+) -> None:
+    file = write_study()
+    fill(file, finished=1, failed=("ValueError: no good",))
+    assert "Traceback" not in run("trials", file).err
+    done = run("-v", "trials", file, "--json")
+    assert "trial 1 (skipper) failed: ValueError: no good" in done.err
+    assert "Traceback of ValueError: no good" in done.err
+    assert len(done.json["trials"]) == 2
 
 
 def test_refused_trials_are_listed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from typing import Any
 import pytest
 
 from routesearch import Refusal, Study
-from routesearch.cli import search as command
 from routesearch.search.journal import Journal
 
 KEYS = {
@@ -65,14 +65,32 @@ def test_the_ending_for_people(run: Any, stored: Path, faked: Callable[..., dict
     assert f"routesearch ui {stored}" in out
 
 
-def test_a_long_front_is_shown_in_part(run: Any, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    front = Study.load(stored).front()
-    many = [front[0] for _ in range(200)]
-    best = many[77] = front[1]
-    shown = command._few(many, best)
-    assert len(shown) == command.MOST_ROWS
-    assert best in shown
-    assert command._few(front, None) == front
+def test_words_that_need_it_are_explained(
+    run: Any,
+    write_study: Callable[..., Path],
+    fill: Callable[..., None],
+    faked: Callable[..., dict[str, Any]],
+    stored: Path,
+) -> None:
+    faked()
+    out = run("search", stored).out
+    assert re.search(r"Hypervolume: 0\.\d+, within the budget 0\.\d+ \(the area under the front: ", out)
+    assert "0 refused." in out
+    file = write_study(
+        name="tight", methods=["static"], budget={"max_macs": "0.05x"}, search={"sampler": "random"}
+    )
+    fill(file)
+    assert re.search(r"[1-9]\d* refused \(over the budget or breaking a law", run("search", file).out)
+
+
+def test_the_budget_that_is_suggested_next_is_another_one_and_has_an_answer(
+    run: Any, stored: Path, faked: Callable[..., dict[str, Any]]
+) -> None:
+    faked()
+    for budget, told in (("0.5x", "0.25x"), ("1x", "0.5x"), ("0.3x", "0.201x")):  # the cheapest: 0.2x
+        out = run("search", stored, "--max-macs", budget).out
+        assert f"best {stored} --max-macs {told}\n" in out
+        assert run("best", stored, "--max-macs", told).status == 0
 
 
 def test_options_reach_the_study(run: Any, stored: Path, faked: Callable[..., dict[str, Any]]) -> None:
@@ -100,14 +118,18 @@ def test_no_finished_trial_is_a_failure_with_its_reasons(
     faked: Callable[..., dict[str, Any]],
 ) -> None:
     file = write_study()
-    faked(lambda study: fill(file, finished=0, failed=("ValueError: a", "ValueError: a", "MemoryError: b")))
+    fill(file, finished=0, failed=("ValueError: a", "ValueError: a", "MemoryError: b"))
+    faked()
+    told = "toy: no trial has finished, 3 failed, 0 refused: ValueError: a (2x); MemoryError: b"
     done = run("search", file, "--json")
     assert done.status == 1
     assert done.json["failed"] == 3
     assert done.json["best"] is None
     assert done.lines[1:] == [
-        "routesearch: toy: no trial has finished, 3 failed, 0 refused: ValueError: a (2x); MemoryError: b"
+        f"routesearch: {told} (the same command goes on, --fresh starts anew, after a fix)"
     ]
+    done = run("search", file, "--trials", 3)
+    assert done.lines[-1] == f"routesearch: {told} (raise search.trials, or --fresh after a fix)"
     assert "Traceback of ValueError: a" in run("-v", "search", file).err
 
 

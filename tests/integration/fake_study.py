@@ -23,8 +23,8 @@ from optuna.distributions import FloatDistribution
 
 from routesearch.errors import Refusal, RouteSearchError
 from routesearch.points import OperatingPoint
+from routesearch.pricing import Interval
 from routesearch.record import Outcome, State, TrialRecord
-from routesearch.routing import Interval
 from routesearch.search.driver import run_search
 from routesearch.search.journal import Journal
 from routesearch.search.work import Grant, Work
@@ -53,8 +53,8 @@ class FakeTask:
         search = SimpleNamespace(seed=0, sampler="tpe", trials=self.trials, time_limit=self.time_limit)
         self.config = SimpleNamespace(search=search, resources=SimpleNamespace(cpu=self.cpu, gpu=self.gpu))
 
-    def preflight(self) -> None:
-        pass
+    def code(self) -> dict[str, str]:
+        return {"method one": "fake 1"}
 
     def fingerprint(self) -> dict[str, str]:
         return {"data": "fake"}

@@ -93,7 +93,7 @@ def test_the_front_is_measured_on_test_at_the_same_knobs(finished: tuple[Path, d
 
 
 def test_mlflow_shows_the_trained_trials(finished: tuple[Path, dict[str, Any]]) -> None:
-    study, summary = finished
+    _, summary = finished
     from mlflow import MlflowClient
 
     client = MlflowClient(summary["tracking_uri"])
@@ -135,7 +135,8 @@ def test_killed_in_the_middle_it_goes_on_and_spends_each_trial_once(tmp_path: Pa
     deadline = time.monotonic() + 120
     done: dict[int, Any] = {}
     while len(done) < 3:
-        assert search.poll() is None and time.monotonic() < deadline, "the search ended before it was killed"
+        assert search.poll() is None, "the search ended before it was killed"
+        assert time.monotonic() < deadline
         time.sleep(0.2)
         listed = command("trials", study, "--json")
         if listed.returncode == 0:

@@ -93,7 +93,6 @@ def test_weights_travel_to_the_driver_and_the_cluster_stays_up(cluster: str, tmp
     assert files
     for file in files:
         weights = store.read(file)
-        assert weights is not None
         assert weights["x"][0] == kept[int(file.stem)].config["x"]
 
 

@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from routesearch.domains import Cuts
 from routesearch.errors import Refusal
 from routesearch.points import OperatingPoint
+from routesearch.pricing import Interval
 from routesearch.record import Outcome, State
-from routesearch.routing import Interval
-from routesearch.space import Cuts, SearchSpace, Space, When
+from routesearch.space import SearchSpace, Space, When
 
 
 class Wide(Space):
@@ -43,10 +44,14 @@ class FakeTask:
         default_factory=lambda: {"wide": SearchSpace(Wide), "deep": SearchSpace(Deep)}
     )
     reference: float = 1000.0
+    versions: Mapping[str, str] = field(default_factory=lambda: {"method wide": "core 1"})
 
     @property
     def config(self) -> Any:
         return SimpleNamespace(search=SimpleNamespace(seed=self.seed, sampler=self.sampler))
+
+    def code(self) -> Mapping[str, str]:
+        return self.versions
 
     def fingerprint(self) -> Mapping[str, str]:
         return self.facts

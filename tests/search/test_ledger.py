@@ -15,7 +15,8 @@ from routesearch.errors import Refusal
 from routesearch.points import OperatingPoint
 from routesearch.record import Outcome, State, TrialRecord
 from routesearch.search.journal import LOG, META, Journal
-from routesearch.search.ledger import COPY, DECLINED, Ledger, place, records, test_points
+from routesearch.search.ledger import COPY, DECLINED, Ledger, records, test_points
+from routesearch.search.lessons import place
 from routesearch.space import SearchSpace, Space
 
 test_points.__test__ = False  # type: ignore[attr-defined]
@@ -344,6 +345,43 @@ def test_the_same_study_proposes_the_same_whether_it_was_killed_or_not(
         with Journal.open_for_writing(tmp_path / "two") as journal:
             parts += [r.config for r in run(Ledger(journal, make_task()), 4, outcome)]
     assert parts == whole
+
+
+def test_seeds_of_trials_stay_what_they_are(make_task: Any, folder: Path) -> None:
+    with Journal.open_for_writing(folder) as journal:
+        ledger = Ledger(journal, make_task())
+        assert [ledger.ask("deep").seed for _ in range(3)] == [713683445, 1419524863, 1323506485]
+
+
+def test_changed_code_is_told_in_one_line_and_goes_on(
+    make_task: Any, folder: Path, outcome: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def begin(**versions: str) -> list[str]:
+        caplog.clear()
+        with caplog.at_level("WARNING", "routesearch"), Journal.open_for_writing(folder) as journal:
+            task = make_task(versions={f"method {name}": code for name, code in versions.items()})
+            run(Ledger(journal, task), 1, outcome)
+        return [record.getMessage() for record in caplog.records if record.name == "routesearch"]
+
+    assert begin(wide="w.py 1", deep="d 1.0") == []
+    assert begin(wide="w.py 1", deep="d 1.0") == []
+    assert begin(wide="w.py 1", deep="d 1.0", late="l 1") == [], "a method that came later is no change"
+    [line] = begin(wide="w.py 2", deep="d 1.1", late="l 1")
+    assert "method wide (was w.py 1, now w.py 2), method deep (was d 1.0, now d 1.1)" in line
+    assert "--fresh" in line
+    assert "late" not in line
+    assert "\n" not in line
+    assert len(begin(late="l 2")) == 1
+    assert begin(wide="w.py 1") == []
+
+
+def test_a_study_without_trials_may_change_its_code(
+    make_task: Any, folder: Path, outcome: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for code, count in (("1", 0), ("2", 1), ("2", 1)):
+        with caplog.at_level("WARNING", "routesearch"), Journal.open_for_writing(folder) as journal:
+            run(Ledger(journal, make_task(versions={"method wide": code})), count, outcome)
+    assert caplog.records == []
 
 
 def test_a_changed_seed_is_refused(make_task: Any, folder: Path, outcome: Any) -> None:

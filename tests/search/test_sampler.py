@@ -15,6 +15,14 @@ def test_seeds_follow_from_their_parts_alone() -> None:
     assert all(0 <= derive(0, i) < 2**32 for i in range(100))
 
 
+def test_seeds_stay_what_they_are() -> None:
+    """Golden: with others a resumed study would go on as another one, silently."""
+    assert derive(0) == 1609362278
+    assert derive(0, "dgate") == 2644495599
+    assert derive(0, "dgate", 3, 7) == 2586888332
+    assert derive(2**31 - 1, 12) == 3691712487
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_each_sampler_copes_with_two_objectives_constraints_and_conditions(name: str) -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])

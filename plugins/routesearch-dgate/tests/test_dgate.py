@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from routesearch import Backbone, Batch, Data, Images, Interval, Refusal, Trunk, mult_adds, run
@@ -329,3 +330,12 @@ def test_gates_learn_in_mixed_precision(backbone: Backbone, trunk: Trunk, data: 
     recipe = RECIPE.model_copy(update={"precision": "bfloat16"})
     fit(net, net.stages(), data, recipe, epochs=RECIPE.epochs, seed=0, device=CPU)
     assert max(p.accuracy for p in measure(net, data, data.validation, CPU)) > 0.6
+
+
+@pytest.mark.parametrize(
+    "change", [{"weight_penalty": -1e-9}, {"learning_rate": 0.0}, {"learning_rate": -1.0}]
+)
+def test_training_settings_have_bounds(change: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        DGate.Config(**change)
+    assert DGate.Config(weight_penalty=0.0).weight_penalty == 0

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from routesearch import files
 from routesearch.errors import Refusal, RunFailed
 from routesearch.record import Outcome, State, TrialRecord
 from routesearch.search import cluster, store
 from routesearch.search.cluster import Capacity, check_fits
+from routesearch.search.dispatcher import MOST_FAILED, MOST_REFUSED, Dispatcher, Snapshot
 from routesearch.search.interrupt import Interrupts
 from routesearch.search.journal import Journal
 from routesearch.search.ledger import Ledger
-from routesearch.search.searcher import MOST_REFUSED, Dispatcher, Snapshot
+from routesearch.search.remote import pack_trial, unpack_trial
 from routesearch.search.tune import Abort, Bridge
 from routesearch.search.work import Grant
-from routesearch.search.worker import pack_trial, unpack_trial
 
 
 class Clock:
@@ -127,6 +128,62 @@ def test_a_search_ends_when_every_method_is_set_aside(
     assert dispatcher.snapshot().refused == MOST_REFUSED
 
 
+def fail(dispatcher: Dispatcher, reasons: Callable[[TrialRecord], str | None], outcome: Any) -> list[str]:
+    """Run trials one by one, failing for the reasons that are given, and list their methods."""
+    asked = []
+    while (record := dispatcher.next()) is not None:
+        asked.append(record.method)
+        reason = reasons(record)
+        dispatcher.ended(record.number, outcome(0.5, 300.0) if reason is None else Outcome.failure(reason))
+    return asked
+
+
+def test_a_method_that_fails_in_one_way_again_and_again_is_set_aside(
+    start: Callable[..., Dispatcher], outcome: Any
+) -> None:
+    notes: list[str | None] = []
+    dispatcher = start(20, on_progress=lambda s: notes.append(s.note))
+    asked = fail(dispatcher, lambda r: "it broke" if r.method == "wide" else None, outcome)
+    assert asked.count("wide") == MOST_FAILED
+    assert asked.count("deep") == 20 - MOST_FAILED
+    told = f"wide is set aside: {MOST_FAILED} trials in a row failed and none finished: it broke"
+    assert set(notes) == {None, told}
+
+
+def test_a_search_ends_when_every_method_fails_and_another_run_tries_again(
+    start: Callable[..., Dispatcher], outcome: Any
+) -> None:
+    dispatcher = start(40)
+    assert len(fail(dispatcher, lambda r: "it broke", outcome)) == 2 * MOST_FAILED
+    assert dispatcher.done
+    assert dispatcher.snapshot().failed == 2 * MOST_FAILED
+    assert len(fail(start(40), lambda r: None, outcome)) == 40 - 2 * MOST_FAILED
+
+
+def test_failures_for_different_reasons_or_after_a_success_set_nothing_aside(
+    start: Callable[..., Dispatcher], outcome: Any
+) -> None:
+    assert len(fail(start(16), lambda r: f"it broke with seed {r.seed}", outcome)) == 16
+    assert len(fail(start(20), lambda r: None, outcome)) == 4
+    assert len(fail(start(40), lambda r: "it broke", outcome)) == 20  # successes of an earlier run count
+
+
+def test_a_success_of_what_still_runs_brings_a_method_back(
+    start: Callable[..., Dispatcher], make_task: Any, outcome: Any
+) -> None:
+    task = make_task()
+    del task.spaces["deep"]
+    dispatcher = start(20, task)
+    running = [dispatcher.next() for _ in range(MOST_FAILED + 1)]
+    numbers = [record.number for record in running if record is not None]
+    for number in numbers[:-1]:
+        dispatcher.ended(number, Outcome.failure("it broke"))
+    assert dispatcher.next() is None  # nothing now, but not for good
+    assert not dispatcher.done
+    dispatcher.ended(numbers[-1], outcome(0.5, 300.0))
+    assert dispatcher.next() is not None
+
+
 def test_drawing_lets_running_trials_be_heard(start: Callable[..., Dispatcher], make_task: Any) -> None:
     class Slow(Clock):
         def __call__(self) -> float:
@@ -177,14 +234,14 @@ def test_weights_are_kept_for_the_front_and_for_what_runs(
 ) -> None:
     dispatcher = start()
     for number in range(4):
-        store.write(store.weights_path(folder, number), {"w": np.zeros(3)})
+        files.write(store.weights_path(folder, number), {"w": np.zeros(3)})
     draft = folder / "weights" / ".000001.safetensors.77.part"
     draft.touch()
     running = [dispatcher.next() for _ in range(3)]
     assert all(running)
     numbers = [r.number for r in running if r is not None]
     for number in numbers:
-        store.write(store.weights_path(folder, number), {"w": np.zeros(3)})
+        files.write(store.weights_path(folder, number), {"w": np.zeros(3)})
     dispatcher.ended(numbers[0], outcome(0.9, 100.0))
     assert draft.exists()  # somebody may be writing it
     dispatcher.ended(numbers[1], outcome(0.5, 200.0))  # dominated
@@ -194,24 +251,19 @@ def test_weights_are_kept_for_the_front_and_for_what_runs(
     assert {f.name for f in (folder / "weights").iterdir()} == {f"{numbers[0]:06d}.safetensors"}
 
 
-def test_weights_are_whole_or_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_not_there_are_none(folder: Path) -> None:
     path = store.weights_path(folder, 12)
-    assert store.read(path) is None
-    store.write(path, {"w": np.arange(6).reshape(2, 3).T})
-    read = store.read(path)
-    assert read is not None
-    np.testing.assert_array_equal(read["w"], np.arange(6).reshape(2, 3).T)
+    assert store.read(path) == {}
+    files.write(path, {"w": np.ones(2)})
+    assert store.read(path)["w"].tolist() == [1, 1]
 
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        store.write(path, {"w": np.zeros(1)})
-    kept = store.read(path)
-    assert kept is not None
-    assert kept["w"].shape == (3, 2)
-    assert [f.name for f in path.parent.iterdir()] == ["000012.safetensors"]
+def test_a_half_written_trunk_is_swept_away(start: Callable[..., Dispatcher], folder: Path) -> None:
+    draft = folder / "trunks" / ".nin-0123.safetensors.77.part"
+    draft.parent.mkdir(parents=True)
+    draft.touch()
+    start()
+    assert not draft.exists()
 
 
 # ---- the bridge to Tune --------------------------------------------------------------------------------

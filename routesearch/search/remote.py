@@ -11,12 +11,16 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from routesearch import files
 from routesearch.record import Outcome, TrialRecord
 from routesearch.search import store
 from routesearch.search.ledger import sound
 from routesearch.search.work import Grant, Work
+
+if TYPE_CHECKING:
+    from routesearch.trial import Weights
 
 _here: tuple[Any, Work] | None = None
 """This process's work, and the order that it was made for."""
@@ -80,7 +84,7 @@ def run_trial(trial: TrialRecord, order: Order) -> dict[str, Any]:
 
 
 def measure(
-    trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: store.Arrays, order: Order
+    trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Weights, order: Order
 ) -> list[dict[str, Any]]:
     """Operating points of a trained network on test data."""
     return [asdict(p) for p in _work(order).measure(trial, knobs, weights, order.grant)]
@@ -105,17 +109,17 @@ def _work(order: Order) -> Work:
     return _here[1]
 
 
-def _keep(order: Order, number: int, weights: store.Arrays) -> None:
+def _keep(order: Order, number: int, weights: Weights) -> None:
     """Write the weights on the driver's machine: directly, or by a small task there."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     path = store.weights_path(order.folder, number)
     if ray.get_runtime_context().get_node_id() == order.node:
-        store.write(path, weights)
+        files.write(path, weights)
         return
     there = NodeAffinitySchedulingStrategy(order.node, soft=False)
-    ray.get(ray.remote(store.write).options(num_cpus=0, scheduling_strategy=there).remote(path, weights))
+    ray.get(ray.remote(files.write).options(num_cpus=0, scheduling_strategy=there).remote(path, weights))
 
 
 def _failure(error: Exception) -> Outcome:

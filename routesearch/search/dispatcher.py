@@ -12,10 +12,13 @@ from routesearch.points import Point, best, hypervolume
 from routesearch.record import Outcome, State, TrialRecord
 from routesearch.search import store
 from routesearch.search.journal import Journal
-from routesearch.search.ledger import Ledger
+from routesearch.search.ledger import Ledger, records
 
 MOST_REFUSED = 200
 """Refused configs in a row after which a method is set aside for this run."""
+MOST_FAILED = 5
+"""Trials of a method in a row that fail for one reason, after which it is set aside if none ever finished."""
+
 _PATIENCE = 0.5
 """Seconds that drawing may take while trials run; their results must not wait longer."""
 
@@ -97,6 +100,9 @@ class Dispatcher:
         self._live: dict[int, TrialRecord] = {}
         self._aside: set[str] = set()
         self._refused: Counter[str] = Counter()
+        finished = (State.FINISHED, State.STOPPED)
+        self._proven = {r.method for r in records(ledger.journal) if r.state in finished}
+        self._failures: dict[str, tuple[str | None, int]] = {}  # method -> the reason, and how often in a row
         store.sweep_drafts(ledger.journal.dir)
         self._prune_weights()
 
@@ -118,8 +124,12 @@ class Dispatcher:
             return True
         if self._orphans:
             return False
-        spent = self.ledger.spent + len(self._live)
-        return spent >= self._total or self.ledger.next_method(self._aside) is None
+        if self.ledger.spent + len(self._live) >= self._total:
+            return True
+        if self._next_method() is not None:
+            return False
+        failing = self._failing  # a success of what still runs would bring its method back
+        return not any(record.method in failing for record in self._live.values())
 
     def next(self) -> TrialRecord | None:
         """A trial to be trained; None if there is none (see :attr:`done`), or drawing takes long."""
@@ -128,8 +138,9 @@ class Dispatcher:
             self._check()
             if self._orphans:
                 return self._hand_out(self._orphans.pop(0))
-            method = self.ledger.next_method(self._aside)
-            assert method is not None
+            method = self._next_method()
+            if method is None:
+                return None
             record = self.ledger.ask(method)
             if record.state is State.RUNNING:
                 self._refused[method] = 0
@@ -148,6 +159,7 @@ class Dispatcher:
         """Store what came of a trial that was handed out."""
         record = self.ledger.finish(number, outcome)
         self._live.pop(number, None)
+        self._judge(record)
         self._prune_weights()
         for observer in self._observers:
             observer.trial_ended(record)
@@ -176,6 +188,27 @@ class Dispatcher:
             time_left=None if self._end is None else max(0.0, self._end - now),
             note=self.note,
         )
+
+    @property
+    def _failing(self) -> set[str]:
+        """Methods that are set aside because their trials fail."""
+        return {m for m, (_, count) in self._failures.items() if count >= MOST_FAILED} - self._proven
+
+    def _next_method(self) -> str | None:
+        return self.ledger.next_method(self._aside | self._failing)
+
+    def _judge(self, record: TrialRecord) -> None:
+        """Count failures of a method in a row that have the same reason; a success ends the row."""
+        method, reason = record.method, record.outcome.reason if record.outcome else None
+        if record.state is not State.FAILED:
+            self._proven.add(method)
+            self._failures.pop(method, None)
+            return
+        before, count = self._failures.get(method, (reason, 0))
+        count = count + 1 if before == reason else 1
+        self._failures[method] = reason, count
+        if count == MOST_FAILED and method not in self._proven:
+            self.note = f"{method} is set aside: {count} trials in a row failed and none finished: {reason}"
 
     def _hand_out(self, record: TrialRecord) -> TrialRecord:
         self._live[record.number] = record

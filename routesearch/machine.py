@@ -1,0 +1,28 @@
+"""What this machine offers a trial: cores, torch threads, a GPU."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def cores() -> int:
+    """Cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(cpu: float) -> int:
+    """Threads of a trial that is granted ``cpu`` cores: whole ones, at least one."""
+    return max(1, int(cpu))
+
+
+def device(gpu: float) -> torch.device | None:
+    """Where a trial that is granted ``gpu`` GPUs runs; None where it asks for one and CUDA is not there."""
+    import torch
+
+    if gpu <= 0:
+        return torch.device("cpu")
+    return torch.device("cuda") if torch.cuda.is_available() else None
