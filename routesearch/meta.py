@@ -21,7 +21,7 @@ class _ShapesOnly(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         first = args[0] if args else None
-        if func in _OF_LISTS and isinstance(first, list | tuple) and first:
+        if func is torch.cat and first:
             first = first[0]
         if isinstance(first, Tensor) and first.is_meta:
             name = getattr(func, "__name__", "")
@@ -96,7 +96,6 @@ def _pair(value: Any) -> Any:
 
 _INITIALISERS = frozenset({"normal_", "uniform_", "trunc_normal_", "fill_", "zero_", "ones_", "zeros_"})
 _COMPARISONS = frozenset({"ge", "gt", "le", "lt", "__ge__", "__gt__", "__le__", "__lt__"})
-_OF_LISTS = frozenset({torch.cat})
 _SHAPES: dict[Any, Callable[..., Sequence[int] | None]] = {
     F.adaptive_avg_pool2d: _pooled,
     F.batch_norm: _normed,
