@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from routesearch.record import TrialRecord
     from routesearch.space import Space
     from routesearch.task import Task
+
+# Where the tests run in the background, Ctrl-C is ignored there and in all that they start; some send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Cores are shared: a slow example is no finding, and the same examples on every run are worth more here.
 settings.register_profile(

@@ -65,9 +65,12 @@ def address(study: Path) -> Iterator[str]:
     command = [sys.executable, "-c", SERVE, default_uri(study), link]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        yield server.stdout.readline().strip()
-        server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=30) == 0
+        try:
+            yield server.stdout.readline().strip()
+            server.send_signal(signal.SIGINT)
+            assert server.wait(timeout=30) == 0
+        finally:
+            server.kill()  # leaving the block waits for it, for ever if it does not end
 
 
 @pytest.fixture(scope="module")
