@@ -29,6 +29,8 @@ class _ShapesOnly(TorchFunctionMode):
                 return first
             if name in _COMPARISONS and len(args) == 2 and isinstance(args[1], int | float):
                 return torch.empty_like(first, dtype=torch.bool)
+            if name in _IN_PLACE and len(args) == 2 and _fits(args[1], first):
+                return first
             shape = _SHAPES[func](*args, **(kwargs or {})) if func in _SHAPES else None
             if shape is not None:
                 return first.new_empty(shape)
@@ -90,11 +92,17 @@ def _resized(x: Tensor, size: Any = None, *_: Any, **__: Any) -> list[int] | Non
     return [*x.shape[:2], *size] if known else None
 
 
+def _fits(other: Any, first: Tensor) -> bool:
+    """Whether a residual sum keeps the shape of what it is added to."""
+    return isinstance(other, Tensor) and (other.shape, other.dtype) == (first.shape, first.dtype)
+
+
 def _pair(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else (value, value)
 
 
 _INITIALISERS = frozenset({"normal_", "uniform_", "trunc_normal_", "fill_", "zero_", "ones_", "zeros_"})
+_IN_PLACE = frozenset({"add_", "mul_", "__iadd__", "__imul__"})
 _COMPARISONS = frozenset({"ge", "gt", "le", "lt", "__ge__", "__gt__", "__le__", "__lt__"})
 _SHAPES: dict[Any, Callable[..., Sequence[int] | None]] = {
     F.adaptive_avg_pool2d: _pooled,
