@@ -180,4 +180,4 @@ def test_trials_that_break_are_recorded_and_the_search_goes_on(tmp_path: Path) -
     summary = answer("search", study)
     assert (summary["finished"], summary["failed"]) == (2, 2)
     reasons = {t["reason"] for t in answer("trials", study)["trials"] if t["state"] == "failed"}
-    assert reasons == {"MemoryError: no room for this network"}
+    assert reasons == {"MemoryError: no room for this network (broken.py:9)"}
