@@ -29,7 +29,7 @@ class HasCost(Protocol):
 P = TypeVar("P", bound=HasCost)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OperatingPoint:
     """A trained network at one knob, measured on one split.
 
@@ -46,7 +46,7 @@ class OperatingPoint:
     route_share: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Point:
     """An operating point with its origin: what the command line and MLflow show."""
 

@@ -45,7 +45,8 @@ log = logging.getLogger("routesearch")
 
 ASKED, OUTCOME, COPY, DECLINED = "asked", "outcome", "copy_of", "declined"
 MOST_DECLINED = 10
-"""Configs in a row that repeat a trained one before a repetition is trained with a new seed."""
+"""Configs in a row that repeat a trained one before a repetition is trained with a new seed (fewer if the
+trials before were repetitions too)."""
 
 _DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]  # accuracy, MACs
 
@@ -111,6 +112,7 @@ class Ledger:
         self._rows: dict[int, _Row] = {}
         self._load: Counter[str] = Counter()  # trials of a method that are spent or running
         self._trained: Counter[tuple[str, str]] = Counter()  # (method, config) of these
+        self._repeats: Counter[str] = Counter()  # method -> trials in a row that repeated a config
         self._studies: dict[str, Study] = {}
         stored = list(_trials(journal))
         started = any(ASKED in t.user_attrs for _, t in stored)
@@ -126,7 +128,10 @@ class Ledger:
         self._names = {m: study_name(m, task.budget, s) for m, s in task.spaces.items()}
         for name, trial in stored:
             if ASKED in trial.user_attrs:
-                self._enter(_record(trial), name, trial._trial_id)
+                record = _record(trial)
+                if record.state is not State.REFUSED:
+                    self._note_repeat(method=record.method, config=record.config)
+                self._enter(record, name, trial._trial_id)
         self._mend(stored)
         for method in task.spaces:
             self._teach_missing(method)
@@ -162,7 +167,9 @@ class Ledger:
         space = self.task.spaces[method]
         number = max(self._rows, default=-1) + 1
         self._enqueue_default(method, study, space)
-        for attempt in range(MOST_DECLINED + 1):
+        # A space that has nothing new left is not searched for it at every ask.
+        patience = MOST_DECLINED >> self._repeats[method]
+        for attempt in range(patience + 1):
             told = len(study.get_trials(deepcopy=False))
             seed = self.task.config.search.seed
             study.sampler = make_sampler(
@@ -172,7 +179,7 @@ class Ledger:
             )
             trial = study.ask()
             config, bounds, refusal = self._draw(method, space, trial)
-            if refusal is None and self._trained[method, _key(config)] and attempt < MOST_DECLINED:
+            if refusal is None and self._trained[method, _key(config)] and attempt < patience:
                 trial.set_user_attr(DECLINED, True)
                 study.tell(trial, state=TrialState.FAIL)
                 continue
@@ -180,6 +187,8 @@ class Ledger:
         record = TrialRecord(number, method, config, derive(seed, number) >> 1, bounds)
         asked = {"number": number, "method": method, "config": config, "seed": record.seed, "bounds": bounds}
         trial.set_user_attr(ASKED, asked)
+        if refusal is None:
+            self._note_repeat(method, config)
         self._enter(record, study.study_name, trial._trial_id)
         return record if refusal is None else self.finish(number, Outcome(State.REFUSED, reason=refusal))
 
@@ -218,6 +227,11 @@ class Ledger:
         self.journal.set(f"test:{number}", known + new)
 
     # ---- the stored trials -------------------------------------------------------------------
+
+    def _note_repeat(self, method: str, config: Mapping[str, Any]) -> None:
+        """Count how many trials of a method in a row repeated a trained config."""
+        again = self._trained[method, _key(config)] > 0
+        self._repeats[method] = self._repeats[method] + 1 if again else 0
 
     def _enter(self, record: TrialRecord, study: str, trial: int) -> None:
         row = _Row(record.number, record.method, record.state, _key(record.config), study, trial)

@@ -320,6 +320,10 @@ def test_repeated_configs_are_declined_and_then_trained_with_a_new_seed(
         assert len(declined) >= 10
         assert all(t.state is TrialState.FAIL for t in declined)
         assert len(records(journal)) == 4
+        run(ledger, 6, outcome, "wide")
+        (stored,) = trials(journal, "wide").values()
+        more = sum(t.user_attrs.get(DECLINED, False) for t in stored) - len(declined)
+        assert more <= 3  # nothing new is left: it is not looked for at every ask
     assert [r.number for r in done] == [0, 1, 2, 3]
     assert {r.config["kind"] for r in done} == {"a", "b"}
     assert len({r.seed for r in done}) == 4
