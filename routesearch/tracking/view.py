@@ -19,7 +19,7 @@ from routesearch.report.table import mega, percent
 KEY = "front"
 TAG = f"mlflow.sharedViewState.{KEY}"
 TRAINING = "workflowType=machine_learning"
-"""MLflow's pages for training models; a fresh browser would show those for language models."""
+"""MLflow's pages for training models, which a fresh browser does not open by itself."""
 
 MOST_ROWS = 50
 """Of the front in a note; the table, the page and the picture have all."""
