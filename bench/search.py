@@ -1,5 +1,6 @@
 """What the search itself costs: Ray for each trial, asking and telling, and the driver's memory.
 
+    .venv/bin/python bench/search.py            # all of these
     .venv/bin/python bench/search.py ray        # 200 empty trials on warm workers: seconds each
     .venv/bin/python bench/search.py ask        # ask + tell beside 1,000 stored trials, refused ones too
     .venv/bin/python bench/search.py memory     # the driver from trial 50 to trial 1,000, MLflow included
@@ -14,6 +15,8 @@ import argparse
 import os
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -30,6 +33,7 @@ from routesearch.search.work import Grant, Work
 from routesearch.study import load_study
 from routesearch.task import Task, resolve
 
+WHAT = ("ray", "ask", "memory")
 STUDY = Path(__file__).parents[1] / "studies" / "quickstart.yaml"
 
 
@@ -163,10 +167,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("ray", "ask", "memory"))
+    parser.add_argument("what", nargs="?", choices=WHAT, help="default: one after the other")
     parser.add_argument("--trials", type=int, help="default: 200 for ray, 1,000 for ask and memory")
     options = parser.parse_args()
-    if options.what == "ray":
+    if options.what is None:
+        for what in WHAT:  # a process each: memory is measured from a fresh start
+            subprocess.run([sys.executable, __file__, what], check=True)
+    elif options.what == "ray":
         bench_ray(options.trials or 200)
     elif options.what == "ask":
         bench_ask(options.trials or 1000, options.trials or 1000, 25)
