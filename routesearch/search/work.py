@@ -65,19 +65,19 @@ class Work(ABC):
     ) -> list[OperatingPoint]:
         """A trained network at these knobs on test data."""
 
+    @abstractmethod
     def train_trunk(self, seed: int, grant: Grant) -> Any:
         """What trials share and is trained once: plain values and numpy arrays."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def keep_trunk(cls, trunk: Any, path: Path) -> None:
         """In the driver: write what :meth:`train_trunk` made."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def read_trunk(cls, path: Path) -> Any:
         """In the driver: read it back."""
-        raise NotImplementedError
 
 
 class TrialWork(Work):
