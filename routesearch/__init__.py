@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from routesearch.domains import Choices, Cuts
     from routesearch.errors import Refusal, RouteSearchError, RunFailed
     from routesearch.hookspecs import hookimpl
-    from routesearch.method import Batch, Knob, RoutedNet, Scores, Stage, Trunk, run
+    from routesearch.method import Batch, Knob, RoutedNet, Scores, Stage, Trunk, balanced, cosine, run
     from routesearch.points import OperatingPoint, Point
     from routesearch.pricing import Interval, mult_adds
     from routesearch.routing import Meter, Routed
@@ -31,7 +31,17 @@ _HOME = {
     "routesearch.domains": ("Choices", "Cuts"),
     "routesearch.errors": ("Refusal", "RouteSearchError", "RunFailed"),
     "routesearch.hookspecs": ("hookimpl",),
-    "routesearch.method": ("Batch", "Knob", "RoutedNet", "Scores", "Stage", "Trunk", "run"),
+    "routesearch.method": (
+        "Batch",
+        "Knob",
+        "RoutedNet",
+        "Scores",
+        "Stage",
+        "Trunk",
+        "balanced",
+        "cosine",
+        "run",
+    ),
     "routesearch.points": ("OperatingPoint", "Point"),
     "routesearch.pricing": ("Interval", "mult_adds"),
     "routesearch.routing": ("Meter", "Routed"),
@@ -66,7 +76,9 @@ __all__ = [
     "Study",
     "Trunk",
     "When",
+    "balanced",
     "build",
+    "cosine",
     "hookimpl",
     "kaiming",
     "mult_adds",

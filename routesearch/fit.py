@@ -110,7 +110,8 @@ class _Loop:
             # The bill is read on the first step of each epoch: the work may change as training goes on.
             watched = training_work(self.net) if step % self.per_epoch == 0 else nullcontext(None)
             with watched as work, _autocast(self.recipe, self.device):
-                loss = stage.loss(Batch(source(rows), self.images.labels[rows], step / steps))
+                aux = {name: values[rows] for name, values in self.images.aux.items()}
+                loss = stage.loss(Batch(source(rows), self.images.labels[rows], step / steps, aux))
             if work is not None:
                 price, priced = work.macs, len(rows)
             optimizer.zero_grad(set_to_none=True)

@@ -41,8 +41,8 @@ def measure(
         raise RunFailed(f"{net.name}: scores must be numbers, got NaN")
     if knobs is None:
         knobs = net.knobs(scores, labels)
-    priced = plan(type(net), net.config, net.backbone)
-    first = data.inputs(images.pixels[:BATCH].to(device))
+    priced = plan(type(net), net.config, net.backbone, net.trunk)
+    first = data.inputs(next(images.chunks(BATCH)).pixels.to(device))
     if scores is None or not scores.predictions.shape[1]:
         _audited(net, first, knobs[0])
         return [_executed(net, data, images, device, knob, len(priced.routes)) for knob in knobs]
@@ -54,8 +54,8 @@ def measure(
 def _observe(net: RoutedNet, data: Data, images: Images, device: torch.device) -> Scores | None:
     parts: list[Scores] = []
     with torch.inference_mode():
-        for pixels in images.pixels.split(BATCH):
-            part = net.observe(data.inputs(pixels.to(device)))
+        for chunk in images.chunks(BATCH):
+            part = net.observe(data.inputs(chunk.pixels.to(device)))
             if part is None:
                 return None
             parts.append(part)
@@ -83,7 +83,9 @@ def _looked_up(
 def _executed(
     net: RoutedNet, data: Data, images: Images, device: torch.device, knob: Knob, routes: int
 ) -> OperatingPoint:
-    parts: list[Routed] = [run(net, data.inputs(p.to(device)), knob) for p in images.pixels.split(BATCH)]
+    parts: list[Routed] = [
+        run(net, data.inputs(chunk.pixels.to(device)), knob) for chunk in images.chunks(BATCH)
+    ]
     logits, labels = torch.cat([p.logits for p in parts]), images.labels.to(device)
     _check_finite(net, logits, knob)
     macs = torch.cat([p.macs for p in parts]).double().mean().item()

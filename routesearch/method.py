@@ -44,7 +44,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -66,12 +66,15 @@ class Trunk:
     """The backbone's static network, trained once in a study and shared by its methods.
 
     Attributes:
-        state: the state dict of ``backbone.plain()``.
+        state: the state dict of ``backbone.plain()``; empty where only the structure is wanted (a price).
         accuracy: on validation data.
+        confusion: classes x classes, each row the mean softmax for images of that class, by networks that
+            were not trained on them; empty where no method of the study asks for it.
     """
 
     state: Mapping[str, Tensor]
     accuracy: float
+    confusion: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Batch:
         inputs: N images, normalised; or what ``Stage.cache`` made of them.
         labels: N, int64.
         progress: 0 at the stage's first step, towards 1 at its last: temperatures need no state of their own.
-        aux: further labels of the images, by name.
+        aux: further labels of the images (N, int64) by name: ``superclass``, where the data have it.
     """
 
     inputs: Any
@@ -117,6 +120,23 @@ def shuffled(labels: Tensor, size: int, generator: torch.Generator) -> Iterator[
     size = min(size, len(labels))
     for start in range(0, len(labels) - size + 1, size):
         yield order[start : start + size]
+
+
+def balanced(labels: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Row numbers of one epoch's batches, each with equally many images of every class.
+
+    The number of images is ``size`` rounded down to a multiple of the classes, one of each at least.
+    Rare classes come round more often than common ones; the epoch has as many batches as a shuffled one.
+    """
+    members = [labels.eq(c).nonzero().squeeze(1) for c in labels.unique().tolist()]
+    each = max(1, size // len(members))
+    batches = max(1, len(labels) // (each * len(members)))
+    columns = []
+    for rows in members:
+        rounds = -(-batches * each // len(rows))
+        order = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(rounds)]
+        columns.append(torch.cat(order)[: batches * each].view(batches, each))
+    yield from torch.cat(columns, 1)
 
 
 def nothing() -> None:
@@ -157,13 +177,20 @@ class RoutedNet(nn.Module, ABC):
     Args:
         config: one point of the method's search space.
         backbone: what to build from.
-        trunk: the trained backbone where ``needs_trunk``; None while only the price is wanted.
+        trunk: the trained backbone where ``needs_trunk`` or ``needs_confusion``; None while only the price
+            is wanted.
 
     Must build under ``torch.device("meta")``: no look at weights in ``__init__``.
+
+    Attributes:
+        name: what a study calls the method.
+        needs_trunk: it starts from the trained backbone's weights.
+        needs_confusion: it reads ``Trunk.confusion``; it must build with a trunk whose ``state`` is empty.
     """
 
     name: ClassVar[str]
     needs_trunk: ClassVar[bool] = False
+    needs_confusion: ClassVar[bool] = False
 
     class Config(Space):
         """The searched and the fixed fields."""
@@ -182,6 +209,21 @@ class RoutedNet(nn.Module, ABC):
             Refusal: where the method cannot use the backbone, naming the law.
         """
         return SearchSpace(cls.Config)
+
+    @final
+    @classmethod
+    def uses_trunk(cls) -> bool:
+        """Whether a study with this method trains a trunk."""
+        return cls.needs_trunk or cls.needs_confusion
+
+    @classmethod
+    def cases(cls, config: Any, backbone: Backbone) -> Sequence[Trunk]:
+        """Trunks (without state) that give every structure, or the cheapest and the dearest, of a config.
+
+        Only for a method whose structure depends on ``Trunk.confusion``: its price without a trunk then
+        covers all of these. Empty, the default: the structure does not depend on the trunk.
+        """
+        return ()
 
     @abstractmethod
     def stages(self) -> Sequence[Stage]:
@@ -206,17 +248,25 @@ class RoutedNet(nn.Module, ABC):
     @final
     def bounds(self) -> Interval:
         """Cheapest and dearest route in MACs, by walking every way on the meta device."""
-        return plan(type(self), self.config, self.backbone).bounds
+        return plan(type(self), self.config, self.backbone, self.trunk).bounds
 
 
-def plan(method: type[RoutedNet], config: Space, backbone: Backbone) -> Plan:
+def plan(method: type[RoutedNet], config: Space, backbone: Backbone, trunk: Trunk | None = None) -> Plan:
     """Price a config without weights or data: bounds, and the price of each route.
+
+    Args:
+        trunk: where the structure depends on it (:meth:`RoutedNet.cases`); None covers all cases.
 
     Raises:
         Refusal: where the config breaks a law of the method, or the method's code fails.
     """
     try:
-        return _walk(method, config, backbone)
+        cases = method.cases(config, backbone) if method.needs_confusion else ()
+        if not cases:
+            return _walk(method, config, backbone, None)
+        if trunk is not None:
+            return _walk(method, config, backbone, replace(trunk, state={}))
+        return Plan.any_of([_walk(method, config, backbone, case) for case in cases])
     except Refusal:
         raise
     except Exception as error:  # a stranger's code may raise anything
@@ -226,10 +276,10 @@ def plan(method: type[RoutedNet], config: Space, backbone: Backbone) -> Plan:
         raise Refusal(f"{method.name}: {dict(config)} cannot be built and routed: {where}") from error
 
 
-def _walk(method: type[RoutedNet], config: Space, backbone: Backbone) -> Plan:
+def _walk(method: type[RoutedNet], config: Space, backbone: Backbone, trunk: Trunk | None) -> Plan:
     priced = Plan()
     with shapes_only():
-        net = method(config, backbone).eval()
+        net = method(config, backbone, trunk).eval()
         if not net.knobs():
             raise Refusal(f"{method.name}: knobs() must give one setting or more without data, got none")
         priced.params = sum(p.numel() for p in net.parameters())

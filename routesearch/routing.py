@@ -11,7 +11,7 @@ with one image on torch's meta device that takes every way, gives the static int
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,7 +171,8 @@ class Plan(Meter):
     Attributes:
         spent: Interval so far.
         routes: route -> Interval, filled as ways finish.
-        params: parameters of the network that is priced, all branches.
+        params: parameters of the network that is priced, all branches; of the largest of several.
+        known: whether this is one network's plan; not where it covers several that a trunk decides among.
         sites: the most skippable blocks that were met on one way.
     """
 
@@ -180,7 +181,20 @@ class Plan(Meter):
         self.spent: Any = Interval(0, 0)
         self.routes: dict[int, Interval] = {}
         self.params = 0
+        self.known = True
         self._longest = [0]  # one for all ways
+
+    @classmethod
+    def any_of(cls, plans: Sequence[Plan]) -> Plan:
+        """The plan of a network that is one of these."""
+        whole = cls()
+        whole.known = False
+        for one in plans:
+            whole.params = max(whole.params, one.params)
+            whole._longest[0] = max(whole.sites, one.sites)
+            for route, price in one.routes.items():
+                whole.routes[route] = whole.routes[route] | price if route in whole.routes else price
+        return whole
 
     @property
     def bounds(self) -> Interval:

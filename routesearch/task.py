@@ -66,7 +66,11 @@ class Task:
 
     @property
     def needs_trunk(self) -> bool:
-        return any(method.needs_trunk for method in self.methods.values())
+        return any(method.uses_trunk() for method in self.methods.values())
+
+    @property
+    def needs_confusion(self) -> bool:
+        return any(method.needs_confusion for method in self.methods.values())
 
     @cached_property
     def reference(self) -> float:
@@ -269,7 +273,7 @@ class Blueprint:
             "macs": {"min": priced.bounds.min, "max": priced.bounds.max},
             "backbone_macs": backbone_macs,
             "backbone_params": backbone_params,
-            "labels": "known",
+            "labels": "known" if priced.known else "unknown",
         }
 
 

@@ -83,4 +83,4 @@ def build_net(spec: TrialSpec, task: Task, trunk: Trunk | None) -> RoutedNet:
     """The network of a trial, untrained (or on its trunk)."""
     method = task.methods[spec.method]
     config = task.spaces[spec.method].parse(spec.config)
-    return method(config, task.backbone, trunk if method.needs_trunk else None)
+    return method(config, task.backbone, trunk if method.uses_trunk() else None)

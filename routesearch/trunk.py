@@ -30,9 +30,9 @@ def train_trunk(
     net.eval()
     right = 0
     with torch.inference_mode():
-        pairs = zip(data.validation.pixels.split(256), data.validation.labels.split(256), strict=True)
-        for pixels, labels in pairs:
-            right += int(net(data.inputs(pixels.to(device))).argmax(1).eq(labels.to(device)).sum())
+        for chunk in data.validation.chunks(256):
+            logits = net(data.inputs(chunk.pixels.to(device)))
+            right += int(logits.argmax(1).eq(chunk.labels.to(device)).sum())
     return Trunk(states(net), right / len(data.validation)), fitted.macs
 
 

@@ -22,7 +22,7 @@ from routesearch.data.base import Data
 from routesearch.errors import Refusal
 from routesearch.fit import fit
 from routesearch.measure import measure
-from routesearch.method import Knob, RoutedNet, Scores, Stage, Trunk, plan, run
+from routesearch.method import Knob, RoutedNet, Scores, Stage, Trunk, balanced, plan, run
 from routesearch.pricing import Interval, mult_adds
 from routesearch.recipe import Recipe
 from routesearch.routing import Meter
@@ -231,3 +231,54 @@ def test_a_mistake_in_a_method_is_one_line_that_names_it(
 def test_a_mistake_is_placed_where_the_author_made_it(pocket: Backbone) -> None:
     with pytest.raises(Refusal, match=r"\(test_method\.py:\d+\)$"):
         plan(Misfit, Misfit.Config(), pocket)
+
+
+def test_balanced_batches_have_equally_many_of_each_class() -> None:
+    labels = torch.tensor([0] * 50 + [1] * 7 + [2] * 20)
+    batches = list(balanced(labels, 13, torch.Generator().manual_seed(0)))
+    assert len(batches) == len(labels) // 12
+    assert all(torch.bincount(labels[rows]).tolist() == [4, 4, 4] for rows in batches)
+    drawn = torch.cat(batches)
+    assert set(drawn[labels[drawn] == 1].tolist()) == set(range(50, 57)), "rare classes come round again"
+    assert len(drawn[labels[drawn] == 0].unique()) == 24, "common ones not before all others came"
+    small = next(balanced(labels, 2, torch.Generator().manual_seed(0)))
+    assert len(small) == 3, "one of each at least"
+
+
+def test_a_structure_that_waits_for_a_trunk_is_priced_over_all_cases(pocket: Backbone) -> None:
+    class Waits(RoutedNet):
+        """As deep as the trunk's confusion says."""
+
+        name = "waits"
+        needs_confusion = True
+
+        @classmethod
+        def cases(cls, config: Space, backbone: Backbone) -> list[Trunk]:
+            return [Trunk({}, 0.0, [[float(depth)]]) for depth in (1, 3)]
+
+        def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
+            super().__init__(config, backbone, trunk)
+            assert trunk is not None
+            assert not trunk.state, "a price needs no weights"
+            self.net = backbone.plain(depth=int(trunk.confusion[0][0]))
+
+        def stages(self) -> list[Stage]:
+            return []
+
+        def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+            meter.finish(meter.run(self.net, images))
+
+        def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> list[Knob]:
+            return [{}]
+
+    config = Waits.Config()
+    one, two, three = (
+        plan(Waits, config, pocket, Trunk({"w": torch.zeros(1)}, 0.5, [[float(d)]])) for d in (1, 2, 3)
+    )
+    both = plan(Waits, config, pocket)
+    assert (one.known, both.known) == (True, False)
+    assert one.bounds.max < two.bounds.max < three.bounds.max
+    assert both.bounds == Interval(one.bounds.min, three.bounds.max)
+    assert both.params == max(one.params, three.params)
+    assert both.routes == {0: both.bounds}
+    assert Waits(config, pocket, Trunk({}, 0.0, [[2.0]])).bounds() == two.bounds

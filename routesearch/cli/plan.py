@@ -57,7 +57,7 @@ def _plan_text(task: Task, found: Forecast, runs: bool) -> list[Any]:
     budget = "no budget" if task.budget is None else f"budget {macs(int(task.budget))}"
     parts: list[Any] = [f"{backbone}; {budget}", Table(columns, tuple(rows))]
     if found.trunk_seconds is not None:
-        sharing = ", ".join(name for name, method in task.methods.items() if method.needs_trunk)
+        sharing = ", ".join(name for name, method in task.methods.items() if method.uses_trunk())
         parts.append(f"The trunk, trained once for {sharing}: about {duration(found.trunk_seconds)}.")
     trials = task.config.search.trials
     at_once = int(cores() / task.config.resources.cpu)  # 0, as none fits here, was told before

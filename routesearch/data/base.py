@@ -10,7 +10,7 @@ import hashlib
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -38,10 +38,12 @@ class Images:
     Attributes:
         pixels: N,C,H,W; uint8 in [0, 255], or float32 where 0 is black and 1 is white.
         labels: class of each image, int64, N.
+        aux: further labels by name, int64, N each: ``superclass`` of CIFAR-100.
     """
 
     pixels: Tensor
     labels: Tensor
+    aux: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,10 +57,19 @@ class Images:
         """The images at ``index`` (int64, on the same device), copied, still channels_last."""
         # rows of N,H,W,C are whole pieces of memory: copying them is several times faster than x[index]
         rows = self.pixels.permute(0, 2, 3, 1).index_select(0, index)
-        return Images(rows.permute(0, 3, 1, 2), self.labels.index_select(0, index))
+        aux = {name: values.index_select(0, index) for name, values in self.aux.items()}
+        return Images(rows.permute(0, 3, 1, 2), self.labels.index_select(0, index), aux)
+
+    def chunks(self, size: int) -> Iterator[Images]:
+        """All images in order, ``size`` at a time; nothing is copied."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            aux = {name: values[part] for name, values in self.aux.items()}
+            yield Images(self.pixels[part], self.labels[part], aux)
 
     def to(self, device: torch.device | str) -> Images:
-        return Images(self.pixels.to(device), self.labels.to(device))
+        aux = {name: values.to(device) for name, values in self.aux.items()}
+        return Images(self.pixels.to(device), self.labels.to(device), aux)
 
 
 @dataclass(frozen=True)
@@ -134,6 +145,7 @@ class Data:
                 _rows(images.pixels),
                 images.labels.cpu().numpy(),
             )
+            arrays[f"{name}_aux"] = {key: values.cpu().numpy() for key, values in images.aux.items()}
         return arrays | {
             "name": self.name,
             "classes": self.classes,
@@ -150,7 +162,8 @@ class Data:
         plain = dict(values)
         for name in SPLITS:
             pixels, labels = (_tensor(plain.pop(f"{name}_{part}")) for part in ("pixels", "labels"))
-            plain[name] = Images(pixels.permute(0, 3, 1, 2), labels)
+            aux = {key: _tensor(values) for key, values in plain.pop(f"{name}_aux").items()}
+            plain[name] = Images(pixels.permute(0, 3, 1, 2), labels, aux)
         return cls(**{**plain, "augment": Augment(**plain["augment"])})
 
     def fingerprint(self) -> str:
@@ -162,6 +175,9 @@ class Data:
             digest.update(f"{name} {len(images)} {images.pixels.dtype}".encode())
             digest.update(_rows(images.pixels).data)
             digest.update(images.labels.cpu().numpy().data)
+            for key, values in sorted(images.aux.items()):
+                digest.update(f" {key} ".encode())
+                digest.update(values.cpu().numpy().data)
         return digest.hexdigest()[:32]
 
 
@@ -294,7 +310,7 @@ def _rows(pixels: Tensor) -> npt.NDArray[Any]:
 
 def _laid_out(images: Images) -> Images:
     rows = images.pixels.permute(0, 2, 3, 1).contiguous()
-    return Images(rows.permute(0, 3, 1, 2), images.labels.contiguous())
+    return Images(rows.permute(0, 3, 1, 2), images.labels.contiguous(), images.aux)
 
 
 def _tensor(array: npt.NDArray[Any]) -> Tensor:
@@ -327,6 +343,10 @@ def _check(name: str, source: Source) -> None:
         if labels.shape != pixels.shape[:1] or labels.dtype != torch.int64:
             got = f"{tuple(labels.shape)} of {labels.dtype} for {len(pixels)} images"
             raise Refusal(f"{where}: labels must be one int64 per image, got {got}")
+        for key, values in images.aux.items():
+            if values.shape != labels.shape or values.dtype != torch.int64 or bool((values < 0).any()):
+                got = f"{tuple(values.shape)} of {values.dtype} for {len(pixels)} images"
+                raise Refusal(f"{where}: {key} must be one int64 of 0 or more per image, got {got}")
         if pixels.numel() == 0:
             raise Refusal(
                 f"{where}: at least one image must exist, got pixels of shape {tuple(pixels.shape)}"
