@@ -6,6 +6,10 @@ heads included, and to no other.
 A :class:`Meter` holds a group of images that went the same way so far. It runs blocks for the group
 and charges them; it splits the group where the network decides. The same code on a :class:`Plan`,
 with one image on torch's meta device that takes every way, gives the static interval.
+
+What makes skipped work saved time (bench/inference.py): a group is gathered once where it parts, carried
+down, and only its logits come back; a group that stays whole is not gathered; rows are copied as whole
+images in channels_last memory; masks become a bill once a batch, not at each block.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from routesearch.pricing import Interval, Tensors, map_tensors, mult_adds
@@ -40,20 +45,15 @@ class Routed:
 
 
 @dataclass
-class _Tally:
-    """The bill of a whole batch, written by the groups as they finish."""
+class _Batch:
+    """What the groups of one batch share: the images they came from, and what finished so far."""
 
-    count: int
-    device: torch.device
-    logits: Tensor | None = None
-    finished: int = 0
-    macs: Tensor = field(init=False)
-    route: Tensor = field(init=False)
+    images: Tensor
+    logits: list[Tensor] = field(default_factory=list)
+    rows: list[Tensor | None] = field(default_factory=list)
+    macs: list[Tensor] = field(default_factory=list)
+    route: list[int] = field(default_factory=list)
     ran: list[Tensor] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.macs = torch.full((self.count,), -1, dtype=torch.int64, device=self.device)
-        self.route = torch.zeros(self.count, dtype=torch.int64, device=self.device)
 
 
 class Meter:
@@ -61,22 +61,30 @@ class Meter:
 
     Attributes:
         rows: which images of the batch these are (int64), None for all of them in order.
-        spent: MACs of each image of the group so far: one number while all spent the same.
     """
 
     def __init__(self, images: Tensor) -> None:
         self._size = images.shape[0]
-        self._tally = _Tally(self._size, images.device)
-        self._site = 0
+        self._batch = _Batch(images)
+        self._paid = 0  # by every image of the group
+        self._masks: list[Tensor] = []  # of the blocks patched on the way here: which images ran them
+        self._prices: list[int] = []
         self.rows: Tensor | None = None
-        self.spent: int | Tensor = 0
 
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def spent(self) -> Tensor:
+        """MACs of each image of the group so far, N, int64."""
+        spent = torch.full((len(self),), self._paid, device=self._batch.images.device)
+        if not self._masks:
+            return spent
+        return spent + (self._ran() * torch.tensor(self._prices, device=spent.device)).sum(1)
+
     def run(self, block: nn.Module, *inputs: Tensors) -> Any:
         """Run ``block`` for the whole group and charge each of its images."""
-        self.spent = self.spent + mult_adds(block, *inputs)
+        self._paid += mult_adds(block, *inputs)
         return block(*inputs)
 
     def split(self, choice: Tensor, ways: int, *state: Tensors) -> Iterator[tuple[Any, ...]]:
@@ -87,53 +95,60 @@ class Meter:
             The group that was split must not be used afterwards.
         """
         _check_choice(choice, len(self))
-        counts = torch.bincount(choice.long(), minlength=ways).tolist()  # the one wait for the device
+        choice = choice.long()
+        counts = torch.bincount(choice, minlength=ways).tolist()  # the one wait for the device
         if len(counts) > ways:
             raise ValueError(f"choice < ways must hold, got choice={len(counts) - 1}, ways={ways}")
         if max(counts) == len(self):  # nobody parts: nothing to gather
             yield (counts.index(len(self)), self, *state)
             return
-        order = torch.argsort(choice.long(), stable=True)
+        order = torch.argsort(choice, stable=True)
         for way, take in enumerate(order.split(counts)):
             if counts[way]:
-                yield (way, self._part(take), *(map_tensors(s, lambda t, take=take: t[take]) for s in state))
+                yield (way, self._part(take), *_rows(state, take))
 
     def patch(self, mask: Tensor, block: nn.Module, *inputs: Tensors, into: Tensor) -> Tensor:
         """Run ``block`` for the masked images only; the others keep their rows of ``into``.
 
         Args:
             mask: bool, one per image of the group.
-            into: what the others go on with; not changed.
+            into: what the others go on with, of the shape that the block gives. It is given up: its rows
+                may be overwritten.
         """
         _check_choice(mask, len(self))
-        price = mult_adds(block, *inputs)
-        self._mark(mask)
-        take = mask.nonzero().squeeze(1)
+        self._masks.append(mask)
+        self._prices.append(mult_adds(block, *inputs))
+        take = mask.nonzero().squeeze(1)  # the one wait for the device
         if len(take) == 0:
             return into
         if len(take) == len(self):
-            self.spent = self.spent + price
             result: Tensor = block(*inputs)
             return result
-        self.spent = self.spent + price * mask
-        patched = into.clone()
-        patched[take] = block(*(map_tensors(x, lambda t: t[take]) for x in inputs))
-        return patched
+        return self._overwritten(into, take, block(*_rows(inputs, take)))
+
+    def _overwritten(self, into: Tensor, take: Tensor, values: Tensor) -> Tensor:
+        images = self._batch.images
+        theirs = into.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()  # the caller's own
+        if theirs or into.dtype != values.dtype or torch.is_grad_enabled():
+            into = into.to(values.dtype, copy=True)
+        whole = _images_last(into)
+        (into if whole is None else whole).index_copy_(
+            0, take, values if whole is None else values.permute(0, 2, 3, 1)
+        )
+        return into
 
     def finish(self, logits: Tensor, route: int = 0) -> None:
         """These images are done, with these logits; every image finishes exactly once."""
-        tally = self._tally
         if logits.shape[0] != len(self):
             raise ValueError(
                 f"one row of logits per image must hold, got {logits.shape[0]} for {len(self)} images"
             )
-        if tally.logits is None:
-            tally.logits = logits.new_empty((tally.count, *logits.shape[1:]))
-        rows = slice(None) if self.rows is None else self.rows
-        tally.logits[rows] = logits
-        tally.macs[rows] = torch.as_tensor(self.spent, device=tally.device)
-        tally.route[rows] = route
-        tally.finished += len(self)
+        batch = self._batch
+        batch.logits.append(logits)
+        batch.rows.append(self.rows)
+        batch.macs.append(self.spent)
+        batch.route.append(route)
+        batch.ran.append(self._ran())
 
     def bill(self) -> Routed:
         """The whole batch's result.
@@ -141,35 +156,46 @@ class Meter:
         Raises:
             ValueError: if an image finished twice or not at all.
         """
-        tally = self._tally
-        if tally.finished != tally.count or (tally.count and bool((tally.macs < 0).any())):
-            raise ValueError(
-                f"every image must finish exactly once, got {tally.finished} finishes for {tally.count}"
-            )
-        logits = torch.empty(0, 0, device=tally.device) if tally.logits is None else tally.logits
-        ran = torch.stack(tally.ran, 1) if tally.ran else torch.zeros(tally.count, 0, dtype=torch.bool)
-        return Routed(logits, tally.macs, tally.route, ran.to(tally.device))
+        batch, count = self._batch, self._batch.images.shape[0]
+        finished, device = sum(map(len, batch.logits)), batch.images.device
+        if finished != count or (None in batch.rows and len([r for r in batch.logits if len(r)]) > 1):
+            raise ValueError(f"every image must finish exactly once, got {finished} finishes for {count}")
+        if not batch.logits:
+            none = torch.zeros(0, dtype=torch.int64, device=device)
+            return Routed(torch.empty(0, 0, device=device), none, none, none.bool()[:, None][:, :0])
+        sites = max(ran.shape[1] for ran in batch.ran)
+        ran = torch.cat([F.pad(r, (0, sites - r.shape[1])) for r in batch.ran])
+        sizes = torch.tensor([len(logits) for logits in batch.logits], device=device)
+        route = torch.tensor(batch.route, device=device).repeat_interleave(sizes, output_size=count)
+        whole = torch.cat(batch.logits), torch.cat(batch.macs), route, ran
+        order = [rows for rows in batch.rows if rows is not None]
+        if not order:
+            return Routed(*whole)
+        back = torch.full((count,), -1, device=device)
+        back[torch.cat(order)] = torch.arange(count, device=device)
+        if bool((back < 0).any()):
+            raise ValueError("every image must finish exactly once, got one that finished twice")
+        return Routed(*(part.index_select(0, back) for part in whole))
 
     def _part(self, take: Tensor) -> Meter:
         group = copy.copy(self)
         group._size = len(take)
         group.rows = take if self.rows is None else self.rows[take]
-        group.spent = self.spent[take] if isinstance(self.spent, Tensor) else self.spent
+        group._masks = list(self._ran()[take].unbind(1)) if self._masks else []
+        group._prices = list(self._prices)
         return group
 
-    def _mark(self, mask: Tensor) -> None:
-        ran = self._tally.ran
-        if self._site == len(ran):
-            ran.append(torch.zeros(self._tally.count, dtype=torch.bool, device=self._tally.device))
-        ran[self._site][slice(None) if self.rows is None else self.rows] = mask
-        self._site += 1
+    def _ran(self) -> Tensor:
+        """N, sites, bool: what was patched for whom."""
+        if not self._masks:
+            return torch.zeros(len(self), 0, dtype=torch.bool, device=self._batch.images.device)
+        return torch.stack([mask.bool() for mask in self._masks], 1)
 
 
 class Plan(Meter):
     """A meter whose one image takes every way: costs add in sequence, alternatives join.
 
     Attributes:
-        spent: Interval so far.
         routes: route -> Interval, filled as ways finish.
         params: parameters of the network that is priced, all branches; of the largest of several.
         known: whether this is one network's plan; not where it covers several that a trunk decides among.
@@ -178,7 +204,8 @@ class Plan(Meter):
 
     def __init__(self) -> None:
         super().__init__(torch.empty(1, 0, device="meta"))
-        self.spent: Any = Interval(0, 0)
+        self._interval = Interval(0, 0)
+        self._site = 0
         self.routes: dict[int, Interval] = {}
         self.params = 0
         self.known = True
@@ -208,9 +235,14 @@ class Plan(Meter):
     def sites(self) -> int:
         return self._longest[0]
 
+    @property
+    def spent(self) -> Any:
+        """Interval so far."""
+        return self._interval
+
     def run(self, block: nn.Module, *inputs: Tensors) -> Any:
         price = mult_adds(block, *inputs)
-        self.spent = self.spent + Interval(price, price)
+        self._interval = self._interval + Interval(price, price)
         return block(*inputs)
 
     def split(self, choice: Tensor, ways: int, *state: Tensors) -> Iterator[tuple[Any, ...]]:
@@ -220,15 +252,16 @@ class Plan(Meter):
 
     def patch(self, mask: Tensor, block: nn.Module, *inputs: Tensors, into: Tensor) -> Tensor:
         _check_choice(mask, len(self))
-        self.spent = self.spent + Interval(0, mult_adds(block, *inputs))
+        self._interval = self._interval + Interval(0, mult_adds(block, *inputs))
         self._site += 1
         return into
 
     def finish(self, logits: Tensor, route: int = 0) -> None:
-        if self.spent.min <= 0:
+        if self._interval.min <= 0:
             raise ValueError(f"a route must run some block through the meter, route {route} ran none")
         self._longest[0] = max(self._longest[0], self._site)
-        self.routes[route] = self.routes[route] | self.spent if route in self.routes else self.spent
+        price = self._interval
+        self.routes[route] = self.routes[route] | price if route in self.routes else price
 
     def bill(self) -> Routed:
         raise TypeError("a plan prices routes; it has no images to bill")
@@ -238,3 +271,28 @@ def _check_choice(choice: Tensor, images: int) -> None:
     if choice.shape != (images,) or choice.is_floating_point():
         got = f"{choice.dtype} of shape {tuple(choice.shape)} for {images} images"
         raise ValueError(f"a choice must be one integer or bool per image, got {got}")
+
+
+def _rows(state: Tensors, take: Tensor) -> Tensors:
+    """The images at ``take``; a tensor that stands in the state twice is copied once."""
+    done: dict[int, Tensor] = {}
+
+    def gather(whole: Tensor) -> Tensor:
+        if id(whole) not in done:
+            rows = _images_last(whole)
+            # Rows of N,H,W,C are whole pieces of memory: several times faster than whole[take].
+            done[id(whole)] = (
+                whole.index_select(0, take)
+                if rows is None
+                else rows.index_select(0, take).permute(0, 3, 1, 2)
+            )
+        return done[id(whole)]
+
+    return map_tensors(state, gather)
+
+
+def _images_last(maps: Tensor) -> Tensor | None:
+    """N,C,H,W maps in channels_last memory as their contiguous N,H,W,C; None for anything else."""
+    if maps.ndim == 4 and maps.is_contiguous(memory_format=torch.channels_last):
+        return maps.permute(0, 2, 3, 1)
+    return None

@@ -279,7 +279,7 @@ def test_a_choice_beyond_the_ways_is_an_error() -> None:
 # ---- patches ---------------------------------------------------------------------------------------
 
 
-def test_patch_changes_masked_rows_only_and_not_what_it_was_given() -> None:
+def test_patch_changes_masked_rows_only() -> None:
     x, mask = torch.ones(4, 2), torch.tensor([True, False, False, True])
     block = nn.Linear(2, 2)
     seen: list[int] = []
@@ -293,7 +293,36 @@ def test_patch_changes_masked_rows_only_and_not_what_it_was_given() -> None:
         expected = torch.where(mask[:, None], block(x), 0.0)
     assert seen[0] == 2, "the block must run for the masked images and for no other"
     torch.testing.assert_close(y, expected)
-    assert into.eq(0).all()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("view", ["itself", "a view"])
+def test_patch_leaves_the_callers_images_alone(layout: torch.memory_format, view: str) -> None:
+    images = torch.rand(4, 3, 5, 5).contiguous(memory_format=layout)
+    before, block = images.clone(), nn.Conv2d(3, 3, 3, padding=1)
+    into = images if view == "itself" else images[:]
+    with torch.inference_mode():
+        y = Meter(images).patch(torch.tensor([True, False, True, False]), block, images, into=into)
+        expected = before.clone()
+        expected[::2] = block(before[::2])
+    torch.testing.assert_close(y, expected)
+    assert images.equal(before)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_groups_and_patches_keep_the_memory_layout(layout: torch.memory_format) -> None:
+    x = torch.rand(4, 3, 5, 5).contiguous(memory_format=layout)
+    mask = torch.tensor([True, False, True, False])
+    parts = [part for _, _, part in Meter(x).split(mask, 2, x)]
+    patched = Meter(x).patch(mask, nn.Identity(), x, into=x + 1)
+    assert all(t.is_contiguous(memory_format=layout) for t in [*parts, patched])
+
+
+def test_a_tensor_in_the_state_twice_is_gathered_once() -> None:
+    x = torch.rand(4, 3)
+    for _, _, (one, [other]), third in Meter(x).split(torch.tensor([0, 1, 1, 0]), 2, (x, [x]), x):
+        assert one is other
+        assert one is third
 
 
 @pytest.mark.parametrize("everyone", [True, False])

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -137,6 +138,13 @@ class FeedForwardGate(nn.Module):
         return F.linear(self.layers(x), self.difference).squeeze(1)
 
 
+class Mean(nn.Module):
+    """Global average pooling, N,C,H,W to N,C; half the time of ``AdaptiveAvgPool2d`` on small batches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
 class Step(nn.LSTM):
     """One step of an LSTM: N x 10 entries and the state to the next state.
 
@@ -146,9 +154,10 @@ class Step(nn.LSTM):
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> Any:  # type: ignore[override]
         if x.is_meta:  # torch would import its compiler for shapes that are known
             return x.unsqueeze(1), state
-        hidden, cell = (s.unsqueeze(0).contiguous() for s in state)
-        sequence, (hidden, cell) = super().forward(x.unsqueeze(1), (hidden, cell))
-        return sequence, (hidden.squeeze(0), cell.squeeze(0))
+        # The cell's own kernel: for a sequence of one step, set-up takes four times as long as work.
+        weights, recurrent, bias, recurrent_bias = self.all_weights[0]
+        hidden, cell = torch.lstm_cell(x, state, weights, recurrent, bias, recurrent_bias)
+        return hidden.unsqueeze(1), (hidden, cell)
 
 
 class RecurrentGate(nn.Module):
@@ -237,9 +246,6 @@ class SkipNet(RoutedNet):
         rl_weight: float = Field(0.01, ge=0, description="of REINFORCE's sum over the batch")
         rl_share: float = Field(0.25, gt=0, lt=1, description="of a hybrid training's epochs")
         rl_learning_rate: float = Field(0.01, gt=0, description="of a hybrid training's second stage")
-        lr_schedule: Literal["cosine", "steps"] = Field(
-            "cosine", description="of the other stages; steps: a tenth at 1/2 and again at 3/4"
-        )
 
     @classmethod
     def space(cls, backbone: Backbone) -> SearchSpace:
@@ -275,27 +281,32 @@ class SkipNet(RoutedNet):
         channels = shape[0]
         if kind == "rnngate":
             return kaiming(
-                nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, HIDDEN, 1), nn.Flatten())
+                nn.Sequential(Mean(), nn.Linear(channels, HIDDEN))  # a 1x1 convolution of the mean
             )
         return FeedForwardGate(channels, max(shape[1:]), kind == "ffgate1", self.config.gate_bias)
 
     # ---- running ----
 
     def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
-        x, _ = self._walk(meter, images, knob["threshold"])
+        x, _ = self._walk(meter, images, _over(knob["threshold"]))
         meter.finish(meter.run(self.head, x))
 
-    def _walk(self, meter: Meter, images: Tensor, threshold: float) -> tuple[Tensor, list[Tensor]]:
-        """The last unit's output, and each gate's N logits."""
+    def _walk(
+        self, meter: Meter, images: Tensor, runs: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The last unit's output, and each gate's N logits; units run for the images that need them.
+
+        Args:
+            runs: a gate's logits to what it decides, N, bool.
+        """
         x, state, logits = images, self._start(images), list[Tensor]()
-        bar = _logit(threshold)
         for unit in self.units:
             if not isinstance(unit, Residual):
                 x = meter.run(unit, x)
                 continue
             z, state = self._ask(len(logits), x, state, meter.run)
             past = x if unit.projection is None else meter.run(unit.projection, x)
-            x = meter.patch(z > bar, unit, x, past, into=past)
+            x = meter.patch(runs(z), unit, x, past, into=past)
             logits.append(z)
         return x, logits
 
@@ -318,7 +329,7 @@ class SkipNet(RoutedNet):
         A threshold changes what later gates see, so these are not decisions: they say which thresholds
         can matter. Ways are too many to list, hence no predictions.
         """
-        passes = [self._walk(Meter(images), images, threshold)[1] for threshold in (0.0, 1.0, USUAL[0])]
+        passes = [self._walk(Meter(images), images, _over(bar))[1] for bar in (0.0, 1.0, USUAL[0])]
         seen = torch.stack([z for logits in passes for z in logits], 1)
         return Scores(seen, torch.empty(len(images), 0, dtype=torch.int64, device=images.device))
 
@@ -335,7 +346,6 @@ class SkipNet(RoutedNet):
 
     def stages(self) -> Sequence[Stage]:
         kind: str = self.config.schedule
-        how: dict[str, Any] = {"schedule": _steps} if self.config.lr_schedule == "steps" else {}
         if kind != "hybrid":
             loss = {
                 "supervised": self._supervised,
@@ -343,15 +353,15 @@ class SkipNet(RoutedNet):
                 "scratch": self._hybrid,
                 "reinforce": self._reinforce,
             }[kind]
-            return [Stage(loss, **how)]
+            return [Stage(loss)]
         # Drawn gates mix other images than those that the norms' statistics were taken from: with the
         # statistics held still, accuracy does not drop when the second stage starts.
         norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         share: float = self.config.rl_share
         return [
-            Stage(self._supervised, share=1 - share, **how),
+            Stage(self._supervised, share=1 - share),
             Stage(
-                self._hybrid,
+                partial(self._hybrid, sparse=True),
                 share=share,
                 still=norms,
                 optimizer=self._optimizer,
@@ -389,16 +399,30 @@ class SkipNet(RoutedNet):
     def _soft(self, batch: Batch) -> Tensor:
         return F.cross_entropy(self._dense(batch.inputs, torch.sigmoid)[0], batch.labels)
 
-    def _hybrid(self, batch: Batch) -> Tensor:
-        loss, policy = self._drawn(batch)
+    def _sparse(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`_dense` gives with drawn gates, where each unit runs only for images that drew it.
+
+        The same while norms do not take statistics of the images that they see.
+        """
+        ran: list[Tensor] = []
+
+        def runs(z: Tensor) -> Tensor:
+            ran.append(drawn(z))
+            return ran[-1] > 0
+
+        x, logits = self._walk(Meter(images), images, runs)
+        return self.head(x), torch.stack(logits, 1), torch.stack(ran, 1)
+
+    def _hybrid(self, batch: Batch, sparse: bool = False) -> Tensor:
+        loss, policy = self._drawn(batch, sparse)
         return loss.mean() + policy
 
     def _reinforce(self, batch: Batch) -> Tensor:
         return self._drawn(batch)[1]
 
-    def _drawn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _drawn(self, batch: Batch, sparse: bool = False) -> tuple[Tensor, Tensor]:
         """Each image's cross-entropy under drawn gates, and REINFORCE's term: weight x sum of -R log pi."""
-        logits, z, ran = self._dense(batch.inputs, drawn)
+        logits, z, ran = self._sparse(batch.inputs) if sparse else self._dense(batch.inputs, drawn)
         loss = F.cross_entropy(logits.float(), batch.labels, reduction="none")
         gain = returns(loss.detach(), ran, self.config.alpha)
         if self.config.baseline == "batch":
@@ -412,16 +436,13 @@ def _law(backbone: Backbone) -> str:
     return f"skipnet: {law}, {backbone.name} has none"
 
 
-def _logit(threshold: float) -> float:
-    """The logit whose sigmoid is the threshold: infinite at 0 and 1, where rounding must let none through."""
+def _over(threshold: float) -> Callable[[Tensor], Tensor]:
+    """Logits to whether their sigmoid is over the threshold; at 0 and 1 rounding must let none through."""
     if threshold <= 0:
-        return -math.inf
-    return math.log(threshold) - math.log1p(-threshold) if threshold < 1 else math.inf
-
-
-def _steps(progress: float) -> float:
-    """The paper's factor of the learning rate: a tenth after a half and again after three quarters."""
-    return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+        bar = -math.inf
+    else:
+        bar = math.log(threshold) - math.log1p(-threshold) if threshold < 1 else math.inf
+    return lambda logits: logits > bar
 
 
 @hookimpl

@@ -1,0 +1,197 @@
+"""What routing saves in time: measured speed-up over the static backbone / reduction of MACs (1 = all of it).
+
+    .venv/bin/python bench/inference.py [--threads 2] [--batches 1 8 64 256] [--device cpu] [--only NAME]
+
+Both networks in one process, in turn, channels_last, inference mode; medians. Ways are drawn at random, the
+same for both columns: `given` leaves routers out, `computed` runs them as well and then follows the same
+ways. `masked` is the usual published form: everything is computed and multiplied by 0 or 1; its speed
+is over the static backbone's, with no reduction to divide by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from routesearch import Meter, RoutedNet, build
+from routesearch.fit import place
+from routesearch.pricing import map_tensors
+from routesearch.search.cluster import WORKER_ENV
+
+SHAPE, CLASSES = (3, 32, 32), 10
+IMAGES = 64
+"""A small batch is run for so many images in a row, each time with other ways."""
+
+
+class Given(Meter):
+    """A meter on prescribed ways.
+
+    Args:
+        ways: site -> the choice of each image at the first, second, ... decision on its way.
+        left_out: modules that are not run: what they would give is zeros, and costs nothing.
+        known: module -> an output that it gave once.
+    """
+
+    def __init__(
+        self, images: Tensor, ways: Tensor, left_out: Collection[nn.Module], known: dict[nn.Module, Any]
+    ) -> None:
+        super().__init__(images)
+        self.ways, self.left_out, self.known, self.site = ways, left_out, known, 0
+
+    def run(self, block: nn.Module, *inputs: Any) -> Any:
+        if block not in self.left_out:
+            return super().run(block, *inputs)
+        if block not in self.known:
+            zeros = map_tensors(block(*inputs), lambda t: torch.zeros_like(t[:1]))
+            self.known[block] = zeros
+        return map_tensors(self.known[block], lambda t: t.expand(len(self), *t.shape[1:]))
+
+    def _way(self, ways: int) -> Tensor:
+        drawn = self.ways[self.site] if self.rows is None else self.ways[self.site][self.rows]
+        self.site += 1
+        return drawn % ways
+
+    def split(self, choice: Tensor, ways: int, *state: Any) -> Iterator[tuple[Any, ...]]:
+        return super().split(self._way(ways), ways, *state)
+
+    def patch(self, mask: Tensor, block: nn.Module, *inputs: Any, into: Tensor) -> Tensor:
+        return super().patch(self._way(2).bool(), block, *inputs, into=into)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A routed network to time.
+
+    Attributes:
+        routers: the modules that a given route spares; none for exits, whose gates are their classifiers.
+        masked: the forward pass that computes everything.
+    """
+
+    name: str
+    method: str
+    backbone: str
+    fields: dict[str, Any]
+    routers: Callable[[Any], Sequence[nn.Module]]
+    masked: Callable[[Any, Tensor], Any]
+    keep: float = 0.5
+    """How likely an image takes way 1: leaves at an exit, goes right in a tree, runs a block."""
+
+
+def _gates(net: Any) -> list[nn.Module]:
+    return [*net.gates, *([net.controller] if net.controller is not None else [])]
+
+
+def _multiplied(net: Any, images: Tensor) -> Any:
+    return net._dense(images, lambda logits: (logits > 0).to(logits.dtype))
+
+
+def _observed(net: RoutedNet, images: Tensor) -> Any:
+    return net.observe(images)
+
+
+CASES = (
+    Case("tree", "decisionet", "nin", {"split_positions": [3]}, lambda net: net.routers, _observed),
+    Case("tree of 4", "decisionet", "nin", {"split_positions": [3, 6]}, lambda net: net.routers, _observed),
+    Case("exits", "dgate", "nin", {"positions": [3, 6]}, lambda net: [], _observed, 0.4),
+    Case("skips, rnngate", "skipnet", "resnet110", {"gate_type": "rnngate"}, _gates, _multiplied),
+    Case("skips, ffgate2", "skipnet", "resnet110", {"gate_type": "ffgate2"}, _gates, _multiplied),
+    Case("skips, rnngate", "skipnet", "wrn28_10@0.25", {"gate_type": "rnngate"}, _gates, _multiplied),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", default="", help="cases whose name or backbone has this in it")
+    options = parser.parse_args()
+    if any(os.environ.get(k) != v for k, v in WORKER_ENV.items()):  # glibc reads them at start only
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **WORKER_ENV})
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    print(f"{options.threads} thread(s) on {device}; medians of {options.repeats}; ms a batch")
+    print(
+        f"{'case':>16} {'backbone':>13} {'batch':>5} {'static':>9} {'routed':>9} {'MACs':>6} "
+        f"{'given':>6} {'computed':>8} {'masked':>6}"
+    )
+    for case in CASES:
+        if options.only not in f"{case.name} {case.method} {case.backbone}":
+            continue
+        for batch in options.batches:
+            print(_row(case, batch, options.repeats, device), flush=True)
+
+
+def _row(case: Case, batch: int, repeats: int, device: torch.device) -> str:
+    torch.manual_seed(0)
+    net: Any = build(case.method, backbone=case.backbone, shape=SHAPE, classes=CLASSES, **case.fields)
+    place(net, device).eval()
+    plain = place(net.backbone.plain(), device).eval()
+    knob, known = net.knobs()[0], {}
+    images = torch.randn(batch, *SHAPE, device=device).to(memory_format=torch.channels_last)
+    rounds = max(1, IMAGES // batch)
+    ways = [(torch.rand(128, batch, device=device) < case.keep).long() for _ in range(rounds)]
+
+    def routed(left_out: Collection[nn.Module]) -> float:
+        macs = 0.0
+        for drawn in ways:
+            meter = Given(images, drawn, left_out, known)
+            net.route(meter, images, knob)
+            macs += float(meter.bill().macs.double().mean())
+        return macs / rounds
+
+    routers = set(case.routers(net))
+    runs: dict[str, Callable[[], Any]] = {
+        "static": lambda: [plain(images) for _ in range(rounds)],
+        "given": lambda: routed(routers),
+        "computed": lambda: routed(()),
+        "masked": lambda: [case.masked(net, images) for _ in range(rounds)],
+    }
+    with torch.inference_mode():
+        spent = {name: runs[name]() for name in ("given", "computed")}
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for repeat in range(repeats + 1):  # the first is the warm-up
+            for name, run in runs.items():
+                seconds = _timed(run, device)
+                if repeat:
+                    times[name].append(seconds / rounds)
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    whole = net_macs(plain, images)
+    ratio = {
+        name: medians["static"] / medians[name] / (whole / spent[name]) for name in ("given", "computed")
+    }
+    return (
+        f"{case.name:>16} {case.backbone:>13} {batch:5d} {medians['static'] * 1e3:9.2f} "
+        f"{medians['computed'] * 1e3:9.2f} {whole / spent['computed']:6.2f} {ratio['given']:6.2f} "
+        f"{ratio['computed']:8.2f} {medians['static'] / medians['masked']:6.2f}"
+    )
+
+
+def net_macs(plain: nn.Module, images: Tensor) -> int:
+    from routesearch import mult_adds
+
+    return mult_adds(plain, images)
+
+
+def _timed(run: Callable[[], Any], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
