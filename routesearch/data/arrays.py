@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,10 +15,12 @@ from pydantic import Field
 from torch import Tensor
 
 from routesearch.data.base import Dataset, Images, Source
+from routesearch.data.images import as_tensor
 from routesearch.errors import Refusal
 
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 _NAMES = [f"{part}_{split}" for split in _SPLITS for part in "xy"]
+_AUX = re.compile(rf"aux_(\w+)_({'|'.join(_SPLITS)})", re.ASCII)
 
 
 class Arrays(Dataset):
@@ -25,6 +28,9 @@ class Arrays(Dataset):
 
     Images: N,H,W or N,H,W,C; uint8, or floats in [0, 1]. Labels: N integers from 0 to C-1, where C
     is the number of different ones in ``y_train``.
+
+    Further labels of the training images, for methods that want them, are ``aux_NAME_train``
+    (``aux_superclass_train``): N integers from 0. ``aux_NAME_val`` and ``aux_NAME_test`` may stand beside it.
     """
 
     name: ClassVar[str] = "arrays"
@@ -37,18 +43,22 @@ class Arrays(Dataset):
     def read(self, base: Path) -> Source:
         file = base / self.path.expanduser()
         arrays = _load(file)
-        splits = {
-            split: Images(
-                as_pixels(arrays[f"x_{short}"], f"{file}: x_{short}"),
-                _as_labels(arrays[f"y_{short}"], f"{file}: y_{short}"),
-            )
-            for short, split in _SPLITS.items()
-            if f"x_{short}" in arrays
-        }
-        for split, images in splits.items():
-            if len(images.pixels) != len(images.labels):
-                counts = f"{len(images.pixels)} images and {len(images.labels)} labels"
-                raise Refusal(f"{file}: every image must have a label, got {counts} for {split}")
+        splits: dict[str, Any] = {}
+        for short, split in _SPLITS.items():
+            if f"x_{short}" not in arrays:
+                continue
+            pixels = as_pixels(arrays[f"x_{short}"], f"{file}: x_{short}")
+            labels = _as_labels(arrays[f"y_{short}"], f"{file}: y_{short}")
+            further = {
+                found[1]: _as_labels(array, f"{file}: {name}")
+                for name, array in sorted(arrays.items())
+                if (found := _AUX.fullmatch(name)) and found[2] == short
+            }
+            for what, values in {"labels": labels, **further}.items():
+                if len(values) != len(pixels):
+                    counts = f"{len(pixels)} images and {len(values)} {what}"
+                    raise Refusal(f"{file}: every image must have a label, got {counts} for {split}")
+            splits[split] = Images(pixels, labels, further)
         present = splits["train"].labels.unique()
         if not torch.equal(present, torch.arange(len(present))):
             got = f"{len(present)} different ones up to {int(present.max())}"
@@ -75,7 +85,7 @@ def as_pixels(array: npt.NDArray[Any], what: str) -> Tensor:
         low, high = (float(rows.min()), float(rows.max())) if rows.size else (0.0, 0.0)
         if not (low >= 0.0 and high <= 1.0):  # false for NaN too
             raise Refusal(f"{what} must lie in [0, 1] where it is not uint8, got {low:g} to {high:g}")
-    return torch.from_numpy(np.ascontiguousarray(rows)).permute(0, 3, 1, 2)
+    return as_tensor(np.ascontiguousarray(rows)).permute(0, 3, 1, 2)
 
 
 def _as_labels(array: npt.NDArray[Any], what: str) -> Tensor:
@@ -95,13 +105,18 @@ def _load(file: Path) -> dict[str, npt.NDArray[Any]]:
             raise Refusal(f"{file} must be an npz of several arrays (numpy.savez), got a single array")
         with stored:
             names = set(stored.files)
-            if unknown := sorted(names - set(_NAMES)):
-                raise Refusal(f"{file}: arrays must be named {', '.join(_NAMES)}, got {', '.join(unknown)}")
+            if unknown := sorted(name for name in names - set(_NAMES) if not _AUX.fullmatch(name)):
+                law = f"{', '.join(_NAMES)}, aux_NAME_train"
+                raise Refusal(f"{file}: arrays must be named {law}, got {', '.join(unknown)}")
             for short in _SPLITS:
                 pair = {f"x_{short}", f"y_{short}"}
                 if (short == "train" or pair & names) and (lacking := sorted(pair - names)):
                     law = f"x_{short} and y_{short} must both be there"
                     raise Refusal(f"{file}: {law}, got no {' and no '.join(lacking)}")
+            for name in sorted(names - set(_NAMES)):
+                own, short = name.removeprefix("aux_").rsplit("_", 1)
+                if lacking := sorted({f"aux_{own}_train", f"x_{short}"} - names):
+                    raise Refusal(f"{file}: {name} needs {' and '.join(lacking)} beside it")
             return {name: stored[name] for name in names}
     except (
         OSError,

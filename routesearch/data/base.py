@@ -1,85 +1,51 @@
-"""What a trial gets to see (:class:`Data`), and where it comes from (:class:`Dataset`).
-
-Pixels stay as they were read, uint8 where the source is uint8, in memory laid out N,H,W,C behind an
-N,C,H,W view (torch's channels_last): a batch is picked, augmented and normalised on its way to the network.
-"""
+"""What a trial gets to see (:class:`Data`), and where it comes from (:class:`Dataset`)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from routesearch.data.augment import Augment
+from routesearch.data.images import Images, Shape, unrolled
 from routesearch.data.splits import Index, pick
+from routesearch.data.streamed import StreamedImages
 from routesearch.errors import Refusal
 
+__all__ = ["SPLITS", "Data", "Dataset", "Images", "Shape", "Source", "moments"]
+
 SPLITS = ("train", "validation", "test")
-Shape = tuple[int, int, int]
-"""Channels, height, width."""
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Labelled images in memory.
-
-    Attributes:
-        pixels: N,C,H,W; uint8 in [0, 255], or float32 where 0 is black and 1 is white.
-        labels: class of each image, int64, N.
-        aux: further labels by name, int64, N each: ``superclass`` of CIFAR-100.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    aux: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def shape(self) -> Shape:
-        channels, height, width = self.pixels.shape[1:]
-        return channels, height, width
-
-    def take(self, index: Tensor) -> Images:
-        """The images at ``index`` (int64, on the same device), copied, still channels_last."""
-        # rows of N,H,W,C are whole pieces of memory: copying them is several times faster than x[index]
-        rows = self.pixels.permute(0, 2, 3, 1).index_select(0, index)
-        aux = {name: values.index_select(0, index) for name, values in self.aux.items()}
-        return Images(rows.permute(0, 3, 1, 2), self.labels.index_select(0, index), aux)
-
-    def chunks(self, size: int) -> Iterator[Images]:
-        """All images in order, ``size`` at a time; nothing is copied."""
-        for start in range(0, len(self), size):
-            part = slice(start, start + size)
-            aux = {name: values[part] for name, values in self.aux.items()}
-            yield Images(self.pixels[part], self.labels[part], aux)
-
-    def to(self, device: torch.device | str) -> Images:
-        aux = {name: values.to(device) for name, values in self.aux.items()}
-        return Images(self.pixels.to(device), self.labels.to(device), aux)
+MEASURED = 65_536
+"""Training images at most that mean and deviation are taken from, evenly spaced over all of them."""
+CHUNK = 32 << 20
+"""Bytes of pixels that are looked at in one go."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a data set holds, before the missing splits are cut."""
+    """What a data set holds, before the missing splits are cut.
+
+    Attributes:
+        memory: bytes of pixels that may be held. Images that are read lazily (:class:`StreamedImages`)
+            are decoded once and kept where all splits fit into it, and batch by batch where they do
+            not. None: all are kept.
+    """
 
     classes: tuple[str, ...]
     train: Images
     validation: Images | None = None
     test: Images | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,16 +85,14 @@ class Data:
         Args:
             pixels: N,C,H,W; uint8 in [0, 255] or floats in [0, 1]. They are not changed.
         """
-        white = 255.0 if pixels.dtype == torch.uint8 else 1.0
-        scale, shift = _affine(self.mean, self.std, white, tuple(pixels.shape[2:]), pixels.device)
-        return (pixels.to(torch.float32, memory_format=torch.channels_last) * scale).add_(shift)
+        return normalised(pixels, self.mean, self.std)
 
     def batch(
         self, images: Images, index: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Inputs and labels of the images at ``index``; augmented where a ``generator`` is given."""
         chosen = images.take(index)
-        pixels = chosen.pixels if generator is None else self.augment(chosen.pixels, generator)
+        pixels = chosen.pixels if generator is None else self.augment(chosen.pixels, generator, chosen.labels)
         return self.inputs(pixels), chosen.labels
 
     def to(self, device: torch.device | str) -> Data:
@@ -137,16 +101,12 @@ class Data:
         return replace(self, train=train, validation=validation, test=test)
 
     def to_numpy(self) -> dict[str, Any]:
-        """Plain values and numpy arrays that share memory with the tensors: for Ray's object store."""
-        arrays: dict[str, Any] = {}
-        for name in SPLITS:
-            images = self.split(name)
-            arrays[f"{name}_pixels"], arrays[f"{name}_labels"] = (
-                _rows(images.pixels),
-                images.labels.cpu().numpy(),
-            )
-            arrays[f"{name}_aux"] = {key: values.cpu().numpy() for key, values in images.aux.items()}
-        return arrays | {
+        """Plain values and numpy arrays that share memory with the tensors: for Ray's object store.
+
+        Of images that are not in memory only the names of their files travel.
+        """
+        parts = {f"{name}_{key}": value for name in SPLITS for key, value in self.split(name).pack().items()}
+        return parts | {
             "name": self.name,
             "classes": self.classes,
             "shape": self.shape,
@@ -161,19 +121,27 @@ class Data:
         """The inverse of :meth:`to_numpy`, without a copy; read-only arrays (Ray's) are welcome."""
         plain = dict(values)
         for name in SPLITS:
-            pixels, labels = (_tensor(plain.pop(f"{name}_{part}")) for part in ("pixels", "labels"))
-            aux = {key: _tensor(values) for key, values in plain.pop(f"{name}_aux").items()}
-            plain[name] = Images(pixels.permute(0, 3, 1, 2), labels, aux)
+            keys = [key for key in plain if key.startswith(f"{name}_")]
+            part = {key.removeprefix(f"{name}_"): plain.pop(key) for key in keys}
+            plain[name] = (StreamedImages if "files" in part else Images).unpack(part)
         return cls(**{**plain, "augment": Augment(**plain["augment"])})
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits that change with any pixel, label, split, class name or setting."""
+        """32 hexadecimal digits that change with any pixel, label, split, class name or setting.
+
+        The same whether pixels are in memory or decoded for it, which happens once.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         facts = [self.name, self.classes, self.shape, self.augment.model_dump(), dict(self.settings)]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name in SPLITS:
             images = self.split(name)
-            digest.update(f"{name} {len(images)} {images.pixels.dtype}".encode())
-            digest.update(_rows(images.pixels).data)
+            digest.update(f"{name} {len(images)} {images.dtype}".encode())
+            for chunk in images.chunks(_per_chunk(images)):
+                digest.update(unrolled(chunk.pixels).cpu().numpy().data)
             digest.update(images.labels.cpu().numpy().data)
             for key, values in sorted(images.aux.items()):
                 digest.update(f" {key} ".encode())
@@ -195,7 +163,8 @@ class Dataset(BaseModel, ABC):
     shape: ClassVar[Shape | None] = None
     class_names: ClassVar[tuple[str, ...] | None] = None
     whereabouts: ClassVar[frozenset[str]] = frozenset()
-    """Fields that say where the data are, not what they are: free to change in a study that goes on."""
+    """Fields that say where the data are or how they are held, not what they are: free to change in a
+    study that goes on."""
 
     split_seed: int = Field(
         default=0, ge=0, lt=2**32, description="decides how missing splits and subsets are cut"
@@ -227,6 +196,9 @@ class Dataset(BaseModel, ABC):
         """
         source = self.read(base)
         _check(self.name, source)
+        if any(label >= len(source.classes) for label in self.augment.flip_only):
+            law = f"augment.flip_only must be labels in 0..{len(source.classes) - 1}"
+            raise Refusal(f"{self.name}: {law}, got {list(self.augment.flip_only)}")
         splits = self._cut(source)
         for position, name in enumerate(SPLITS):
             most: int | None = getattr(self, name)
@@ -234,7 +206,9 @@ class Dataset(BaseModel, ABC):
                 kept, _ = pick(_labels(splits[name]), most, self.split_seed, len(SPLITS) + position)
                 splits[name] = _take(splits[name], kept)
         _complete(self.name, splits["train"], source.classes)
-        mean, std = moments(splits["train"].pixels)
+        if source.memory is None or sum(images.nbytes for images in splits.values()) <= source.memory:
+            splits = {name: images.held() for name, images in splits.items()}
+        mean, std = _moments_of(splits["train"])
         return Data(
             name=self.name,
             classes=source.classes,
@@ -243,7 +217,7 @@ class Dataset(BaseModel, ABC):
             std=std,
             augment=self.augment,
             settings=self.settings(),
-            **{name: _laid_out(images) for name, images in splits.items()},
+            **splits,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -264,22 +238,43 @@ class Dataset(BaseModel, ABC):
         return {"train": rest, **splits}
 
 
-def moments(pixels: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Pixels, N,C,H,W in uint8 or floats where 1 is white, as :meth:`Data.inputs` feeds them to a network."""
+    white = 255.0 if pixels.dtype == torch.uint8 else 1.0
+    scale, shift = _affine(mean, std, white, tuple(pixels.shape[2:]), pixels.device)
+    return (pixels.to(torch.float32, memory_format=torch.channels_last) * scale).add_(shift)
+
+
+def moments(pixels: Tensor | Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of N,C,H,W pixels, on the scale where white is 1.
 
     A channel that never changes gets a deviation of 1. A few images at a time: needs little memory.
+
+    Args:
+        pixels: all of them, or piece after piece, one at least.
     """
-    rows, white = _rows(pixels), 255.0 if pixels.dtype == torch.uint8 else 1.0
-    first, second = np.zeros(rows.shape[3]), np.zeros(rows.shape[3])
-    step = max(1, 4_000_000 // max(1, rows[0].size))
-    for start in range(0, len(rows), step):
-        chunk = rows[start : start + step].reshape(-1, rows.shape[3]).astype(np.float64)
-        first += chunk.sum(0)
-        second += np.einsum("nc,nc->c", chunk, chunk)
-    count = rows.size / rows.shape[3]
+    count, white = 0, 1.0
+    first, second = np.zeros(1), np.zeros(1)
+    for piece in [pixels] if isinstance(pixels, Tensor) else pixels:
+        white = 255.0 if piece.dtype == torch.uint8 else 1.0
+        for part in piece.split(max(1, 4_000_000 // max(1, piece[0].numel()))):
+            flat = unrolled(part).cpu().numpy().reshape(-1, part.shape[1]).astype(np.float64)
+            first = first + flat.sum(0)
+            second = second + np.einsum("nc,nc->c", flat, flat)
+            count += len(flat)
     mean = first / count / white
     std = np.sqrt(np.maximum(second / count / white**2 - mean**2, 0.0))
     return tuple(map(float, mean)), tuple(float(s) if s > 1e-6 else 1.0 for s in std)
+
+
+def _moments_of(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if len(images) > MEASURED:
+        images = images.select(torch.arange(MEASURED) * len(images) // MEASURED)
+    return moments(chunk.pixels for chunk in images.chunks(_per_chunk(images)))
+
+
+def _per_chunk(images: Images) -> int:
+    return max(1, CHUNK * len(images) // max(1, images.nbytes))
 
 
 @lru_cache(maxsize=64)
@@ -303,28 +298,12 @@ def _affine(
     return scale, shift
 
 
-def _rows(pixels: Tensor) -> npt.NDArray[Any]:
-    """Pixels as N,H,W,C, contiguous; no copy where they lie so already."""
-    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def _laid_out(images: Images) -> Images:
-    rows = images.pixels.permute(0, 2, 3, 1).contiguous()
-    return Images(rows.permute(0, 3, 1, 2), images.labels.contiguous(), images.aux)
-
-
-def _tensor(array: npt.NDArray[Any]) -> Tensor:
-    with warnings.catch_warnings():  # torch warns of read-only memory; nothing here writes to it
-        warnings.filterwarnings("ignore", message=".*not writable")
-        return torch.from_numpy(array)
-
-
 def _labels(images: Images) -> Index:
     return images.labels.numpy()
 
 
 def _take(images: Images, index: Index) -> Images:
-    return images.take(torch.from_numpy(index))
+    return images.select(torch.from_numpy(index))
 
 
 def _check(name: str, source: Source) -> None:
@@ -336,23 +315,20 @@ def _check(name: str, source: Source) -> None:
     for split, images in (("train", source.train), ("validation", source.validation), ("test", source.test)):
         if images is None:
             continue
-        pixels, labels, where = images.pixels, images.labels, f"{name}, {split}"
-        if pixels.ndim != 4 or pixels.dtype not in (torch.uint8, torch.float32):
-            got = f"{tuple(pixels.shape)} of {pixels.dtype}"
-            raise Refusal(f"{where}: pixels must be N,C,H,W of uint8 or float32, got {got}")
-        if labels.shape != pixels.shape[:1] or labels.dtype != torch.int64:
-            got = f"{tuple(labels.shape)} of {labels.dtype} for {len(pixels)} images"
+        sizes, dtype, labels, where = images.sizes, images.dtype, images.labels, f"{name}, {split}"
+        if len(sizes) != 4 or dtype not in (torch.uint8, torch.float32):
+            raise Refusal(f"{where}: pixels must be N,C,H,W of uint8 or float32, got {sizes} of {dtype}")
+        if labels.shape != sizes[:1] or labels.dtype != torch.int64:
+            got = f"{tuple(labels.shape)} of {labels.dtype} for {sizes[0]} images"
             raise Refusal(f"{where}: labels must be one int64 per image, got {got}")
         for key, values in images.aux.items():
             if values.shape != labels.shape or values.dtype != torch.int64 or bool((values < 0).any()):
-                got = f"{tuple(values.shape)} of {values.dtype} for {len(pixels)} images"
+                got = f"{tuple(values.shape)} of {values.dtype} for {sizes[0]} images"
                 raise Refusal(f"{where}: {key} must be one int64 of 0 or more per image, got {got}")
-        if pixels.numel() == 0:
-            raise Refusal(
-                f"{where}: at least one image must exist, got pixels of shape {tuple(pixels.shape)}"
-            )
-        if images.shape != source.train.shape or pixels.dtype != source.train.pixels.dtype:
-            got = f"{images.shape} of {pixels.dtype}, not {source.train.shape} of {source.train.pixels.dtype}"
+        if 0 in sizes:
+            raise Refusal(f"{where}: at least one image must exist, got pixels of shape {sizes}")
+        if images.shape != source.train.shape or dtype != source.train.dtype:
+            got = f"{images.shape} of {dtype}, not {source.train.shape} of {source.train.dtype}"
             raise Refusal(f"{where}: images must have the form of the training images, got {got}")
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= len(source.classes):

@@ -57,6 +57,19 @@ def test_missing_splits_are_cut(tmp_path: Path) -> None:
     assert (len(data.train), len(data.validation), len(data.test)) == (18, 6, 6)
 
 
+def test_further_labels_go_with_their_images(tmp_path: Path) -> None:
+    x = random(30, 4, 4)
+    x[:, 0, 0] = np.arange(30)
+    arrays = {"x_train": x, "y_train": labels(30), "aux_superclass_train": np.arange(30, dtype=np.uint8) * 2}
+    arrays |= {"x_test": x[:9], "y_test": labels(9)}
+    data = load(tmp_path, **arrays, aux_my_own_train=labels(30, 5), aux_my_own_test=labels(9, 5))
+    assert (len(data.train), len(data.validation), len(data.test)) == (22, 8, 9)
+    for images in (data.train, data.validation):
+        assert torch.equal(images.aux["superclass"], images.pixels[:, 0, 0, 0].long() * 2)
+        assert torch.equal(images.aux["my_own"], images.pixels[:, 0, 0, 0].long() % 5)
+    assert data.test.aux.keys() == {"my_own"}
+
+
 X, Y = random(30, 4, 4), labels(30)
 
 
@@ -68,6 +81,25 @@ X, Y = random(30, 4, 4), labels(30)
         ({"x_test": X, "y_test": Y}, "got no x_train and no y_train"),
         ({"x_train": X, "y_train": Y, "x_val": X}, "x_val and y_val must both be there, got no y_val"),
         ({"x_train": X, "y_train": Y, "x_valid": X}, "arrays must be named x_train, .* got x_valid"),
+        (
+            {"x_train": X, "y_train": Y, "aux_a_valid": Y},
+            "arrays must be named .*, aux_NAME_train, got aux_a",
+        ),
+        ({"x_train": X, "y_train": Y, "aux__train": Y}, "arrays must be named .*, got aux__train"),
+        (
+            {"x_train": X, "y_train": Y, "x_val": X, "y_val": Y, "aux_a_val": Y},
+            "aux_a_val needs aux_a_train beside it",
+        ),
+        (
+            {"x_train": X, "y_train": Y, "aux_a_train": Y, "aux_a_test": Y},
+            "aux_a_test needs x_test beside it",
+        ),
+        ({"x_train": X, "y_train": Y, "aux_a_train": Y[:29]}, "got 30 images and 29 a for train"),
+        ({"x_train": X, "y_train": Y, "aux_a_train": Y - 1}, "aux_a_train must be labels from 0, got -1"),
+        (
+            {"x_train": X, "y_train": Y, "aux_a_train": Y / 2},
+            r"aux_a_train must be N integers, got shape \(30,\)",
+        ),
         ({"x_train": X[0], "y_train": Y}, r"x_train must be N,H,W or N,H,W,C, got shape \(4, 4\)"),
         ({"x_train": random(30, 3, 32, 32), "y_train": Y}, r"channels last.* got shape \(30, 3, 32, 32\)"),
         (

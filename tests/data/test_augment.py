@@ -47,6 +47,42 @@ def test_a_crop_is_a_window_of_the_padded_image(
     assert torch.equal(Augment(crop=margin)(pixels, seeded(3)), torch.stack(expected))
 
 
+@given(margin=st.integers(1, 5), count=st.integers(1, 5), floats=st.booleans())
+def test_a_crop_can_be_filled_with_the_images_own_mean_colour(margin: int, count: int, floats: bool) -> None:
+    pixels = images(count).float() / 255 if floats else images(count)
+    colour = pixels.double().mean((2, 3), keepdim=True)
+    colour = colour.to(pixels.dtype) if floats else colour.round().to(torch.uint8)
+    down, right = torch.randint(2 * margin + 1, (2, count), generator=seeded(3)).tolist()
+    padded = colour.expand(-1, -1, 6 + 2 * margin, 5 + 2 * margin).clone()
+    padded[:, :, margin:-margin, margin:-margin] = pixels
+    expected = [padded[i, :, down[i] : down[i] + 6, right[i] : right[i] + 5] for i in range(count)]
+    cropped = Augment(crop=margin, fill="mean")(pixels, seeded(3))
+    torch.testing.assert_close(cropped.float(), torch.stack(expected).float(), atol=1 - floats, rtol=1e-5)
+    assert cropped.dtype == pixels.dtype
+
+
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=1, max_size=30), only=st.sets(st.integers(0, 4), min_size=1)
+)
+def test_a_flip_can_be_for_some_classes_only(labels: list[int], only: set[int]) -> None:
+    pixels = images(len(labels))
+    all_flipped = Augment(flip=True)(pixels, seeded(1))
+    some = Augment(flip=True, flip_only=tuple(only))(pixels, seeded(1), torch.tensor(labels))
+    for image, label in enumerate(labels):
+        assert torch.equal(some[image], (all_flipped if label in only else pixels)[image])
+
+
+def test_a_flip_of_some_classes_needs_the_labels() -> None:
+    with pytest.raises(ValueError, match="flip_only needs the labels"):
+        Augment(flip=True, flip_only=(1,))(images(2), seeded())
+
+
+@pytest.mark.parametrize("changes", [{"fill": "white"}, {"flip_only": [-1]}, {"flip_only": "all"}])
+def test_other_settings_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(changes))):
+        Augment(**changes)
+
+
 def test_all_crops_are_drawn() -> None:
     cropped = Augment(crop=1)(images(1).expand(300, -1, -1, -1), seeded())
     assert len(torch.unique(cropped, dim=0)) == 9

@@ -187,6 +187,56 @@ def test_the_fingerprint_changes_with_splits_and_settings_and_with_nothing_else(
     assert data().fingerprint() == whole.fingerprint()
 
 
+def with_aux(images: Images, **aux: Tensor) -> Images:
+    return Images(images.pixels, images.labels, aux)
+
+
+def test_further_labels_go_where_their_images_go() -> None:
+    count = torch.arange(50)
+    pixels = random_pixels(50)
+    pixels[:, 0, 0, 0] = count.to(torch.uint8)
+    whole = load(Source(("a", "b"), Images(pixels, count % 2, {"superclass": count * 3})))
+    back = Data.from_numpy(whole.to_numpy()).to("cpu")
+    for data_ in (whole, back):
+        assert sum(len(data_.split(name)) for name in SPLITS) == 50
+        for name in SPLITS:
+            images = data_.split(name)
+            assert torch.equal(images.aux["superclass"], images.pixels[:, 0, 0, 0].long() * 3)
+    assert back.fingerprint() == whole.fingerprint()
+    assert back.train.aux["superclass"].data_ptr() == whole.train.aux["superclass"].data_ptr()
+    smaller = type("One", (Given,), {"source": Source(("a", "b"), whole.train, whole.test, whole.validation)})
+    part = smaller(train=10).load(HERE).train
+    assert torch.equal(part.aux["superclass"], part.pixels[:, 0, 0, 0].long() * 3)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_fingerprint_changes_with_further_labels(split: str) -> None:
+    whole = data()
+    images, prints = whole.split(split), {whole.fingerprint()}
+    zeros = torch.zeros(len(images), dtype=torch.int64)
+    for aux in ({"x": zeros}, {"x": zeros + 1}, {"y": zeros}, {"x": zeros, "y": zeros}):
+        prints.add(replace(whole, **{split: with_aux(images, **aux)}).fingerprint())
+    assert len(prints) == 5
+    orders = [with_aux(images, x=zeros, y=zeros), with_aux(images, y=zeros, x=zeros)]
+    assert len({replace(whole, **{split: images}).fingerprint() for images in orders}) == 1
+
+
+def test_classes_that_only_flip_must_exist() -> None:
+    one = type("One", (Given,), {"source": Source(("a", "b"), random_images(30))})
+    one(augment={"flip": True, "flip_only": [1]}).load(HERE)
+    with pytest.raises(Refusal, match=r"given: augment.flip_only must be labels in 0\.\.1, got \[0, 2\]"):
+        one(augment={"flip": True, "flip_only": [0, 2]}).load(HERE)
+
+
+def test_a_batch_flips_only_the_classes_that_may() -> None:
+    whole = data(augment=Augment(flip=True, flip_only=(1,)))
+    index = torch.arange(12)
+    drawn, labels = whole.batch(whole.train, index, torch.Generator().manual_seed(1))
+    changed_ = (drawn != whole.inputs(whole.train.pixels)).flatten(1).any(1)
+    assert not changed_[labels == 0].any()
+    assert changed_[labels == 1].any()
+
+
 def test_the_fingerprint_of_a_loaded_set_changes_with_each_setting() -> None:
     changes: list[dict[str, Any]] = [
         {},
@@ -195,6 +245,8 @@ def test_the_fingerprint_of_a_loaded_set_changes_with_each_setting() -> None:
         {"validation": 50},
         {"test": 50},
         {"augment": {"flip": True}},
+        {"augment": {"flip": True, "flip_only": [3]}},
+        {"augment": {"fill": "mean"}},
         {"noise": 0.5},
         {"noise": 0.5, "noise_std": 1.0},
     ]
@@ -232,6 +284,18 @@ def test_the_fingerprint_of_a_loaded_set_changes_with_each_setting() -> None:
             Source(("a", "b"), random_images(9), test=random_images(3, torch.float32)),
             r"test: images must have the form of the training images, got \(3, 4, 5\) of torch.float32",
         ),
+        (
+            Source(("a", "b"), with_aux(random_images(9), superclass=torch.zeros(8, dtype=torch.int64))),
+            r"given, train: superclass must be one int64 of 0 or more per image, got \(8,\) of torch.int64",
+        ),
+        (
+            Source(("a", "b"), with_aux(random_images(9), superclass=torch.zeros(9))),
+            r"superclass must be one int64 of 0 or more per image, got \(9,\) of torch.float32 for 9 images",
+        ),
+        (
+            Source(("a", "b"), random_images(9), test=with_aux(random_images(4), x=torch.arange(4) - 1)),
+            r"given, test: x must be one int64 of 0 or more per image",
+        ),
     ],
 )
 def test_a_source_that_breaks_a_law_is_refused_in_one_line(source: Source, law: str) -> None:
@@ -266,7 +330,8 @@ def test_every_setting_of_every_data_set_is_described_and_unknown_ones_are_refus
 
 
 def test_names_are_unique() -> None:
-    assert sorted(each.name for each in DATASETS) == ["arrays", "digits", "fashion_mnist", "image_folder"]
+    names = ["arrays", "cifar10", "cifar100", "digits", "fashion_mnist", "hybrid", "image_folder", "svhn"]
+    assert sorted(each.name for each in DATASETS) == names
 
 
 def test_importing_does_not_import_what_only_some_data_sets_need() -> None:
