@@ -55,7 +55,7 @@ class EmptyWork(Work):
     ) -> list[OperatingPoint]:
         return []
 
-    def train_trunk(self, seed: int, grant: Grant) -> Any:
+    def train_trunk(self, part: str, seed: int, grant: Grant) -> Any:
         return {}
 
     @classmethod

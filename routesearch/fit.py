@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from routesearch.data.base import Data, Images
 from routesearch.errors import RunFailed
-from routesearch.method import Batch, Stage
+from routesearch.method import Batch, Stage, cosine
 from routesearch.pricing import Executed, Tensors, executed, map_tensors, tensors
 from routesearch.recipe import Recipe
 
@@ -95,16 +95,17 @@ class _Loop:
 
     def run(self, stage: Stage, parameters: Sequence[nn.Parameter], steps: int) -> None:
         """One stage of ``steps`` steps."""
-        source, spent = self._source(stage)
+        source, expect, spent = self._source(stage)
         self.macs += spent
         optimizer = (
             stage.optimizer(parameters) if stage.optimizer else make_optimizer(self.recipe, parameters)
         )
+        schedule = stage.schedule or schedule_of(self.recipe)
         peaks = [group["lr"] for group in optimizer.param_groups]
         broken = torch.zeros((), dtype=torch.bool, device=self.device)
         price = priced = 0
-        for step, rows in enumerate(islice(self._rows(stage), steps)):
-            factor = stage.schedule(step / steps)
+        for step, rows in enumerate(islice(self._rows(stage, expect), steps)):
+            factor = schedule(step / steps)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
             # The bill is read on the first step of each epoch: the work may change as training goes on.
@@ -130,22 +131,27 @@ class _Loop:
             if whole and self.on_epoch is not None:
                 self.on_epoch(self.steps // self.per_epoch)
 
-    def _rows(self, stage: Stage) -> Iterator[Tensor]:
-        """Row numbers of batches, epoch after epoch without end."""
+    def _rows(self, stage: Stage, expect: Callable[[Tensor], None]) -> Iterator[Tensor]:
+        """Row numbers of batches, epoch after epoch without end; ``expect`` is told of each one early."""
         labels = self.data.train.labels
         while True:
-            empty = True
-            for rows in stage.batches(labels, self.recipe.batch_size, self.generator):
-                empty = False
-                yield rows.to(self.device)
-            if empty:
+            batches = iter(stage.batches(labels, self.recipe.batch_size, self.generator))
+            rows = next(batches, None)
+            if rows is None:
                 raise RunFailed("an epoch must have a batch or more, got none")
+            expect(rows)
+            while rows is not None:
+                following = next(batches, None)
+                if following is not None:
+                    expect(following)
+                yield rows.to(self.device)
+                rows = following
 
-    def _source(self, stage: Stage) -> tuple[Callable[[Tensor], Any], int]:
-        """How a stage gets its inputs from row numbers, and the MACs already spent on them."""
+    def _source(self, stage: Stage) -> tuple[Callable[[Tensor], Any], Callable[[Tensor], None], int]:
+        """How a stage gets inputs from row numbers, what hears of them early, and the MACs already spent."""
         images, data = self.images, self.data
         if stage.cache is None:
-            return lambda rows: data.batch(images, rows, self.generator)[0], 0
+            return lambda rows: data.batch(images, rows, self.generator)[0], images.expect, 0
         front = stage.cache
 
         def through(rows: Tensor) -> Tensors:
@@ -157,12 +163,13 @@ class _Loop:
             first = through(torch.arange(size, device=self.device))
         per_image = sum(t[0].numel() * t.element_size() for t in tensors(first))
         if per_image * len(images) > MOST_CACHED:
-            return through, 0  # the counter meets it again at every step
+            return through, images.expect, 0  # the counter meets it again at every step
         stored = map_tensors(first, lambda t: t.new_empty((len(images), *t.shape[1:])))
         for rows in torch.arange(len(images), device=self.device).split(size):
             for whole, part in zip(tensors(stored), tensors(through(rows)), strict=True):
                 whole[rows] = part
-        return lambda rows: map_tensors(stored, lambda t: t[rows]), round(work.macs * len(images) / size)
+        spent = round(work.macs * len(images) / size)
+        return lambda rows: map_tensors(stored, lambda t: t[rows]), lambda rows: None, spent
 
 
 def training_work(net: nn.Module) -> AbstractContextManager[Executed]:
@@ -193,6 +200,13 @@ def _roles(net: nn.Module, stage: Stage) -> Iterator[list[nn.Parameter]]:
         for parameter, before in zip(net.parameters(), asked, strict=True):
             parameter.requires_grad_(before)
         net.eval()
+
+
+def schedule_of(recipe: Recipe) -> Callable[[float], float]:
+    """Progress to the recipe's factor of the learning rate."""
+    if not recipe.lr_steps:
+        return cosine
+    return lambda progress: recipe.lr_factor ** sum(progress >= step for step in recipe.lr_steps)
 
 
 def make_optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:

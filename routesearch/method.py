@@ -101,10 +101,13 @@ class Scores:
     Attributes:
         scores: N x decisions: whatever :meth:`RoutedNet.decide` reads.
         predictions: N x routes, int64: the label each image gets if it takes that route.
+        prices: routes, float64, MACs: filled in by the core before :meth:`RoutedNet.knobs` sees the
+            scores; None where a route has no single price.
     """
 
     scores: Tensor
     predictions: Tensor
+    prices: Tensor | None = None
 
 
 def cosine(progress: float) -> float:
@@ -153,7 +156,7 @@ class Stage:
         trains: modules whose parameters move (None: all); the rest is frozen and in eval mode.
         still: trained modules that stay in eval mode (batch norm under policy gradients).
         optimizer: parameters to an optimizer (None: the study's recipe); without the recipe's clipping.
-        schedule: progress to a factor of the learning rate.
+        schedule: progress to a factor of the learning rate (None: the study's, by default :func:`cosine`).
         batches: (labels, batch size, generator) to row numbers, one epoch of them.
         cache: a frozen front, run once for each image instead of in every epoch; its output becomes
             ``Batch.inputs``. Images are then not augmented.
@@ -165,7 +168,7 @@ class Stage:
     trains: Sequence[nn.Module] | None = None
     still: Sequence[nn.Module] = ()
     optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None
-    schedule: Callable[[float], float] = cosine
+    schedule: Callable[[float], float] | None = None
     batches: Callable[[Tensor, int, torch.Generator], Iterator[Tensor]] = shuffled
     cache: Callable[[Tensor], Any] | None = None
     after_backward: Callable[[], None] = nothing
@@ -186,11 +189,14 @@ class RoutedNet(nn.Module, ABC):
         name: what a study calls the method.
         needs_trunk: it starts from the trained backbone's weights.
         needs_confusion: it reads ``Trunk.confusion``; it must build with a trunk whose ``state`` is empty.
+        contract: what the conformance tests have to know: declarations of
+            ``routesearch.testing.MethodContract`` by name.
     """
 
     name: ClassVar[str]
     needs_trunk: ClassVar[bool] = False
     needs_confusion: ClassVar[bool] = False
+    contract: ClassVar[Mapping[str, Any]] = {}
 
     class Config(Space):
         """The searched and the fixed fields."""
@@ -296,7 +302,8 @@ def run(net: RoutedNet, images: Tensor, knob: Knob | None = None) -> Routed:
         images: N, C, H, W, normalised, on the network's device.
         knob: default: the network's own first one.
     """
-    net.eval()
+    if net.training:  # going through all modules takes a fifth of a small network's time
+        net.eval()
     with torch.inference_mode():
         meter = Meter(images)
         net.route(meter, images, net.knobs()[0] if knob is None else knob)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from routesearch import machine
+from routesearch.confusion import equivalent_epochs
 from routesearch.data.base import Data, Images
 from routesearch.errors import Refusal
 from routesearch.fit import fit, place, states
@@ -42,7 +43,8 @@ class Forecast:
         reach: method -> which MACs its space spans.
         seconds: method -> of one trial, its default config trained and measured; None where that failed or
             no trial will run.
-        trunk_seconds: of the shared trunk, trained once in the study; None where no method needs one.
+        trunk_seconds: of the shared trunk and its confusion, trained once in the study; None where no
+            method needs either.
     """
 
     reach: Mapping[str, Reach]
@@ -63,6 +65,7 @@ def forecast(task: Task) -> Forecast:
 
     Reads the data, for their number; trains nothing that is kept.
     """
+    task.check_weights()
     reach = {name: task.reach(name) for name in task.spaces}
     resources, cores = task.config.resources, machine.cores()
     if resources.cpu > cores:
@@ -79,7 +82,8 @@ def forecast(task: Task) -> Forecast:
         return Forecast(reach, dict.fromkeys(task.spaces), None)
     with _threads(min(machine.threads(resources.cpu), cores)):
         seconds = {name: _trial_seconds(task, name, device) for name in task.spaces}
-        return Forecast(reach, seconds, _trunk_seconds(task, device) if task.needs_trunk else None)
+        shared = task.needs_trunk or task.needs_confusion
+        return Forecast(reach, seconds, _trunk_seconds(task, device) if shared else None)
 
 
 def _trial_seconds(task: Task, name: str, device: torch.device) -> float | None:
@@ -123,7 +127,10 @@ def _trunk_seconds(task: Task, device: torch.device) -> float:
     def loss(batch: Batch) -> torch.Tensor:
         return F.cross_entropy(net(batch.inputs), batch.labels)
 
-    return _fit_seconds(net, Stage(loss), task, task.config.training.trunk_epochs, device)
+    recipe = task.config.training
+    epochs = float(recipe.trunk_epochs) if task.needs_trunk else 0.0
+    epochs += equivalent_epochs(task.data, recipe) if task.needs_confusion else 0.0
+    return _fit_seconds(net, Stage(loss), task, epochs, device) if epochs else 0.0
 
 
 def _fit_seconds(net: nn.Module, stage: Stage, task: Task, epochs: float, device: torch.device) -> float:

@@ -20,7 +20,6 @@ NOT_YET = {
     "budget.max_latency": "a latency budget",
     "budget.batch": "a latency budget",
     "storage.journal": "a shared journal",
-    "backbone.weights": "pretrained weights",
 }
 """Keys of the study format that this version does not serve; a value other than null is refused by name."""
 
@@ -90,6 +89,12 @@ def _path(text: str) -> str:
     return text
 
 
+def _weights(text: str) -> str:
+    if not _path(text).endswith((".pth", ".pt", ".safetensors")):
+        raise ValueError("must be a .pth, .pt or .safetensors file")
+    return text
+
+
 def _backbone(text: str) -> str:
     """Checked here, with its key: a Refusal passes through pydantic as it is."""
     try:
@@ -109,7 +114,11 @@ class BackboneConfig(Part):
     """``nin@0.25``, or a mapping with these keys."""
 
     name: Annotated[str, AfterValidator(_backbone)] = Field(description="a backbone, or NAME@WIDTH")
-    weights: None = Field(None, description="pretrained weights")
+    weights: Annotated[str, AfterValidator(_weights)] | None = Field(
+        None,
+        description="file (.pth, .pt, .safetensors) that the shared trunk starts from; methods without one"
+        " train from scratch all the same",
+    )
 
 
 class BudgetConfig(Part):
@@ -182,6 +191,11 @@ class StudyConfig(Part):
     def dir(self) -> Path:
         """The study's folder."""
         return (self.base / (self.storage.dir or f".routesearch/{self.name}")).resolve()
+
+    @property
+    def weights_file(self) -> Path | None:
+        """Pretrained weights."""
+        return None if self.backbone.weights is None else (self.base / self.backbone.weights).resolve()
 
     @property
     def plugin_files(self) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Data, Dataset, Shape
@@ -19,10 +21,16 @@ from routesearch.errors import Refusal
 from routesearch.meta import shapes_only
 from routesearch.method import RoutedNet, plan
 from routesearch.plugins import Registry, Shelf, load_plugins
+from routesearch.pretrained import content, is_whole, read_weights
 from routesearch.pricing import Interval, mult_adds
 from routesearch.reading import explain
 from routesearch.space import SearchSpace, Space
 from routesearch.study import StudyConfig, digest, macs_of, parse_backbone
+
+NETWORK, CONFUSION = "trunk", "confusion"
+"""Parts of the shared trunk (:class:`Trunk`), each trained and kept by itself."""
+
+log = logging.getLogger(__name__)
 
 DRAWS = 64
 """Random configs that a pre-flight prices for each method, beside the extremes of its fields."""
@@ -66,10 +74,12 @@ class Task:
 
     @property
     def needs_trunk(self) -> bool:
-        return any(method.uses_trunk() for method in self.methods.values())
+        """Whether a method starts from the trained backbone's weights."""
+        return any(method.needs_trunk for method in self.methods.values())
 
     @property
     def needs_confusion(self) -> bool:
+        """Whether a method asks which classes the backbone confuses."""
         return any(method.needs_confusion for method in self.methods.values())
 
     @cached_property
@@ -89,6 +99,23 @@ class Task:
             return self.dataset.load(self.config.base)
         except Refusal as refusal:
             raise Refusal(f"{self.config.where}: data: {refusal}") from None
+
+    @cached_property
+    def weights(self) -> Mapping[str, Tensor] | None:
+        """Pretrained weights that the trunk starts from; None: it starts at random, or no method needs it.
+
+        Raises:
+            Refusal: for a file that cannot be read or does not fit the backbone.
+        """
+        path = self.config.weights_file
+        if path is None or not self.needs_trunk:
+            return None
+        with _naming(f"{self.config.where}: backbone.weights"):
+            weights = read_weights(path, self.backbone)
+        if self.config.training.trunk_epochs == 0 and not is_whole(weights, self.backbone):
+            law = "training.trunk_epochs: must be 1 or more where the class layer is to be learnt"
+            raise Refusal(f"{self.config.where}: {law}, got 0 and weights for other classes")
+        return weights
 
     def bounds(self, method: str, config: Space) -> Interval:
         """Static interval of a config's MACs.
@@ -129,10 +156,28 @@ class Task:
         return Reach(hits / max(1, draws), Interval(min(b.min for b in found), max(b.max for b in found)))
 
     def preflight(self) -> None:
-        """Raise Refusal where no method can meet the budget, naming the cheapest route found."""
+        """What a search is refused for before anything is trained or written.
+
+        Raises:
+            Refusal: pretrained weights do not fit, or no method can meet the budget; names the cheapest
+                route found.
+        """
+        self.check_weights()
         law = self.unmet({name: self.reach(name) for name in self.spaces})
         if law is not None:
             raise Refusal(f"{self.config.where}: {law}")
+
+    def check_weights(self) -> None:
+        """Read pretrained weights; a warning where no method of the study starts from them.
+
+        Raises:
+            Refusal: as :attr:`weights`.
+        """
+        if self.weights is None and self.config.weights_file is not None:
+            log.warning(
+                "backbone.weights: no method here starts from the trunk, so they are not used (methods: %s)",
+                ", ".join(self.spaces),
+            )
 
     def unmet(self, reaches: Mapping[str, Reach]) -> str | None:
         """Why a search would be refused, given what the methods' spaces span; None where it would run."""
@@ -153,11 +198,24 @@ class Task:
         """What must not change while a study goes on, key by key."""
         config = self.config
         training = config.training.model_dump(mode="json")
-        return {
+        path = config.weights_file
+        with _naming(f"{config.where}: backbone.weights"):
+            weights = {} if path is None else {"backbone.weights": content(path)}
+        return weights | {
             "data": f"{config.data['name']} {digest(self.dataset.settings())} {self.data.fingerprint()}",
             "backbone": config.backbone.name,
             **{f"training.{name}": str(value) for name, value in training.items()},
             "search.seed": str(config.search.seed),
+        }
+
+    def inputs(self) -> dict[str, Any]:
+        """What a trained network must know of its images, as JSON: a model is saved without the data."""
+        mean, std = self.data.mean, self.data.std
+        return {
+            "shape": list(self.shape),
+            "classes": list(self.classes),
+            "mean": list(mean),
+            "std": list(std),
         }
 
     def code(self) -> dict[str, str]:
@@ -166,9 +224,21 @@ class Task:
         parts += [(self.registry.backbones, self.backbone.name), (self.registry.datasets, self.dataset.name)]
         return {f"{shelf.kind} {name}": self.registry.code[shelf.origin[name]] for shelf, name in parts}
 
-    def trunk_file(self) -> Path:
-        """Where the shared trunk lies: its name says what it was trained from."""
-        return self.dir / "trunks" / f"{self.config.backbone.name}-{digest(self.fingerprint())}.safetensors"
+    def trunk_files(self, fingerprint: Mapping[str, str] | None = None) -> dict[str, Path]:
+        """Where the parts of the shared trunk lie, those that a method needs: its network, its confusion.
+
+        Names of files say what the trunk was trained from.
+
+        Args:
+            fingerprint: as the journal has it, where the data need not be read for it.
+        """
+        needed = {NETWORK: self.needs_trunk, CONFUSION: self.needs_confusion}
+        if not any(needed.values()):
+            return {}
+        facts = self.fingerprint() if fingerprint is None else dict(fingerprint)
+        stem = f"{self.config.backbone.name}-{digest(facts)}"
+        names = {NETWORK: f"{stem}.safetensors", CONFUSION: f"{stem}.confusion.safetensors"}
+        return {part: self.dir / "trunks" / names[part] for part, is_needed in needed.items() if is_needed}
 
 
 def resolve(config: StudyConfig, facts: tuple[Shape, tuple[str, ...]] | None = None) -> Task:
@@ -203,7 +273,22 @@ def resolve(config: StudyConfig, facts: tuple[Shape, tuple[str, ...]] | None = N
     for name, wishes in config.methods.items():
         with _naming(f"{file}: methods.{name}"):
             spaces[name] = methods[name].space(backbone).narrow(wishes)
-    return Task(config, registry, dataset, shape, classes, backbone, spaces)
+    task = Task(config, registry, dataset, shape, classes, backbone, spaces)
+    _check_epochs(task)
+    return task
+
+
+def _check_epochs(task: Task) -> None:
+    """Raise Refusal where the trunk would not be trained and must be."""
+    config = task.config
+    if config.training.trunk_epochs:
+        return
+    key = f"{config.where}: training.trunk_epochs: must be 1 or more"
+    if task.needs_trunk and config.weights_file is None:
+        raise Refusal(f"{key} without backbone.weights, got 0")
+    if task.needs_confusion:
+        asking = next(name for name, method in task.methods.items() if method.needs_confusion)
+        raise Refusal(f"{key} for method {asking}, which compares classes by trained networks, got 0")
 
 
 def reference_cost(backbone: Backbone) -> tuple[int, int]:

@@ -247,6 +247,21 @@ def test_without_a_rate_nothing_moves(net: Net, train: Callable[..., Fitted]) ->
     assert changed(net, before) == BUFFERS
 
 
+def test_the_studys_schedule_holds_where_a_stage_brings_none(net: Net, data: Data) -> None:
+    rates: list[float] = []
+
+    def watched(parameters: Any) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(parameters, lr=0.5)
+        optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+        return optimizer
+
+    recipe = Recipe(batch_size=16, lr_steps=(0.5, 0.75), lr_factor=0.2)
+    fit(net, [Stage(net.loss, optimizer=watched)], data, recipe, epochs=2, seed=0, device=CPU)
+    count = len(rates)
+    assert count % 4 == 0
+    assert rates == pytest.approx([0.5] * (count // 2) + [0.1] * (count // 4) + [0.02] * (count // 4))
+
+
 def test_the_usual_schedule_rises_and_falls() -> None:
     assert 0 < cosine(0.0) < 0.2
     assert cosine(0.05) == pytest.approx(1.0)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from routesearch.confusion import equivalent_epochs
+from routesearch.errors import Refusal
 from routesearch.preflight import Forecast, forecast
 
 if TYPE_CHECKING:
@@ -39,6 +42,32 @@ def test_more_epochs_take_longer(make_task: Callable[..., Task]) -> None:
 
 def test_without_a_trunk_none_is_timed(make_task: Callable[..., Task]) -> None:
     assert forecast(make_task(methods=["static"])).trunk_seconds is None
+
+
+def test_the_trunks_confusion_is_timed_too(
+    make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the epochs that are asked for, not by the clock."""
+    task = make_task(methods=["static", "dgate"], training={"trunk_epochs": 6, "batch_size": 16})
+    asked: list[float] = []
+    monkeypatch.setattr("routesearch.preflight._trial_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("routesearch.preflight._fit_seconds", lambda *a: asked.append(a[3]) or 8.0)
+    forecast(task)
+    monkeypatch.setattr(task.methods["static"], "needs_confusion", True)
+    assert forecast(task).trunk_seconds == 8.0
+    monkeypatch.setattr(task.methods["dgate"], "needs_trunk", False)
+    forecast(task)
+    confusion = equivalent_epochs(task.data, task.config.training)
+    assert confusion > 1
+    assert asked == [6, 6 + confusion, confusion]
+
+
+def test_pretrained_weights_that_do_not_fit_are_refused(
+    make_task: Callable[..., Task], tmp_path: Path
+) -> None:
+    (tmp_path / "w.pth").write_bytes(b"no weights")
+    with pytest.raises(Refusal, match=r"backbone\.weights: weights must be a whole file of tensors"):
+        forecast(make_task(backbone={"name": "pocket", "weights": "w.pth"}, methods=["dgate"]))
 
 
 def test_a_method_that_fails_is_told_and_the_others_are_timed(

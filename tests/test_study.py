@@ -52,6 +52,8 @@ def test_every_default_at_once(tmp_path: Path) -> None:
             "learning_rate": 0.003,
             "momentum": 0.9,
             "weight_decay": 5e-4,
+            "lr_steps": (),
+            "lr_factor": 0.1,
             "clip_norm": 5.0,
             "precision": "float32",
         },
@@ -153,7 +155,7 @@ REFUSED = {
     "backbone: nin@": "backbone.name: a backbone must be NAME or NAME@WIDTH such as nin@0.25, got 'nin@'",
     "backbone: nin@0": "backbone.name: a backbone must be NAME or NAME@WIDTH such as nin@0.25, got 'nin@0'",
     "backbone: ../nin": "backbone.name: a backbone must be NAME or NAME@WIDTH",
-    "backbone: [nin]": "backbone: must be a mapping with name, got ['nin']",
+    "backbone: [nin]": "backbone: must be a mapping with name, weights, got ['nin']",
     "data: {path: x.npz}": "data.name: a data set's name must be given, got None",
     "data: {name: 3}": "data.name: a data set's name must be given, got 3",
     "data: [digits]": "data: must be a mapping, got ['digits']",
@@ -195,12 +197,23 @@ def test_what_must_be_given(key: str, tmp_path: Path) -> None:
 def test_keys_of_later_versions_are_refused_by_name(dotted: str, tmp_path: Path) -> None:
     first, _, second = dotted.partition(".")
     value: Any = {second: "x"} if second else {"seeds": 3}
-    if first == "backbone":
-        value["name"] = "nin"
     with pytest.raises(Refusal, match=rf"{dotted}: this version does not offer {NOT_YET[dotted]}"):
         load(tmp_path, **{first: value})
     nothing: Any = value | {second: None} if second else None
     load(tmp_path, **{first: nothing})
+
+
+def test_weights_are_relative_to_the_study(tmp_path: Path) -> None:
+    config = load(tmp_path, backbone={"name": "nin", "weights": "sub/nin.safetensors"})
+    assert config.weights_file == tmp_path / "sub" / "nin.safetensors"
+    assert load(tmp_path).weights_file is None
+
+
+@pytest.mark.parametrize("weights", ["", "nin", "nin.pkl", 3, True])
+def test_weights_are_files_of_known_kinds(weights: Any, tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"backbone\.weights:? must ") as refused:
+        load(tmp_path, backbone={"name": "nin", "weights": weights})
+    assert "\n" not in str(refused.value)
 
 
 # ---- YAML --------------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+import torch
 
 from routesearch import task as task_module
 from routesearch.backbones import NiN
@@ -18,7 +19,7 @@ from routesearch.pricing import Interval
 from routesearch.recipe import Recipe
 from routesearch.space import Space
 from routesearch.study import load_study
-from routesearch.task import Blueprint, Task, reference_cost, resolve
+from routesearch.task import CONFUSION, NETWORK, Blueprint, Task, reference_cost, resolve
 
 MakeTask = Callable[..., Task]
 
@@ -60,7 +61,7 @@ def test_known_facts_save_reading_the_data(write_study: Callable[..., Path], tmp
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no such data set": (
         {"data": "dogits"},
-        "data.name: no data set 'dogits'; did you mean 'digits'? installed: arrays, digits",
+        "data.name: no data set 'dogits'; did you mean 'digits'? installed: arrays, cifar10, ",
     ),
     "no such setting": (
         {"data": {"name": "arrays", "path": "toy.npz", "paht": 1}},
@@ -243,11 +244,118 @@ def test_moving_the_data_is_free(make_task: MakeTask, tmp_path: Path) -> None:
 
 
 def test_the_trunks_file_says_what_it_was_trained_from(make_task: MakeTask) -> None:
-    one, other = make_task(backbone="pocket@0.5"), make_task(backbone="pocket@0.5", search={"seed": 1})
-    assert one.trunk_file().parent == one.dir / "trunks"
-    assert one.trunk_file().name.startswith("pocket@0.5-")
-    assert one.trunk_file() != other.trunk_file()
-    assert one.trunk_file() == make_task(backbone="pocket@0.5", search={"trials": 3}).trunk_file()
+    def file(**changes: Any) -> Path:
+        (path,) = (
+            make_task(**{"backbone": "pocket@0.5", "methods": ["dgate"]} | changes).trunk_files().values()
+        )
+        return path
+
+    one = file()
+    assert one.parent == make_task().dir / "trunks"
+    assert one.name.startswith("pocket@0.5-")
+    assert one != file(search={"seed": 1})
+    assert one == file(search={"trials": 3}, methods=["static", "dgate"])
+
+
+def test_each_part_of_the_trunk_that_a_method_asks_for_has_a_file(
+    make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert make_task().trunk_files() == {}
+    task = make_task(methods=["skipper", "dgate"])
+    assert (task.needs_trunk, task.needs_confusion) == (True, False)
+    alone = task.trunk_files()
+    assert list(alone) == [NETWORK]
+    monkeypatch.setattr(task.methods["skipper"], "needs_confusion", True)
+    both = task.trunk_files()
+    assert both == alone | {CONFUSION: alone[NETWORK].with_suffix(".confusion.safetensors")}
+    assert task.trunk_files(task.fingerprint()) == both
+    monkeypatch.setattr(task.methods["dgate"], "needs_trunk", False)
+    assert (task.needs_trunk, task.needs_confusion) == (False, True)
+    assert task.trunk_files() == {CONFUSION: both[CONFUSION]}
+
+
+# ---- pretrained weights --------------------------------------------------------------------------------
+
+
+def write_weights(path: Path, backbone: Backbone) -> Mapping[str, torch.Tensor]:
+    state = backbone.plain().state_dict()
+    torch.save(state, path)
+    return state
+
+
+def test_weights_are_read_where_a_method_starts_from_the_trunk(
+    make_task: MakeTask, pocket: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = write_weights(tmp_path / "w.pth", pocket)
+    backbone = {"name": "pocket", "weights": "w.pth"}
+    task = make_task(backbone=backbone, methods=["static", "dgate"])
+    task.preflight()
+    assert task.weights is not None
+    assert all(torch.equal(value, state[name]) for name, value in task.weights.items())
+    assert caplog.text == ""
+    unused = make_task(backbone=backbone)
+    unused.preflight()
+    assert unused.weights is None
+    assert (
+        "no method here starts from the trunk, so they are not used (methods: static, skipper)" in caplog.text
+    )
+    assert make_task(methods=["dgate"]).weights is None
+
+
+def test_weights_that_cannot_be_used_are_refused_before_a_search(
+    make_task: MakeTask, tmp_path: Path, pocket: Backbone
+) -> None:
+    file = tmp_path / "toy.yaml"
+    for methods in (["static"], ["dgate"]):
+        task = make_task(backbone={"name": "pocket", "weights": "gone.pth"}, methods=methods)
+        law = f"weights must be a readable file, got {tmp_path / 'gone.pth'}: No such file"
+        where = f"^{file}: backbone.weights: {law}"
+        with pytest.raises(Refusal, match=where):
+            task.fingerprint()
+        if methods == ["dgate"]:
+            with pytest.raises(Refusal, match=where):
+                task.preflight()
+    write_weights(tmp_path / "w.pth", pocket)
+    narrow = make_task(backbone={"name": "pocket@0.5", "weights": "w.pth"}, methods=["dgate"])
+    with pytest.raises(
+        Refusal, match=f"^{file}: backbone.weights: .*tensor units.0.0.weight must be 3x1x3x3 "
+    ):
+        narrow.preflight()
+
+
+def test_weights_are_part_of_the_fingerprint_by_their_content(
+    make_task: MakeTask, tmp_path: Path, pocket: Backbone
+) -> None:
+    def fingerprint(weights: str | None) -> dict[str, str]:
+        return make_task(backbone={"name": "pocket", "weights": weights}, methods=["dgate"]).fingerprint()
+
+    write_weights(tmp_path / "one.pth", pocket)
+    one = fingerprint("one.pth")
+    assert one.keys() - fingerprint(None).keys() == {"backbone.weights"}
+    (tmp_path / "one.pth").rename(tmp_path / "moved.pth")
+    assert fingerprint("moved.pth") == one
+    write_weights(tmp_path / "moved.pth", pocket)
+    other = fingerprint("moved.pth")
+    assert {key for key in one if one[key] != other[key]} == {"backbone.weights"}
+
+
+def test_a_trunk_without_epochs_must_come_from_weights(
+    make_task: MakeTask, pocket: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, backbone = {"trunk_epochs": 0}, {"name": "pocket", "weights": "w.pth"}
+    make_task(training=training)  # nobody asks for a trunk
+    with pytest.raises(Refusal, match=r"trunk_epochs: must be 1 or more without backbone\.weights, got 0"):
+        make_task(training=training, methods=["dgate"])
+    write_weights(tmp_path / "w.pth", pocket)
+    task = make_task(training=training, backbone=backbone, methods=["dgate"])
+    task.preflight()
+    write_weights(tmp_path / "w.pth", type(pocket)(pocket.image_shape, 5))
+    task = make_task(training=training, backbone=backbone, methods=["dgate"])
+    with pytest.raises(Refusal, match="must be 1 or more where the class layer is to be learnt, got 0"):
+        task.preflight()
+    monkeypatch.setattr(task.methods["dgate"], "needs_confusion", True)
+    with pytest.raises(Refusal, match="must be 1 or more for method dgate, which compares classes by"):
+        make_task(training=training, backbone=backbone, methods=["dgate"])
 
 
 # ---- outside of a study ------------------------------------------------------------------------------

@@ -56,6 +56,28 @@ def test_a_trunk_survives_its_file(trained: tuple[Trunk, int], tmp_path: Path) -
     assert [p.name for p in path.parent.iterdir()] == [path.name], "no temporary file stays"
 
 
+def test_a_confusion_survives_a_file_of_its_own(tmp_path: Path) -> None:
+    path, rows = tmp_path / "t.confusion.safetensors", ((0.75, 0.25), (0.1, 0.9))
+    save_trunk(Trunk({}, 0.0, rows), 7, path)
+    trunk, macs = load_trunk(path)
+    assert (dict(trunk.state), trunk.confusion, macs) == ({}, rows, 7)
+
+
+def test_a_trunk_begins_with_the_weights_that_are_given(pocket: Backbone, data: Data) -> None:
+    """Without an epoch they are the trunk; what is not given begins at random."""
+    still = RECIPE.model_copy(update={"trunk_epochs": 0})
+    given = {name: t + 1 for name, t in pocket.plain().state_dict().items() if not name.startswith("head")}
+    trunk, macs = train_trunk(pocket, data, still, seed=3, device=CPU, weights=given)
+    assert macs == 0
+    assert all(torch.equal(trunk.state[name], value) for name, value in given.items())
+    assert 0 <= trunk.accuracy <= 1
+    first, _ = train_trunk(pocket, data, RECIPE, seed=3, device=CPU)
+    short = RECIPE.model_copy(update={"trunk_epochs": 1})
+    better, _ = train_trunk(pocket, data, short, seed=3, device=CPU, weights=first.state)
+    scratch, _ = train_trunk(pocket, data, short, seed=3, device=CPU)
+    assert better.accuracy > scratch.accuracy
+
+
 def test_a_second_save_replaces_the_first(trained: tuple[Trunk, int], tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     save_trunk(*trained, path)
@@ -64,7 +86,9 @@ def test_a_second_save_replaces_the_first(trained: tuple[Trunk, int], tmp_path: 
     assert (trunk.accuracy, macs) == (0.125, 7)
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "text", "folder", "no facts", "odd facts"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "empty", "cut", "text", "folder", "no facts", "odd facts", "odd rows"]
+)
 def test_a_damaged_file_is_refused(damage: str, trained: tuple[Trunk, int], tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -76,6 +100,9 @@ def test_a_damaged_file_is_refused(damage: str, trained: tuple[Trunk, int], tmp_
         path.mkdir()
     elif damage == "missing":
         path.unlink()
+    elif damage == "odd rows":
+        facts = {"accuracy": "0.0", "training_macs": "7"}
+        save_file({"confusion": torch.ones(2, 3)}, path, metadata=facts)
     elif damage == "no facts":
         save_file(dict(trained[0].state), path)
     elif damage == "odd facts":

@@ -120,6 +120,10 @@ class Backbone(ABC):
         if not 1 <= k <= len(self):
             raise Refusal(f"1 <= position <= {len(self)} must hold on backbone {self.name}, got position={k}")
 
+    def published(self) -> Sequence[str]:
+        """Names of :meth:`plain`'s tensors in weights that others publish, in its order; empty: none."""
+        return ()
+
     def describe(self) -> dict[str, Any]:
         return {"units": len(self)}
 

@@ -9,6 +9,7 @@ Each comes with the ImageNet stem and, as ``*_cifar``, for small images.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from routesearch.backbones.base import Backbone, kaiming
 from routesearch.errors import Refusal
+from routesearch.meta import shapes_only
 
 STEM = 64
 
@@ -41,6 +43,14 @@ def stem(before: int, after: int, small: bool) -> list[nn.Module]:
         return [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
     conv = nn.Conv2d(before, after, 7, 2, padding=3, bias=False)
     return [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)]
+
+
+def torchvision_names(network: str) -> list[str]:
+    """Of the tensors of torchvision's network, in its order and ours; ``*_cifar`` go by their models."""
+    from torchvision import models
+
+    with shapes_only():
+        return list(models.get_model(network.removesuffix("_cifar")).state_dict())
 
 
 class Bottleneck(nn.Module):
@@ -101,6 +111,9 @@ class ResNet101(Backbone):
 
     def channels(self, k: int, width: float = 1.0) -> int:
         return self.scaled(4 * self.groups[self._place(k)[0]][0], width)
+
+    def published(self) -> Sequence[str]:
+        return torchvision_names(self.name)
 
     def head(self, width: float = 1.0) -> nn.Module:
         linear = nn.Linear(self.channels(len(self), width), self.classes)
@@ -193,6 +206,9 @@ class DenseNet201(Sized):
             entering = (entering + earlier * self.growth) // 2
         return self.scaled(entering, width) + layers * self.scaled(self.growth, width)
 
+    def published(self) -> Sequence[str]:
+        return torchvision_names(self.name)
+
     def exit(self, k: int, width: float = 1.0, out: int | None = None) -> nn.Module:
         self.check(k)
         channels = self.channels(k, width)
@@ -252,6 +268,9 @@ class Chain(Sized):
 
     def channels(self, k: int, width: float = 1.0) -> int:
         return self.scaled(self.convs[k - 1].filters, width)
+
+    def published(self) -> Sequence[str]:
+        return torchvision_names(self.name)
 
     def head(self, width: float = 1.0) -> nn.Module:
         entries = self.channels(len(self), width) * self.grid**2

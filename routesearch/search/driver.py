@@ -169,23 +169,28 @@ def _order(task: Task, packed: Any, work: type[Work], grant: Grant) -> remote.Or
 
 
 def _with_trunk(task: Task, order: remote.Order, check: Callable[[], None]) -> remote.Order:
-    """Train the trunk, once in a study, if a method needs one."""
+    """Train the parts of the trunk that methods need and that are not there: each once in a study."""
     import ray
 
-    if not task.needs_trunk:
+    paths = task.trunk_files()
+    if not paths:
         return order
-    path = task.trunk_file()
-    if not path.exists():
-        train = ray.remote(remote.train_trunk).options(num_cpus=order.grant.cpu, num_gpus=order.grant.gpu)
-        answer = _wait(train.remote(task.config.search.seed, order), check)
-        if "outcome" in answer:
-            failure = Outcome.loads(answer["outcome"])
-            raise RunFailed(f"the trunk could not be trained: {failure.reason}") from None
-        try:
-            order.work.keep_trunk(answer["trunk"], path)
-        except OSError as error:
-            raise RunFailed(f"the trunk cannot be written to {path}: {error.strerror}") from error
-    return replace(order, trunk=ray.put(order.work.read_trunk(path)))
+    train = ray.remote(remote.train_trunk).options(num_cpus=order.grant.cpu, num_gpus=order.grant.gpu)
+    seed = task.config.search.seed
+    running = {part: train.remote(part, seed, order) for part, path in paths.items() if not path.exists()}
+    for part, answer in running.items():
+        _keep_trunk(part, _wait(answer, check), paths[part], order.work)
+    return replace(order, trunk=ray.put({part: order.work.read_trunk(path) for part, path in paths.items()}))
+
+
+def _keep_trunk(part: str, answer: Any, path: Path, work: type[Work]) -> None:
+    if "outcome" in answer:
+        failure = Outcome.loads(answer["outcome"])
+        raise RunFailed(f"the {part} could not be trained: {failure.reason}") from None
+    try:
+        work.keep_trunk(answer["trunk"], path)
+    except OSError as error:
+        raise RunFailed(f"the {part} cannot be written to {path}: {error.strerror}") from error
 
 
 def _wait(task: Any, check: Callable[[], None]) -> Any:

@@ -125,6 +125,8 @@ class Ledger:
             )
         if journal.get("reference") != task.reference:  # readers compute budgets and hypervolume from it
             journal.set("reference", task.reference)
+        if journal.get("inputs") != (inputs := task.inputs()):  # saving a model needs no data then
+            journal.set("inputs", inputs)
         self._names = {m: study_name(m, task.budget, s) for m, s in task.spaces.items()}
         for name, trial in stored:
             if ASKED in trial.user_attrs:

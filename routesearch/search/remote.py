@@ -32,7 +32,7 @@ class Order:
 
     Attributes:
         work: the class that does the work.
-        packed, trunk: object references to what its constructor takes; ``trunk`` may be None.
+        packed, trunk: object references to what its constructor takes; ``trunk`` is None before there is one.
         folder: the study's folder, on the driver's machine.
         node: Ray's name for that machine.
     """
@@ -90,10 +90,10 @@ def measure(
     return [asdict(p) for p in _work(order).measure(trial, knobs, weights, order.grant)]
 
 
-def train_trunk(seed: int, order: Order) -> dict[str, Any]:
-    """``trunk``, or ``outcome``: why there is none (text)."""
+def train_trunk(part: str, seed: int, order: Order) -> dict[str, Any]:
+    """``trunk``, a part of it; or ``outcome``: why there is none (text)."""
     try:
-        return {"trunk": _work(order).train_trunk(seed, order.grant)}
+        return {"trunk": _work(order).train_trunk(part, seed, order.grant)}
     except Exception as error:
         return {"outcome": _failure(error).dumps()}
 
@@ -104,7 +104,7 @@ def _work(order: Order) -> Work:
     global _here
     key = (order.work, order.packed, order.trunk)
     if _here is None or _here[0] != key:
-        trunk = None if order.trunk is None else ray.get(order.trunk)
+        trunk = {} if order.trunk is None else ray.get(order.trunk)
         _here = key, order.work(ray.get(order.packed), trunk)
     return _here[1]
 

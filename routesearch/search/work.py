@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from routesearch import machine
 from routesearch.points import OperatingPoint
@@ -23,6 +24,7 @@ from routesearch.record import Outcome, TrialRecord
 if TYPE_CHECKING:
     import torch
 
+    from routesearch.method import Trunk
     from routesearch.task import Task
     from routesearch.trial import TrialSpec, Weights
 
@@ -44,11 +46,12 @@ class Work(ABC):
 
     Args:
         packed: what :meth:`pack` made; arrays in it lie in shared memory and cannot be written.
-        trunk: what :meth:`train_trunk` or :meth:`read_trunk` made; None where no method needs one.
+        trunk: part -> what :meth:`read_trunk` gave; empty where no method needs one, and for
+            :meth:`train_trunk`.
     """
 
     @abstractmethod
-    def __init__(self, packed: Any, trunk: Any) -> None: ...
+    def __init__(self, packed: Any, trunk: Mapping[str, Any]) -> None: ...
 
     @classmethod
     @abstractmethod
@@ -66,8 +69,12 @@ class Work(ABC):
         """A trained network at these knobs on test data."""
 
     @abstractmethod
-    def train_trunk(self, seed: int, grant: Grant) -> Any:
-        """What trials share and is trained once: plain values and numpy arrays."""
+    def train_trunk(self, part: str, seed: int, grant: Grant) -> Any:
+        """A part of what trials share and is trained once: plain values and numpy arrays.
+
+        Args:
+            part: a key of :meth:`Task.trunk_files`; each has a file of its own.
+        """
 
     @classmethod
     @abstractmethod
@@ -83,23 +90,28 @@ class Work(ABC):
 class TrialWork(Work):
     """The real thing: networks, by :mod:`routesearch.trial`."""
 
-    def __init__(self, packed: Any, trunk: Any) -> None:
-        import torch
-
+    def __init__(self, packed: Any, trunk: Mapping[str, Any]) -> None:
         from routesearch.data.base import Data
         from routesearch.method import Trunk
-        from routesearch.task import resolve
+        from routesearch.task import CONFUSION, NETWORK, resolve
 
         self.data = Data.from_numpy(packed["data"])
         self.task = resolve(packed["config"], packed["facts"])
+        self.weights = packed["weights"]
         self.trunk: Trunk | None = None
-        if trunk is not None:  # copied: shared memory cannot be written, and torch warns of it
-            state = {name: torch.from_numpy(array.copy()) for name, array in trunk["state"].items()}
-            self.trunk = Trunk(state, trunk["accuracy"])
+        if trunk:
+            network, confusion = trunk.get(NETWORK, {}), trunk.get(CONFUSION, {})
+            self.trunk = Trunk(
+                _copied(network.get("state", {})),
+                network.get("accuracy", 0.0),
+                confusion.get("confusion", ()),
+            )
 
     @classmethod
     def pack(cls, task: Task) -> Any:
-        return {"config": task.config, "facts": (task.shape, task.classes), "data": task.data.to_numpy()}
+        weights = None if task.weights is None else {name: t.numpy() for name, t in task.weights.items()}
+        facts = task.shape, task.classes
+        return {"config": task.config, "facts": facts, "data": task.data.to_numpy(), "weights": weights}
 
     def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Weights]:
         from routesearch.trial import run_trial
@@ -115,32 +127,46 @@ class TrialWork(Work):
         device = _prepare(trial.seed, grant)
         return measure_again(_spec(trial), knobs, weights, self.task, self.data, self.trunk, device)
 
-    def train_trunk(self, seed: int, grant: Grant) -> Any:
+    def train_trunk(self, part: str, seed: int, grant: Grant) -> Any:
+        from routesearch.confusion import measure_confusion
+        from routesearch.method import Trunk
+        from routesearch.task import CONFUSION
         from routesearch.trunk import train_trunk
 
         device = _prepare(seed, grant)
-        recipe = self.task.config.training
-        trunk, macs = train_trunk(self.task.backbone, self.data, recipe, seed=seed, device=device)
-        state = {name: tensor.cpu().numpy() for name, tensor in trunk.state.items()}
-        return {"state": state, "accuracy": trunk.accuracy, "macs": macs}
+        backbone, recipe = self.task.backbone, self.task.config.training
+        if part == CONFUSION:
+            confusion, macs = measure_confusion(backbone, self.data, recipe, seed=seed, device=device)
+            return _packed(Trunk({}, 0.0, confusion), macs)
+        weights = None if self.weights is None else _copied(self.weights)
+        return _packed(*train_trunk(backbone, self.data, recipe, seed=seed, device=device, weights=weights))
 
     @classmethod
     def keep_trunk(cls, trunk: Any, path: Path) -> None:
-        import torch
-
         from routesearch.method import Trunk
         from routesearch.trunk import save_trunk
 
-        state = {name: torch.from_numpy(np.array(array)) for name, array in trunk["state"].items()}
-        save_trunk(Trunk(state, trunk["accuracy"]), trunk["macs"], path)
+        whole = Trunk(_copied(trunk["state"]), trunk["accuracy"], trunk["confusion"])
+        save_trunk(whole, trunk["macs"], path)
 
     @classmethod
     def read_trunk(cls, path: Path) -> Any:
         from routesearch.trunk import load_trunk
 
-        trunk, macs = load_trunk(path)
-        state = {name: tensor.numpy() for name, tensor in trunk.state.items()}
-        return {"state": state, "accuracy": trunk.accuracy, "macs": macs}
+        return _packed(*load_trunk(path))
+
+
+def _packed(trunk: Trunk, macs: int) -> dict[str, Any]:
+    """As plain values and numpy arrays."""
+    state = {name: tensor.numpy() for name, tensor in trunk.state.items()}
+    return {"state": state, "accuracy": trunk.accuracy, "confusion": trunk.confusion, "macs": macs}
+
+
+def _copied(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, torch.Tensor]:
+    """As tensors; copied, because shared memory cannot be written, and torch warns of it."""
+    import torch
+
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
 def _spec(trial: TrialRecord) -> TrialSpec:

@@ -46,12 +46,16 @@ class FakeTask:
     gpu: float = 0
     trouble: Mapping[str, str] = field(default_factory=dict)  # trial number -> what goes wrong in it
     needs_trunk: bool = False
+    needs_confusion: bool = False
     reference: float = 1000.0
 
     def __post_init__(self) -> None:
         self.spaces = {"one": SearchSpace(Config), "two": SearchSpace(Config)}
         search = SimpleNamespace(seed=0, sampler="tpe", trials=self.trials, time_limit=self.time_limit)
         self.config = SimpleNamespace(search=search, resources=SimpleNamespace(cpu=self.cpu, gpu=self.gpu))
+
+    def inputs(self) -> dict[str, Any]:
+        return {"shape": [1, 8, 8], "classes": ["a", "b"], "mean": [0.5], "std": [0.25]}
 
     def code(self) -> dict[str, str]:
         return {"method one": "fake 1"}
@@ -62,12 +66,13 @@ class FakeTask:
     def bounds(self, method: str, config: Any) -> Interval:
         return Interval(int(1000 * config.x), 1000)
 
-    def trunk_file(self) -> Path:
-        return self.dir / "trunks" / "fake.json"
+    def trunk_files(self) -> dict[str, Path]:
+        parts = {"trunk": self.needs_trunk, "confusion": self.needs_confusion}
+        return {part: self.dir / "trunks" / f"{part}.json" for part, needed in parts.items() if needed}
 
 
 class FakeWork(Work):
-    def __init__(self, packed: Any, trunk: Any) -> None:
+    def __init__(self, packed: Any, trunk: Mapping[str, Any]) -> None:
         self.task, self.trunk, self.made = packed["task"], trunk, time.time()
         assert packed["array"].sum() == 45
 
@@ -91,7 +96,8 @@ class FakeWork(Work):
             OperatingPoint({"t": 1}, 0.5 + x / 3, 900 * x + 10),
             OperatingPoint({"t": 0}, x / 3, 500 * x + 5),
         )
-        weights = {"x": np.array([x]), "pid": np.array([os.getpid()]), "trunk": np.array([self.trunk or 0])}
+        shared = np.array([sum(self.trunk.values())])
+        weights = {"x": np.array([x]), "pid": np.array([os.getpid()]), "trunk": shared}
         return Outcome(
             State.FINISHED, points, params=os.getpid(), training_macs=30, seconds=self.task["seconds"]
         ), weights
@@ -104,10 +110,12 @@ class FakeWork(Work):
             raise ValueError("cannot be measured")
         return [OperatingPoint(k, 0.4, 100.0 + k["t"]) for k in knobs]
 
-    def train_trunk(self, seed: int, grant: Grant) -> Any:
-        if "trunk" in self.task["trouble"]:
-            raise ValueError("no trunk today")
-        return seed + 42
+    def train_trunk(self, part: str, seed: int, grant: Grant) -> Any:
+        if self.task["trouble"].get(part) == "slow":
+            time.sleep(3600)
+        if part in self.task["trouble"]:
+            raise ValueError(f"no {part} today")
+        return seed + (42 if part == "trunk" else 7)
 
     @classmethod
     def keep_trunk(cls, trunk: Any, path: Path) -> None:

@@ -181,3 +181,41 @@ def test_trials_that_break_are_recorded_and_the_search_goes_on(tmp_path: Path) -
     assert (summary["finished"], summary["failed"]) == (2, 2)
     reasons = {t["reason"] for t in answer("trials", study)["trials"] if t["state"] == "failed"}
     assert reasons == {"MemoryError: no room for this network (broken.py:9)"}
+
+
+def test_pretrained_weights_and_a_method_that_asks_for_the_confusion_later(tmp_path: Path) -> None:
+    import torch
+
+    from routesearch import build
+
+    torch.save(build("static", backbone="nin@0.1", dataset="digits").plain.state_dict(), tmp_path / "w.pth")
+    (tmp_path / "curious.py").write_text(
+        "from routesearch import hookimpl\n"
+        "from routesearch.builtin import Static\n\n\n"
+        "class Curious(Static):\n"
+        "    name = 'curious'\n"
+        "    needs_confusion = True\n\n"
+        "    def stages(self):\n"
+        "        assert [len(row) for row in self.trunk.confusion] == [10] * 10\n"
+        "        assert all(abs(sum(row) - 1) < 1e-9 for row in self.trunk.confusion)\n"
+        "        return super().stages()\n\n\n"
+        "@hookimpl\ndef routesearch_methods():\n    return [Curious]\n"
+    )
+    weights = {"backbone": {"name": "nin@0.1", "weights": "w.pth"}, "plugins": ["curious.py"]}
+    study = write(tmp_path, methods=["dgate"], search={"trials": 1}, **weights)
+    assert answer("search", study)["finished"] == 1
+    trunks = tmp_path / ".routesearch" / "small" / "trunks"
+    (trunk,) = trunks.iterdir()
+    before = trunk.stat()
+
+    study = write(tmp_path, methods=["dgate", "curious"], search={"trials": 3}, **weights)
+    summary = answer("search", study)
+    assert (summary["finished"], summary["failed"]) == (3, 0)
+    assert {file.name for file in trunks.iterdir()} == {trunk.name, f"{trunk.stem}.confusion.safetensors"}
+    assert (trunk.stat().st_ino, trunk.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+    (tmp_path / "w.pth").write_bytes((tmp_path / "w.pth").read_bytes() + b" ")
+    refused = command("search", study, "--set", "search.trials=4")
+    assert refused.returncode == 2
+    assert "backbone.weights" in refused.stderr
+    assert refused.stderr.count("\n") == 1

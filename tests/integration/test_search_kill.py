@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from routesearch.errors import Refusal
 from routesearch.record import State, TrialRecord
+from routesearch.search import store
 from routesearch.search.journal import META, Journal
 from routesearch.search.ledger import records, test_results
 
@@ -150,6 +151,46 @@ def test_killed_twice_and_resumed_spends_each_trial_once(
     assert time.monotonic() - started < PATIENCE
 
 
+def test_killed_between_trunk_and_confusion_and_resumed_keeps_the_trunk(
+    search: Callable[..., Search], tmp_path: Path
+) -> None:
+    trunk, confusion = (tmp_path / "study" / "trunks" / f"{part}.json" for part in ("trunk", "confusion"))
+    needs: dict[str, Any] = {"trials": 2, "needs_trunk": True, "needs_confusion": True}
+    running = search(**needs, trouble={"confusion": "slow"})
+    deadline = time.monotonic() + PATIENCE
+    while not trunk.exists():
+        assert running.process.poll() is None, running.end()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert running.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    assert not confusion.exists()
+    before = trunk.stat()
+
+    failing = search(
+        **needs, trouble={"trunk": "raise", "confusion": "raise"}
+    )  # the trunk is not asked again
+    assert failing.end() == (1, "the confusion could not be trained: ValueError: no confusion today\n")
+    assert search(**needs, trouble={"trunk": "raise"}).end() == (0, "")
+    assert (trunk.read_text(), confusion.read_text()) == ("42", "7")
+    assert (trunk.stat().st_ino, trunk.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert {int(store.read(file)["trunk"][0]) for file in (tmp_path / "study" / "weights").iterdir()} == {49}
+
+
+def test_a_confusion_that_is_asked_for_later_leaves_the_trunk_as_it_was(
+    search: Callable[..., Search], tmp_path: Path
+) -> None:
+    folder = tmp_path / "study" / "trunks"
+    assert search(trials=1, needs_trunk=True, trouble={"confusion": "raise"}).end() == (0, "")
+    before = (folder / "trunk.json").stat()
+    assert search(trials=2, needs_trunk=True, needs_confusion=True, trouble={"trunk": "raise"}).end() == (
+        0,
+        "",
+    )
+    after = (folder / "trunk.json").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert (folder / "confusion.json").read_text() == "7"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted_leaves_a_study_that_goes_on(
     search: Callable[..., Search], tmp_path: Path, number: int
@@ -164,7 +205,7 @@ def test_interrupted_leaves_a_study_that_goes_on(
     assert time.monotonic() - started < PATIENCE
     cut = [r for r in read(folder) if r.state is State.RUNNING]
     assert cut
-    assert (folder / "trunks" / "fake.json").read_text() == "42"
+    assert (folder / "trunks" / "trunk.json").read_text() == "42"
 
     # the trunk is there now, so it does not matter that it could not be trained
     assert search(trials=4, needs_trunk=True, trouble={"trunk": "raise"}).end() == (0, "")

@@ -50,6 +50,9 @@ class FakeTask:
     def config(self) -> Any:
         return SimpleNamespace(search=SimpleNamespace(seed=self.seed, sampler=self.sampler))
 
+    def inputs(self) -> dict[str, Any]:
+        return {"shape": [1, 8, 8], "classes": ["a", "b"], "mean": [0.5], "std": [0.25]}
+
     def code(self) -> Mapping[str, str]:
         return self.versions
 
