@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from routesearch.points import OperatingPoint, Point
     from routesearch.pricing import Interval, mult_adds
     from routesearch.routing import Meter, Routed
+    from routesearch.saved import Prediction, SavedModel, load
     from routesearch.space import SearchSpace, Space, When
+    from routesearch.sweeps import exit_thresholds, first_exit, sequential_thresholds
 
 _HOME = {
     "routesearch.api": ("Study", "build"),
@@ -45,7 +47,9 @@ _HOME = {
     "routesearch.points": ("OperatingPoint", "Point"),
     "routesearch.pricing": ("Interval", "mult_adds"),
     "routesearch.routing": ("Meter", "Routed"),
+    "routesearch.saved": ("Prediction", "SavedModel", "load"),
     "routesearch.space": ("SearchSpace", "Space", "When"),
+    "routesearch.sweeps": ("exit_thresholds", "first_exit", "sequential_thresholds"),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -63,11 +67,13 @@ __all__ = [
     "OperatingPoint",
     "Plain",
     "Point",
+    "Prediction",
     "Refusal",
     "RouteSearchError",
     "Routed",
     "RoutedNet",
     "RunFailed",
+    "SavedModel",
     "Scores",
     "SearchSpace",
     "Source",
@@ -79,10 +85,14 @@ __all__ = [
     "balanced",
     "build",
     "cosine",
+    "exit_thresholds",
+    "first_exit",
     "hookimpl",
     "kaiming",
+    "load",
     "mult_adds",
     "run",
+    "sequential_thresholds",
 ]
 
 

@@ -163,6 +163,9 @@ class Study:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Answer all questions inside from one reading of the journal: as it stood at the beginning."""
+        if self._open is not None:
+            yield
+            return
         with self._journal() as self._open:
             try:
                 yield
@@ -219,6 +222,44 @@ class Study:
             f"a stored point must cost at most {budget:,.0f} MACs, "
             f"the cheapest is {cheapest.macs:,.0f} (trial {cheapest.trial}, {cheapest.method})"
         )
+
+    def save(self, folder: Path | str, max_macs: str | float | None = None) -> Point:
+        """Write the most accurate point within ``max_macs`` as a model that :func:`routesearch.load` reads.
+
+        Args:
+            folder: a new or an empty one, or an older saved model, which is replaced.
+            max_macs: as for :meth:`best`.
+
+        Returns:
+            The point.
+
+        Raises:
+            Refusal: no such point, its weights are gone, or the folder cannot be written.
+        """
+        from routesearch.saved import save
+        from routesearch.search.store import weights_path
+
+        with self.reading(), self._journal() as journal:
+            point = self.best(max_macs)
+            tested = next((p for p in self._tested(journal) if points.key(p) == points.key(point)), None)
+            weights = weights_path(self.config.dir, point.trial)
+            save(self.config, journal.facts(), point, tested, weights, Path(folder))
+        return point
+
+    def register(self, name: str, folder: Path | str) -> str:
+        """Put a saved model of this study into MLflow's model registry, where anyone can serve it.
+
+        Returns:
+            The model's URI, ``models:/NAME/VERSION``.
+
+        Raises:
+            Refusal: the folder is no saved model, or the name cannot be one.
+            RunFailed: MLflow did not take it.
+        """
+        from routesearch.tracking.registry import register
+
+        with self._journal() as journal:
+            return register(self.tracking_uri, self.config.name, journal.id, name, Path(folder))
 
     def summary(self) -> Summary:
         """Totals, front and best as they are stored now."""

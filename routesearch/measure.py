@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,8 @@ from routesearch.pricing import executed
 from routesearch.routing import Plan, Routed
 
 BATCH = 256
+LOOKED_UP = 1 << 20
+"""Decisions (images x knobs) that are looked up at a time, 40 bytes each."""
 DISAGREE = 0.02
 """Share of images (and two at least) whose stored decision may differ from the executed one: scores at a
 threshold round differently in another batch. Beyond it the method's ``decide`` is wrong."""
@@ -36,19 +40,21 @@ def measure(
     """
     net.eval()
     labels = images.labels.to(device)
+    priced = plan(type(net), net.config, net.backbone, net.trunk)
     scores = _observe(net, data, images, device)
-    if scores is not None and bool(scores.scores.isnan().any()):
-        raise RunFailed(f"{net.name}: scores must be numbers, got NaN")
+    if scores is not None:
+        if bool(scores.scores.isnan().any()):
+            raise RunFailed(f"{net.name}: scores must be numbers, got NaN")
+        scores = replace(scores, prices=_prices(priced, scores.predictions.shape[1], device))
     if knobs is None:
         knobs = net.knobs(scores, labels)
-    priced = plan(type(net), net.config, net.backbone, net.trunk)
     first = data.inputs(next(images.chunks(BATCH)).pixels.to(device))
     if scores is None or not scores.predictions.shape[1]:
         _audited(net, first, knobs[0])
         return [_executed(net, data, images, device, knob, len(priced.routes)) for knob in knobs]
-    some = {0, len(knobs) // 3, 2 * len(knobs) // 3}  # ends tell little: there all images go one way
-    _spot_check(net, first, scores, priced, [knobs[i] for i in some])
-    return _looked_up(net, scores, labels, priced, knobs)
+    points = _looked_up(net, scores, labels, priced, knobs)
+    _spot_check(net, first, scores, priced, [knobs[i] for i in _telling(points)])
+    return points
 
 
 def _observe(net: RoutedNet, data: Data, images: Images, device: torch.device) -> Scores | None:
@@ -62,22 +68,61 @@ def _observe(net: RoutedNet, data: Data, images: Images, device: torch.device) -
     return Scores(torch.cat([p.scores for p in parts]), torch.cat([p.predictions for p in parts]))
 
 
+def _prices(priced: Plan, routes: int, device: torch.device) -> Tensor | None:
+    """MACs of routes 0..routes-1 (float64); None where one has no single price, or there are none."""
+    found = [priced.routes.get(route) for route in range(routes)]
+    single = [price.min for price in found if price is not None and price.min == price.max]
+    if not single or len(single) < routes:
+        return None
+    return torch.tensor(single, dtype=torch.float64, device=device)
+
+
 def _looked_up(
     net: RoutedNet, scores: Scores, labels: Tensor, priced: Plan, knobs: Sequence[Knob]
 ) -> list[OperatingPoint]:
-    routes = scores.predictions.shape[1]
-    prices = [priced.routes[r] for r in range(routes)]
-    if any(p.min != p.max for p in prices):
-        raise RunFailed(f"{net.name}: a route that can be looked up must have one price, got {prices}")
-    correct = scores.predictions.eq(labels[:, None])
-    price = torch.tensor([p.min for p in prices], dtype=torch.float64, device=labels.device)
+    count, routes = scores.predictions.shape
+    if scores.prices is None:
+        law = "a route that can be looked up must have one price"
+        raise RunFailed(f"{net.name}: {law}, got {[priced.routes.get(r) for r in range(routes)]}")
+    # Place of (route, right or wrong) for each image and route, so that one count per knob tells all.
+    right = scores.predictions.eq(labels[:, None]).T
+    places = 2 * torch.arange(routes, device=labels.device)[:, None] + right
+    prices = [int(price) for price in scores.prices.tolist()]
     points = []
-    for knob in knobs:  # one at a time: thousands of knobs over all images at once take hundreds of MB
-        taken = net.decide(scores.scores, knob)
-        shares = torch.bincount(taken, minlength=routes).double() / len(labels)
-        right = correct.gather(1, taken[:, None]).double().mean().item()
-        points.append(OperatingPoint(knob, right, (shares @ price).item(), _shares(shares)))
+    at_once = max(1, LOOKED_UP // max(count, 1))
+    for start in range(0, len(knobs), at_once):
+        some = knobs[start : start + at_once]
+        taken = torch.stack([net.decide(scores.scores, knob) for knob in some])
+        _check_routes(net, taken, count, routes)
+        shift = 2 * routes * torch.arange(len(some), device=labels.device)[:, None]
+        counts = torch.bincount((places.gather(0, taken) + shift).flatten(), minlength=2 * routes * len(some))
+        for knob, each in zip(some, counts.view(len(some), routes, 2).tolist(), strict=True):
+            images = [wrong + right for wrong, right in each]
+            macs = sum(n * price for n, price in zip(images, prices, strict=True)) / count
+            accuracy = sum(right for _, right in each) / count
+            points.append(OperatingPoint(knob, accuracy, macs, tuple(round(n / count, 6) for n in images)))
     return points
+
+
+def _check_routes(net: RoutedNet, taken: Tensor, images: int, routes: int) -> None:
+    """``taken``: knobs x images, as ``decide`` gave them."""
+    if taken.dtype != torch.int64 or taken.shape[1:] != (images,):
+        law = f"decide must give one int64 route for each of {images} images"
+        raise RunFailed(f"{net.name}: {law}, got {taken.dtype} of shape {tuple(taken.shape[1:])}")
+    least, most = (int(bound) for bound in taken.aminmax())
+    if least < 0 or most >= routes:
+        raise RunFailed(f"{net.name}: decide must give routes 0..{routes - 1}, got {least}..{most}")
+
+
+def _telling(points: Sequence[OperatingPoint]) -> list[int]:
+    """Numbers of a few points whose decisions are worth holding against execution.
+
+    The first, two on the way, and the one where images part most evenly: at the ends all go one way, and a
+    wrong decision rule may be right there.
+    """
+    evenness = [-sum(share * math.log(share) for share in p.route_share if share) for p in points]
+    mixed = max(range(len(points)), key=evenness.__getitem__)
+    return sorted({0, len(points) // 3, 2 * len(points) // 3, mixed})
 
 
 def _executed(

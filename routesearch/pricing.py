@@ -80,6 +80,16 @@ def _device(inputs: Tensors) -> torch.device:
     return next(t.device for t in tensors(inputs))
 
 
+def macs_of(layer: nn.Module, output: Tensors) -> int:
+    """Multiply-adds of a layer, by torchinfo, for the whole batch that gave ``output``."""
+    from torchinfo.layer_info import LayerInfo
+
+    info = LayerInfo("", layer, 0)
+    info.output_size, _ = LayerInfo.calculate_size(output, None)
+    info.calculate_macs()
+    return int(info.macs)
+
+
 @dataclass
 class Executed:
     """Multiply-adds of everything that ran, of all images together."""
@@ -94,15 +104,10 @@ def executed(net: nn.Module, weight: Callable[[Tensors], int] = lambda output: 1
     Args:
         weight: a layer's output to a factor on its price.
     """
-    from torchinfo.layer_info import LayerInfo
-
     work = Executed()
 
     def add(module: nn.Module, inputs: tuple[Tensors, ...], output: Tensors) -> None:
-        layer = LayerInfo("", module, 0)
-        layer.output_size, _ = LayerInfo.calculate_size(output, None)
-        layer.calculate_macs()  # of the whole batch
-        work.macs += layer.macs * weight(output)
+        work.macs += macs_of(module, output) * weight(output)
 
     # What torchinfo counts: modules without children, by their own parameters.
     leaves = [m for m in net.modules() if not any(m.children()) and any(True for _ in m.parameters())]

@@ -61,30 +61,11 @@ def pocket(own_backbone: ModuleType) -> Backbone:
 
 @pytest.fixture(scope="session")
 def make_data() -> Callable[..., Data]:
-    """Images that show one of a few fixed patterns, every second one under noise."""
-    import torch
+    """The kit's toy images, with three classes unless told otherwise."""
+    from routesearch.testing import toy_data
 
-    from routesearch.data.base import Data, Images, moments
-
-    def make(
-        classes: int = 3,
-        size: int = 8,
-        channels: int = 1,
-        counts: tuple[int, int, int] = (96, 60, 60),
-        seed: int = 0,
-    ) -> Data:
-        random = torch.Generator().manual_seed(seed)
-        patterns = torch.rand(classes, channels, size, size, generator=random)
-
-        def split(count: int) -> Images:
-            labels = torch.arange(count) % classes
-            noise = torch.rand(count, channels, size, size, generator=random)
-            share = torch.where(torch.arange(count) % 2 == 0, 0.2, 0.7)[:, None, None, None]
-            return Images((1 - share) * patterns[labels] + share * noise, labels)
-
-        train, validation, test = (split(count) for count in counts)
-        names = tuple(f"pattern {i}" for i in range(classes))
-        return Data("toy", names, (channels, size, size), train, validation, test, *moments(train.pixels))
+    def make(classes: int = 3, size: int = 8, channels: int = 1, **changes: Any) -> Data:
+        return toy_data(classes, (channels, size, size), **changes)
 
     return make
 
@@ -95,30 +76,77 @@ def data(make_data: Callable[..., Data]) -> Data:
     return make_data()
 
 
+def _write_study(folder: Path, data: Data, fixtures: Path, /, **changes: Any) -> Path:
+    import numpy as np
+
+    arrays = {}
+    for short, name in (("train", "train"), ("val", "validation"), ("test", "test")):
+        images: Images = data.split(name)
+        arrays[f"x_{short}"] = images.pixels.permute(0, 2, 3, 1).numpy()
+        arrays[f"y_{short}"] = images.labels.numpy()
+    np.savez(folder / "toy.npz", **arrays)
+    raw: dict[str, Any] = {
+        "data": {"name": "arrays", "path": "toy.npz"},
+        "backbone": "pocket",
+        "methods": ["static", "skipper"],
+        "training": {"epochs": 2, "trunk_epochs": 2, "batch_size": 16},
+        "plugins": [str(fixtures / "own_backbone.py"), str(fixtures / "own_method.py")],
+    }
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump(raw | changes))
+    return path
+
+
 @pytest.fixture
 def write_study(tmp_path: Path, data: Data, fixtures: Path) -> Callable[..., Path]:
     """Writes a small study (static and skipper on pocket, the toy images) with some keys changed."""
-    import numpy as np
+    return lambda **changes: _write_study(tmp_path, data, fixtures, **changes)
 
-    def write(**changes: Any) -> Path:
-        arrays = {}
-        for short, name in (("train", "train"), ("val", "validation"), ("test", "test")):
-            images: Images = data.split(name)
-            arrays[f"x_{short}"] = images.pixels.permute(0, 2, 3, 1).numpy()
-            arrays[f"y_{short}"] = images.labels.numpy()
-        np.savez(tmp_path / "toy.npz", **arrays)
-        raw: dict[str, Any] = {
-            "data": {"name": "arrays", "path": "toy.npz"},
-            "backbone": "pocket",
-            "methods": ["static", "skipper"],
-            "training": {"epochs": 2, "trunk_epochs": 2, "batch_size": 16},
-            "plugins": [str(fixtures / "own_backbone.py"), str(fixtures / "own_method.py")],
-        }
-        path = tmp_path / "toy.yaml"
-        path.write_text(yaml.safe_dump(raw | changes))
-        return path
 
-    return write
+@pytest.fixture(scope="session")
+def trained_study(tmp_path_factory: pytest.TempPathFactory, data: Data, fixtures: Path) -> Path:
+    """That study with two skippers really trained: weights, points, the front on test. Not to be changed."""
+    import torch
+
+    from routesearch import Study, files
+    from routesearch.search.journal import Journal
+    from routesearch.search.ledger import Ledger
+    from routesearch.search.store import weights_path
+    from routesearch.trial import TrialSpec, measure_again, run_trial
+
+    cpu, threads = torch.device("cpu"), torch.get_num_threads()
+    torch.set_num_threads(1)  # small steps on a busy machine: more threads wait for each other
+    training = {"epochs": 8, "batch_size": 16}
+    file = _write_study(
+        tmp_path_factory.mktemp("trained"), data, fixtures, methods=["skipper"], training=training
+    )
+    task = Study.load(file).task
+    specs, weights = {}, {}
+    with Journal.open_for_writing(task.dir) as journal:
+        ledger = Ledger(journal, task)
+        for _ in range(2):
+            record = ledger.ask("skipper")
+            spec = TrialSpec(record.number, record.method, record.config, record.seed)
+            outcome, arrays = run_trial(spec, task, task.data, None, cpu)
+            files.write(weights_path(task.dir, record.number), arrays)
+            ledger.finish(record.number, outcome)
+            specs[record.number], weights[record.number] = spec, arrays
+        for point in ledger.front:
+            spec, arrays = specs[point.trial], weights[point.trial]
+            again = measure_again(spec, [point.knob], arrays, task, task.data, None, cpu)
+            ledger.publish(point.trial, again)
+    torch.set_num_threads(threads)
+    return file
+
+
+@pytest.fixture(scope="session")
+def trained_model(trained_study: Path) -> Path:
+    """The most accurate point of ``trained_study``, saved. Not to be changed."""
+    from routesearch import Study
+
+    folder = trained_study.parent / "model"
+    Study.load(trained_study).save(folder, "10x")
+    return folder
 
 
 @pytest.fixture

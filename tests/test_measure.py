@@ -14,7 +14,7 @@ from routesearch.backbones.base import Backbone
 from routesearch.data.base import Data
 from routesearch.errors import RunFailed
 from routesearch.measure import measure
-from routesearch.method import Knob, RoutedNet, Scores, Stage, run
+from routesearch.method import Knob, RoutedNet, Scores, Stage, plan, run
 from routesearch.routing import Meter
 from routesearch.space import Space
 
@@ -234,6 +234,77 @@ def test_logits_that_are_not_finite_fail_the_run(
         net.exits[0][-1].bias[0] = bad
     with pytest.raises(RunFailed, match=rf"^{kind.name}: logits must be finite, got NaN or infinity at knob"):
         measure(net, data, data.validation, CPU)
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"),
+    [
+        (lambda n: torch.full((n,), 3), r"decide must give routes 0\.\.2, got 3\.\.3"),
+        (lambda n: torch.full((n,), -1), r"decide must give routes 0\.\.2, got -1\.\.-1"),
+        (
+            lambda n: torch.zeros(n),
+            r"one int64 route for each of \d+ images, got torch.float32 of shape \(\d+,\)",
+        ),
+        (
+            lambda n: torch.zeros(n, 1).long(),
+            r"one int64 route for each of \d+ images, got torch.int64 of shape",
+        ),
+    ],
+)
+def test_decisions_that_are_no_routes_fail_the_run(
+    answer: Callable[[int], Tensor], got: str, looked: Looked, data: Data
+) -> None:
+    class Lost(Looked):
+        name = "lost"
+
+        def decide(self, scores: Tensor, knob: Knob) -> Tensor:
+            return answer(len(scores))
+
+    with pytest.raises(RunFailed, match=rf"^lost: .*{got}"):
+        measure(same_weights(looked, Lost), data, data.validation, CPU)
+
+
+class Rarely(Looked):
+    """Lies at one knob only: where images part most evenly."""
+
+    name = "rarely"
+
+    def decide(self, scores: Tensor, knob: Knob) -> Tensor:
+        honest = super().decide(scores, knob)
+        return honest if knob["t"] != 0.5 else (honest + 1) % 3
+
+    def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
+        return [{"t": t} for t in (-9.0, -8.0, -7.0, 0.5, 8.0, 9.0, 10.0)]
+
+
+def test_a_lie_where_images_part_is_caught(looked: Looked, data: Data) -> None:
+    with pytest.raises(RunFailed, match=r"^rarely: decide\(observe\(x\)\) must agree with route\(x\), got "):
+        measure(same_weights(looked, Rarely), data, data.validation, CPU)
+
+
+def test_knobs_are_told_what_routes_cost(looked: Looked, data: Data) -> None:
+    seen: list[Scores | None] = []
+
+    class Asking(Looked):
+        name = "asking"
+
+        def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
+            seen.append(scores)
+            return [{"t": 0.0}]
+
+    measure(same_weights(looked, Asking), data, data.validation, CPU)
+    [told] = [scores.prices for scores in seen if scores is not None]
+    routes = plan(Looked, looked.config, looked.backbone).routes
+    assert told is not None
+    assert (told.dtype, told.tolist()) == (torch.float64, [routes[r].min for r in range(3)])
+
+
+def test_many_knobs_are_looked_up_in_parts(
+    looked: Looked, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = measure(looked, data, data.validation, CPU)
+    monkeypatch.setattr("routesearch.measure.LOOKED_UP", 3 * len(data.validation.labels))
+    assert measure(looked, data, data.validation, CPU) == whole
 
 
 def test_scores_that_are_nan_fail_the_run(looked: Looked, data: Data) -> None:

@@ -11,8 +11,8 @@ gate's threshold t the image leaves with that class (Algorithm 1); otherwise it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise, product
-from typing import Annotated, Any, ClassVar, Literal
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,12 +33,11 @@ from routesearch import (
     Space,
     Stage,
     Trunk,
+    exit_thresholds,
+    first_exit,
     hookimpl,
     kaiming,
 )
-
-MOST_SETTINGS = 1024
-"""Threshold settings tried after training; with several gates, a grid of about so many points."""
 
 GRID = 4
 """Side of the averaged feature grid of ``features: grid``."""
@@ -77,6 +76,11 @@ class DGate(RoutedNet):
             Literal["gap", "grid", "flat"], CategoricalDistribution(("gap", "grid", "flat"))
         ] = Field(  # the paper does not say; its FLOP figures fit either end
             "grid", description="what a gate sees: channel means, the means of a 4 x 4 grid, or the whole map"
+        )
+        thresholds: Literal["front", "sequential", "shared"] = Field(
+            "front",
+            description="set on validation: all gates together; one after the other for each target accuracy,"
+            " as the paper does; or one threshold for all gates",
         )
         weight_penalty: float = Field(1e-4, ge=0, description="lambda of the paper's loss")
         learning_rate: float = Field(0.005, gt=0, description="of the gates")
@@ -179,34 +183,12 @@ class DGate(RoutedNet):
         return Scores(torch.stack(distances, 1), torch.stack(labels, 1))
 
     def decide(self, scores: Tensor, knob: Knob) -> Tensor:
-        leaves = scores >= torch.tensor(knob["thresholds"], device=scores.device)
-        stays = torch.ones(len(scores), 1, dtype=torch.bool, device=scores.device)
-        return torch.cat([leaves, stays], 1).long().argmax(1)
+        return first_exit(scores, knob["thresholds"])
 
     def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
         usual = 1.0 if self.config.gate_loss == "hinge" else 0.9  # the hinge's margin; a common confidence
-        gates = len(self.gates)
-        settings: list[Sequence[float]] = [[usual] * gates]
-        if scores is not None:
-            columns = scores.scores.unbind(1)
-            settings += zip(*(_between(column, MOST_SETTINGS) for column in columns), strict=True)
-            each = int(MOST_SETTINGS ** (1 / gates))
-            if 1 < each < MOST_SETTINGS:  # of very many gates a grid has no points between the ends
-                settings += product(*(_between(column, each) for column in columns))
-        return [{"thresholds": list(setting)} for setting in dict.fromkeys(map(tuple, settings))]
-
-
-def _between(scores: Tensor, count: int) -> list[Any]:
-    """``count`` thresholds over the range of scores, both ends beyond all of them: all leave, none leaves.
-
-    Midpoints between neighbouring scores: a threshold *at* a score would decide by rounding. Few scores
-    have few midpoints; some then come more than once.
-    """
-    ordered = scores.double().unique()
-    ordered = torch.cat([ordered[:1] - 1.0, ordered, ordered[-1:] + 1.0])
-    middles = (ordered[:-1] + ordered[1:]) / 2
-    picked = torch.linspace(0, len(middles) - 1, count, device=scores.device).round().long()
-    return list(middles[picked].tolist())
+        found = exit_thresholds(scores, labels, self.config.thresholds)
+        return [{"thresholds": t} for t in [[usual] * len(self.gates), *found]]
 
 
 @hookimpl

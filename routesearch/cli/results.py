@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -92,17 +93,35 @@ def best(
             show_default=False,
         ),
     ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--save",
+            metavar="DIR",
+            help="Write it as a model for `predict` and Python; an older model in DIR is replaced.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--register",
+            metavar="NAME",
+            help="Put the model into MLflow's registry, as NAME's next version.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> Answer:
-    """Show the most accurate point within a budget, on validation data."""
+    """Show the most accurate point within a budget, on validation data; --save writes it as a model."""
     from routesearch.points import key
     from routesearch.report import Table
     from routesearch.report.table import mega, percent, short
 
     opened = open_study(study, settings)
     with opened.reading():
-        point, reference = opened.best(max_macs), opened.reference
+        point, reference = _best(opened, max_macs, folder, name), opened.reference
         again = next((p for p in _tested(opened) if key(p) == key(point)), None)
     rows = [
         ("trial", f"{point.trial}, seed {point.seed}"),
@@ -115,6 +134,21 @@ def best(
     ]
     shown = tuple((name, value) for name, value in rows if value)
     return Answer(point.as_dict(), (Table(("method", point.method), shown),))
+
+
+def _best(opened: Study, max_macs: str | None, folder: Path | None, name: str | None) -> Point:
+    """The best point, saved and registered where the user wants it."""
+    if folder is None and name is None:
+        return opened.best(max_macs)
+    with TemporaryDirectory() as scratch:
+        place = Path(scratch) / "model" if folder is None else folder
+        point = opened.save(place, max_macs)
+        if folder is not None:
+            log.info("saved trial %d (%s) in %s", point.trial, point.method, folder)
+        if name is not None:
+            uri = opened.register(name, place)
+            log.info("registered as %s in %s", uri, opened.tracking_uri)
+    return point
 
 
 def trials(study: StudyFile, settings: Settings = None, as_json: Json = False) -> Answer:

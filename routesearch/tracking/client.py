@@ -16,6 +16,7 @@ CALM = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # what lies in the working directory has no place in a model
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     # A server that is away shows within seconds, not after seven tries of two minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

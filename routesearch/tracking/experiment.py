@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 STUDY = "routesearch.study_id"
 """Tag of a study's experiment and of its parent run."""
+TRIAL = "routesearch.trial"
+"""Tag of a trial's run: its number."""
 
 
 def link_of(uri: str, experiment: str, study_id: str) -> str | None:

@@ -15,14 +15,13 @@ from routesearch.record import State, TrialRecord
 from routesearch.report import front_figure_png, front_html, front_table, write_csv
 from routesearch.tracking import view
 from routesearch.tracking.client import artifact_folder, connect
-from routesearch.tracking.experiment import STUDY, open_experiment
+from routesearch.tracking.experiment import STUDY, TRIAL, open_experiment
 from routesearch.tracking.totals import Totals, as_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-TRIAL = "routesearch.trial"
 PARENT, NOTE, TABLES = "mlflow.parentRunId", "mlflow.note.content", "mlflow.loggedArtifacts"
 MOST_AT_ONCE = 900
 """Metrics in one request; MLflow takes 1,000 entities."""

@@ -16,7 +16,7 @@ from routesearch.cli import app, main
 
 COMMANDS = [
     *("search", "front", "best", "trials", "cost", "plan", "methods", "backbones", "datasets"),
-    *("init", "ui", "publish"),
+    *("init", "ui", "publish", "predict", "check"),
 ]
 
 

@@ -12,7 +12,7 @@ import pytest
     [
         ("methods", {"static": "core", "dgate": "dgate"}),
         ("backbones", dict.fromkeys(("nin", "resnet38", "resnet74", "resnet110", "resnet152"), "core")),
-        ("datasets", dict.fromkeys(("digits", "fashion_mnist", "image_folder", "arrays"), "core")),
+        ("datasets", dict.fromkeys(("digits", "cifar10", "hybrid", "image_folder", "arrays"), "core")),
     ],
 )
 def test_what_is_installed(run: Any, command: str, names: dict[str, str]) -> None:

@@ -98,7 +98,7 @@ def test_text_that_is_no_study(refused: Callable[..., str], text: str, told: str
         ({"tracking": {"uri": 3}}, "tracking.uri: must be text, got 3"),
         ({"plugins": "x.py"}, "plugins: must be a list, got 'x.py'"),
         ({"plugins": ["nowhere.py"]}, "plugins: a plugin must be a Python file, got "),
-        ({"backbone": 3}, "backbone: must be a mapping with name, got 3"),
+        ({"backbone": 3}, "backbone: must be a mapping with name, weights, got 3"),
         ({"backbone": "nin@"}, "a backbone must be NAME or NAME@WIDTH such as nin@0.25, got 'nin@'"),
         ({"backbone": "nin@99"}, "0 < width <= 16 must hold for backbone nin, got width=99.0"),
         ({"budget": {"max_latency": "3ms"}}, "budget.max_latency: this version does not offer"),
@@ -106,7 +106,7 @@ def test_text_that_is_no_study(refused: Callable[..., str], text: str, told: str
         ({"storage": {"journal": "postgresql://x"}}, "storage.journal: this version does not offer"),
         (
             {"backbone": {"name": "nin", "weights": "imagenet"}},
-            "backbone.weights: this version does not offer",
+            "backbone.weights: must be a .pth, .pt or .safetensors file",
         ),
     ],
     ids=str,

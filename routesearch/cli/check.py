@@ -1,0 +1,132 @@
+"""The command that tries a method against the laws that every method keeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from routesearch.cli.catalogue import Plugins
+from routesearch.cli.options import Json, parse_settings
+from routesearch.cli.output import Answer, log, tell_problems
+from routesearch.errors import Refusal, RunFailed
+
+if TYPE_CHECKING:
+    from routesearch.backbones.base import Backbone
+    from routesearch.method import RoutedNet
+    from routesearch.plugins import Registry
+    from routesearch.testing import MethodContract
+
+SHAPES = ((1, 8, 8), (3, 32, 32), (3, 64, 64))
+"""Toy images for a named backbone: the first of these that it and the method take."""
+
+CONFIGS = 3
+"""Configs that are tried in depth on a named backbone, which may be slow."""
+
+
+def check(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="A routing method.", show_default=False)],
+    plugins: Plugins = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(metavar="B", help="NAME or NAME@WIDTH; without it toy backbones that the method takes."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Fix a field of the method, in YAML. Repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> Answer:
+    """Try a method on toy images against the laws that every method keeps; under a minute.
+
+    Can every config be built, priced and trained; is each image charged for what ran for it and no more;
+    does its way depend on itself alone? One line for each law. Needs pytest and hypothesis:
+    pip install 'routesearch[test]'.
+    """
+    try:
+        import hypothesis  # noqa: F401
+        import pytest  # noqa: F401
+    except ImportError as error:
+        what = "check needs pytest and hypothesis: pip install 'routesearch[test]'"
+        raise Refusal(f"{what} ({error})") from None
+    import torch
+
+    from routesearch.plugins import load_plugins
+    from routesearch.testing import examine
+
+    registry = load_plugins(plugins or ())
+    try:
+        kind = registry.methods.find(method)
+    except Refusal as refusal:
+        raise Refusal(f"{refusal}{registry.blame()}") from None
+    tell_problems(registry.problems)
+    fields = parse_settings(settings)
+    contract = _contract(
+        kind, None if backbone is None else _backbone(kind, backbone, fields, registry), fields
+    )
+    started, threads = time.monotonic(), torch.get_num_threads()
+    torch.set_num_threads(1)  # the networks are tiny: threads would wait for each other
+    try:
+        sites = [site.name for site, _ in contract.suitable()]
+        log.info("%s: %d configs on %s", method, len(contract.cases()), ", ".join(sites))
+        verdicts = list(examine(contract))
+    finally:
+        torch.set_num_threads(threads)
+    failed = [verdict for verdict in verdicts if verdict.state == "failed"]
+    document = {
+        "method": method,
+        "plugin": registry.methods.origin[method],
+        "backbones": sites,
+        "passed": not failed,
+        "laws": [vars(verdict) for verdict in verdicts],
+    }
+    parts = [
+        f"{verdict.state:7}  {verdict.title}{f': {verdict.reason}' if verdict.reason else ''}"
+        for verdict in verdicts
+    ]
+    kept = len([v for v in verdicts if v.state == "ok"])
+    parts.append(f"{kept} of {len(verdicts)} laws hold ({time.monotonic() - started:.0f} s)")
+    broken = RunFailed(f"{method} breaks {len(failed)} of {len(verdicts)} laws") if failed else None
+    return Answer(document, parts, broken)
+
+
+def _contract(
+    kind: type[RoutedNet], backbone: Backbone | None, fields: Mapping[str, Any]
+) -> type[MethodContract]:
+    """The laws, with what the method declares, the user's fields and the backbone that is to be tried."""
+    from routesearch.testing import MethodContract
+
+    class Checked(MethodContract):
+        method = kind
+
+    Checked.fixed = {**Checked.fixed, **fields}
+    if backbone is not None:
+        Checked.backbones, Checked.most_configs = [backbone], CONFIGS
+    return Checked
+
+
+def _backbone(kind: type[RoutedNet], text: str, fields: Mapping[str, Any], registry: Registry) -> Backbone:
+    """The named backbone on the first of ``SHAPES`` that suits it and the method."""
+    from routesearch.study import parse_backbone
+    from routesearch.testing.toys import CLASSES
+
+    name, width = parse_backbone(text)
+    try:
+        found = registry.backbones.find(name)
+    except Refusal as refusal:
+        raise Refusal(f"{refusal}{registry.blame()}") from None
+    reasons: list[Refusal] = []
+    for shape in SHAPES:
+        try:
+            backbone = found(shape, CLASSES, width)
+            contract = _contract(kind, backbone, fields)
+            reason = contract.refusal(contract.default(backbone), backbone)
+        except Refusal as refusal:
+            reasons.append(refusal)
+            continue
+        if reason is None:
+            return backbone
+        reasons.append(reason)
+    raise reasons[-1]

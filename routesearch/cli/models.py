@@ -1,0 +1,84 @@
+"""Commands on saved models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from routesearch.cli.catalogue import Plugins
+from routesearch.cli.options import Json
+from routesearch.cli.output import Answer, log
+from routesearch.errors import RunFailed
+
+if TYPE_CHECKING:
+    from routesearch.saved import Prediction
+
+CHUNK = 256
+"""Files that are in memory at a time."""
+
+
+def predict(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="What `best --save` wrote.", show_default=False)
+    ],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES...", help="Image files.", show_default=False)
+    ],
+    device: Annotated[str, typer.Option(metavar="D", help="cpu, cuda or cuda:N.")] = "cpu",
+    plugins: Plugins = None,
+    as_json: Json = False,
+) -> Answer:
+    """Label image files by a saved model, and say what each one cost.
+
+    Files of another size are scaled and cut to their middle, as the images of an image_folder are. Those that
+    cannot be read are named, the others are predicted, and the exit status is 1.
+    """
+    from routesearch.report import Table
+    from routesearch.report.table import mega
+    from routesearch.saved import load, read_files
+
+    model = load(folder, plugins=plugins or (), device=device)
+    found: list[dict[str, Any]] = []
+    unreadable: list[dict[str, str]] = []
+    for start in range(0, len(images), CHUNK):
+        paths = images[start : start + CHUNK]
+        pixels, bad = read_files(model.card, paths)
+        good = [path for i, path in enumerate(paths) if i not in bad]
+        found += _rows(good, model.predict(pixels), model.classes)
+        unreadable += [{"file": str(paths[i]), "reason": reason} for i, reason in bad.items()]
+    for each in unreadable:
+        log.warning("%s", each["reason"])
+    error = None
+    if unreadable:
+        error = RunFailed(
+            f"every file must be a readable image, got {len(unreadable)} of {len(images)} that are not"
+        )
+    rows = tuple(
+        (each["file"], each["label"], f"{each['confidence']:.3f}", mega(each["macs"]), _way(each))
+        for each in found
+    )
+    table = Table(("file", "label", "confidence", "M MACs", "route"), rows)
+    return Answer({"predictions": found, "unreadable": unreadable}, (table,) if rows else (), error)
+
+
+def _rows(paths: Sequence[Path], found: Prediction, classes: Sequence[str]) -> list[dict[str, Any]]:
+    columns = (found.labels, found.confidence, found.macs, found.route, found.ran)
+    return [
+        {
+            "file": str(path),
+            "label": classes[label],
+            "confidence": sure,
+            "macs": macs,
+            "route": route,
+            "ran": ran,
+        }
+        for path, label, sure, macs, route, ran in zip(paths, *(c.tolist() for c in columns), strict=True)
+    ]
+
+
+def _way(row: Mapping[str, Any]) -> str:
+    """The exit or leaf; where blocks can be skipped, how many ran."""
+    return f"{sum(row['ran'])} of {len(row['ran'])} blocks" if row["ran"] else str(row["route"])

@@ -1,0 +1,12 @@
+"""Models on disk: weights as safetensors, everything else as JSON; no pickle, no code that runs by itself.
+
+``save`` writes one from a study's operating point, ``load`` rebuilds the network and predicts.
+"""
+
+from routesearch.saved.card import Card
+from routesearch.saved.files import read_files
+from routesearch.saved.folder import PLUGINS, read
+from routesearch.saved.make import save
+from routesearch.saved.model import Prediction, SavedModel, load
+
+__all__ = ["PLUGINS", "Card", "Prediction", "SavedModel", "load", "read", "read_files", "save"]

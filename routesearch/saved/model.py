@@ -1,0 +1,229 @@
+"""A saved model in memory: the network rebuilt from its card, and predictions on plain images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor
+
+from routesearch.data.arrays import as_pixels
+from routesearch.data.base import normalised
+from routesearch.errors import Refusal, UnknownName, origin
+from routesearch.fit import place
+from routesearch.method import RoutedNet, Trunk, run
+from routesearch.plugins import Registry, Shelf, load_plugins
+from routesearch.reading import explain
+from routesearch.routing import Routed
+from routesearch.saved.card import Card, Part
+from routesearch.saved.folder import read
+from routesearch.study import parse_backbone
+
+log = logging.getLogger("routesearch")
+
+BATCH = 256
+"""Images that go through the network at a time."""
+MOST_TOLD = 200
+"""Characters of somebody else's complaint: torch lists every tensor that does not fit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model says of N images, as numpy arrays in their order.
+
+    Attributes:
+        labels: N, int64: positions in the model's ``classes``.
+        confidence: N, float32: the softmax of the chosen label, in [0, 1].
+        macs: N, int64: multiply-adds spent on each image.
+        route: N, int64: the exit or leaf that each image finished at.
+        ran: N, sites, bool: which skippable blocks ran; no columns where the network skips nothing.
+    """
+
+    labels: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float32]
+    macs: npt.NDArray[np.int64]
+    route: npt.NDArray[np.int64]
+    ran: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class SavedModel:
+    """A trained network at its knob, ready to predict.
+
+    Attributes:
+        card: what is known of it: method, config, accuracy, MACs, ...
+        net: the network, in eval mode.
+        device: where it runs.
+    """
+
+    def __init__(self, card: Card, net: RoutedNet, device: torch.device) -> None:
+        self.card = card
+        self.net = place(net, device).eval()
+        self.device = device
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the labels."""
+        return self.card.classes
+
+    def predict(self, images: Any, *, batch_size: int = BATCH) -> Prediction:
+        """Label images, each by the part of the network that it needs.
+
+        Args:
+            images: N,H,W or N,H,W,C as an array, a torch tensor or a list of arrays; uint8, or floats in
+                [0, 1]: before any normalisation. One image is ``image[None]``.
+            batch_size: images that go through the network at a time; bounds the memory.
+
+        Raises:
+            Refusal: another shape, another type, values outside of [0, 1].
+        """
+        if batch_size < 1:
+            raise Refusal(f"batch_size >= 1 must hold, got {batch_size}")
+        pixels = _pixels(images, self.card.shape)
+        parts = [self._routed(chunk) for chunk in pixels.split(batch_size)] if len(pixels) else []
+        return _joined(parts)
+
+    def _routed(self, pixels: Tensor) -> Routed:
+        """One batch, N,C,H,W as the user gave it."""
+        inputs = normalised(pixels.to(self.device), self.card.mean, self.card.std)
+        return run(self.net, inputs, self.card.knob)
+
+
+def load(folder: Path | str, *, plugins: Sequence[Path | str] = (), device: str = "cpu") -> SavedModel:
+    """Rebuild a saved model.
+
+    No code from the folder runs: where the method or the backbone came from a plain file, name that file
+    (its copy lies in the folder's ``plugins/``) to say that it may.
+
+    Args:
+        plugins: plain Python files with hooks in them, beside what is installed; they are run.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; one that is not there is refused.
+
+    Raises:
+        Refusal: the folder is no model, damaged or of a newer format; a plugin is missing; no such device.
+    """
+    folder, where = Path(folder), _device(device)
+    card, arrays = read(folder)
+    registry = load_plugins([Path(file) for file in plugins])
+    return SavedModel(card, rebuild(card, arrays, registry, folder), where)
+
+
+def rebuild(card: Card, arrays: Mapping[str, npt.NDArray[Any]], registry: Registry, where: Path) -> RoutedNet:
+    """The network that a card describes, with these weights.
+
+    Args:
+        where: how a refusal or a warning calls the model.
+
+    Raises:
+        Refusal: the method or the backbone is missing, refuses its config, or has other weights.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):  # weights are drawn only to be overwritten
+            net = _build(card, where, registry)
+        net.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+    except Refusal as refusal:
+        raise Refusal(f"{where}: {refusal}") from None
+    except Exception as error:  # a stranger's code may raise anything, and load_state_dict on other weights
+        told = " ".join(str(error).split())
+        told = told if len(told) <= MOST_TOLD else f"{told[:MOST_TOLD]}…"
+        law = f"the weights must fit the network that {card.method} builds"
+        raise Refusal(f"{where}: {law}, got {type(error).__name__}: {told}{origin(error)}") from error
+    return net
+
+
+def _build(card: Card, folder: Path, registry: Registry) -> RoutedNet:
+    method = _find(registry.methods, card.method, card, "method", folder, registry)
+    name, width = parse_backbone(card.backbone)
+    kind = _find(registry.backbones, name, card, "backbone", folder, registry)
+    backbone = kind(card.shape, len(card.classes), width)
+    try:
+        config = method.space(backbone).parse(card.config)
+    except ValidationError as error:
+        raise Refusal(explain(error, method.Config, "config")) from None
+    trunk = None
+    if method.needs_confusion:
+        if card.trunk is None:
+            raise Refusal(f"{card.method} builds by the trunk's confusion, got none in model.json")
+        trunk = Trunk({}, card.trunk.accuracy, card.trunk.confusion)
+    net: RoutedNet = method(config, backbone, trunk)
+    return net
+
+
+def _find(
+    shelf: Shelf[Any], name: str, card: Card, part: Part, folder: Path, registry: Registry
+) -> type[Any]:
+    """The method's or the backbone's class; a warning where its code is not what the model was saved with."""
+    code = card.code.get(part)
+    try:
+        found = shelf.find(name)
+    except UnknownName as unknown:
+        if code is None:
+            raise Refusal(f"{unknown}{registry.blame()}") from None
+        if code.file is not None:
+            copy = folder / code.file
+            law = f"the {part} {name!r} is code in a plain file, which runs only where it is named"
+            how = f"read {copy}, then give it as --plugin, or in Python as plugins=[...]"
+            raise Refusal(f"{law}: {how}{registry.blame()}") from None
+        raise Refusal(
+            f"the {part} {name!r} comes from {code.version} (plugin {code.plugin!r}), "
+            f"which must be installed{registry.blame()}"
+        ) from None
+    now = registry.code[shelf.origin[name]]
+    if code is not None and now != code.version:
+        log.warning("%s: the %s %r was saved with %s, this is %s", folder, part, name, code.version, now)
+    return found
+
+
+def _pixels(images: Any, shape: tuple[int, int, int]) -> Tensor:
+    """Images as users give them, N,C,H,W in uint8 or float32, of the model's own size."""
+    channels, height, width = shape
+    if isinstance(images, Tensor):
+        rows = images.detach().cpu()
+        array: npt.NDArray[Any] = (rows.float() if rows.dtype == torch.bfloat16 else rows).numpy()
+    else:
+        try:
+            array = np.asarray(images)
+        except (ValueError, TypeError) as error:  # a list of different sizes
+            raise Refusal(f"images must be of one size, got {' '.join(str(error).split())}") from None
+    own = f"N,{height},{width},{channels}" + (f" or N,{height},{width}" if channels == 1 else "")
+    if array.shape == (height, width, channels) or (channels == 1 and array.shape == (height, width)):
+        raise Refusal(f"images must be {own}, got one image of shape {array.shape}: give image[None]")
+    pixels = as_pixels(array, "images")
+    if pixels.shape[1:] != shape:
+        raise Refusal(f"images must be {own}, as the model was trained on, got shape {array.shape}")
+    return pixels
+
+
+def _joined(parts: Sequence[Routed]) -> Prediction:
+    if not parts:
+        none = np.zeros(0, np.int64)
+        return Prediction(none, np.zeros(0, np.float32), none, none, np.zeros((0, 0), np.bool_))
+    confidence, labels = torch.cat([p.logits for p in parts]).float().softmax(1).max(1)
+    sites = max(p.ran.shape[1] for p in parts)  # fewer where no image of a batch met one
+    ran = torch.cat([F.pad(p.ran, (0, sites - p.ran.shape[1])) for p in parts])
+    macs, route = (torch.cat([getattr(p, name) for p in parts]) for name in ("macs", "route"))
+    return Prediction(*(t.cpu().numpy() for t in (labels, confidence, macs, route, ran)))
+
+
+def _device(text: str) -> torch.device:
+    law = "device must be cpu, cuda or cuda:N"
+    try:
+        device = torch.device(text)
+    except (RuntimeError, TypeError):
+        raise Refusal(f"{law}, got {text!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise Refusal(f"{law}, got {text!r}")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= there:
+        raise Refusal(f"device must be there, got {text!r} where torch sees {there} CUDA devices")
+    return device

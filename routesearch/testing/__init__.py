@@ -1,0 +1,42 @@
+"""The conformance kit: laws that every method and backbone keeps, as tests to inherit (needs ``[test]``).
+
+    from routesearch.testing import MethodContract
+
+    class TestMine(MethodContract):
+        method = MyMethod
+
+Also here: the toy backbones, images and trunk that the laws are tried on.
+"""
+
+from __future__ import annotations
+
+from routesearch.testing.backbone import BackboneContract
+from routesearch.testing.contract import MethodContract
+from routesearch.testing.toys import (
+    CHAIN,
+    RECIPE,
+    RESIDUAL,
+    SCALES,
+    ToyChain,
+    ToyResidual,
+    ToyScales,
+    toy_data,
+    toy_trunk,
+)
+from routesearch.testing.verdict import Verdict, examine
+
+__all__ = [
+    "CHAIN",
+    "RECIPE",
+    "RESIDUAL",
+    "SCALES",
+    "BackboneContract",
+    "MethodContract",
+    "ToyChain",
+    "ToyResidual",
+    "ToyScales",
+    "Verdict",
+    "examine",
+    "toy_data",
+    "toy_trunk",
+]

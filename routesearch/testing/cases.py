@@ -1,0 +1,208 @@
+"""What the laws of a method are tried on: its networks on a toy backbone, fresh, trained and driven."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from routesearch.backbones.base import Backbone
+from routesearch.data.base import Data
+from routesearch.fit import fit
+from routesearch.method import Knob, RoutedNet, Scores, Stage, Trunk, run
+from routesearch.recipe import Recipe
+from routesearch.routing import Routed
+from routesearch.space import SearchSpace, Space
+from routesearch.testing.toys import CPU, RECIPE, toy_data, toy_trunk
+
+KNOBS = 6
+"""Settings at which a network is tried, spread over all that it proposes."""
+
+
+PARTED = 6
+"""Images, of 32, that must go another way than most; else other weights are drawn."""
+
+
+@lru_cache(maxsize=64)
+def _data(classes: int, shape: tuple[int, int, int]) -> Data:
+    return toy_data(classes, shape, superclass=True)
+
+
+@lru_cache(maxsize=64)
+def _trunk(backbone: Backbone) -> Trunk:
+    return toy_trunk(backbone, _data(backbone.classes, backbone.image_shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Driven:
+    """A network whose decisions differ between images, in float64, and each image's way where it is alone.
+
+    float64: a score that rounds differently in another batch decides nothing there.
+
+    Attributes:
+        exact: whether it runs in float64; some networks hold on to float32.
+        images: N, C, H, W; toy images and noise of several strengths.
+        knobs: some of the network's own settings, the default first.
+        alone: for each knob, what came of each image by itself.
+    """
+
+    net: RoutedNet
+    exact: bool
+    images: Tensor
+    knobs: Sequence[Knob]
+    alone: Sequence[Routed]
+
+    @property
+    def variety(self) -> int:
+        """Images that go another way than most do, at the knob where these are most."""
+        return max(len(self.images) - max(_signatures(routed).values()) for routed in self.alone)
+
+    @property
+    def signatures(self) -> set[tuple[Any, ...]]:
+        """All of them, over images and knobs."""
+        return {signature for routed in self.alone for signature in _signatures(routed)}
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        """Tensors that the network makes have its precision."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64 if self.exact else before)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+class Case:
+    """A config of a method on a backbone; what is made of it is made once, when first asked for."""
+
+    def __init__(self, method: type[RoutedNet], backbone: Backbone, config: Space, recipe: Recipe = RECIPE):
+        self.method, self.backbone, self.config, self.recipe = method, backbone, config, recipe
+
+    def __str__(self) -> str:
+        fields = ", ".join(f"{k}={v!r}" for k, v in self.config.model_dump(mode="json").items())
+        return f"{self.method.name} on {self.backbone.name} ({fields})"
+
+    @cached_property
+    def data(self) -> Data:
+        return _data(self.backbone.classes, self.backbone.image_shape)
+
+    @cached_property
+    def trunk(self) -> Trunk | None:
+        return _trunk(self.backbone) if self.method.uses_trunk() else None
+
+    @property
+    def images(self) -> Tensor:
+        """Validation images as a network is fed them, anew each time."""
+        return self.data.inputs(self.data.validation.pixels)
+
+    def build(self, seed: int = 0) -> RoutedNet:
+        torch.manual_seed(seed)
+        return self.method(self.config, self.backbone, self.trunk)
+
+    def train(
+        self, net: RoutedNet, seed: int = 0, stages: Sequence[Stage] | None = None, **changes: Any
+    ) -> RoutedNet:
+        """A short training by the core's own loop; ``changes`` are of the recipe."""
+        recipe = self.recipe.model_copy(update=changes)
+        stages = net.stages() if stages is None else stages
+        fit(net, stages, self.data, recipe, epochs=recipe.epochs, seed=seed, device=CPU)
+        return net
+
+    @cached_property
+    def trained(self) -> RoutedNet:
+        """A network after a short training. To be left as it is."""
+        return self.train(self.build()).eval()
+
+    @cached_property
+    def driven(self) -> Driven:
+        """The most varied of a few networks with drawn weights. To be left as it is."""
+        best: Driven | None = None
+        for seed, scale in enumerate((0.5, 1.0, 2.0, 1.0, 3.0)):
+            found = self._drive(seed, scale)
+            if best is None or found.variety > best.variety:
+                best = found
+            if best.variety >= PARTED:
+                break
+        assert best is not None
+        return best
+
+    def _drive(self, seed: int, scale: float) -> Driven:
+        net = self.build(seed)
+        _shake(net, scale, torch.Generator().manual_seed(seed))
+        self.train(net, seed, epochs=1)  # the norms see what the weights make of images
+        inputs = self.images[:16].contiguous()
+        dice = torch.Generator().manual_seed(seed)
+        noise = torch.randn(16, *inputs.shape[1:], generator=dice)
+        noise *= torch.logspace(-1, 1, 16)[:, None, None, None]
+        images = torch.cat([inputs, noise + torch.randn(16, 1, 1, 1, generator=dice)])
+        double = copy.deepcopy(net).double().eval()
+        try:
+            return self._alone(double, images.double(), exact=True)
+        except RuntimeError as error:
+            if "dtype" not in str(error) and "Double" not in str(error):
+                raise
+        return self._alone(net.eval(), images, exact=False)
+
+    def _alone(self, net: RoutedNet, images: Tensor, exact: bool) -> Driven:
+        driven = Driven(net, exact, images, [], [])
+        with driven.precision():
+            knobs = spread(net.knobs(observed(net, images)), KNOBS)
+            alone = [stacked([run(net, image[None], knob) for image in images]) for knob in knobs]
+        return replace(driven, knobs=knobs, alone=alone)
+
+
+def observed(net: RoutedNet, images: Tensor) -> Scores | None:
+    net.eval()
+    with torch.inference_mode():
+        return net.observe(images)
+
+
+def spread(knobs: Sequence[Knob], most: int) -> list[Knob]:
+    """The default and others from all over the list."""
+    if len(knobs) <= most:
+        return list(knobs)
+    return [knobs[round(i * (len(knobs) - 1) / (most - 1))] for i in range(most)]
+
+
+def stacked(parts: Sequence[Routed]) -> Routed:
+    """The results of several batches as one; an image that met fewer blocks to skip skipped the rest."""
+    sites = max(part.ran.shape[1] for part in parts)
+    ran = [torch.nn.functional.pad(part.ran, (0, sites - part.ran.shape[1])) for part in parts]
+    return Routed(
+        torch.cat([part.logits for part in parts]),
+        torch.cat([part.macs for part in parts]),
+        torch.cat([part.route for part in parts]),
+        torch.cat(ran),
+    )
+
+
+def _signatures(routed: Routed) -> Counter[tuple[Any, ...]]:
+    """How many images went each way, and at what cost."""
+    rows = zip(routed.route.tolist(), routed.macs.tolist(), routed.ran.tolist(), strict=True)
+    return Counter((route, macs, tuple(ran)) for route, macs, ran in rows)
+
+
+def _shake(net: nn.Module, scale: float, dice: torch.Generator) -> None:
+    """Add noise to all weights that can be trained, also to those that start at zero."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            usual = 1 / max(1, parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.1
+            noise = torch.randn(parameter.shape, generator=dice)
+            parameter.add_(noise, alpha=scale * usual)
+
+
+def configs_of(space: SearchSpace, most: int) -> list[Space]:
+    """The default, each field at its ends and some draws; no config twice."""
+    draws = [space.draw(Random(seed)) for seed in range(4)]
+    candidates = [space.default(), *draws[:1], *space.extremes(), *draws[1:]]
+    found: dict[str, Space] = {config.model_dump_json(): config for config in candidates}
+    return list(found.values())[:most]

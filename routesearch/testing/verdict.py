@@ -1,0 +1,77 @@
+"""The laws of a contract tried outside of a test run: what ``routesearch check`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+
+from routesearch.errors import origin
+from routesearch.testing.backbone import BackboneContract
+from routesearch.testing.contract import MethodContract
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one law fared.
+
+    Attributes:
+        law: its test's name, without ``test_``.
+        title: what it says.
+        reason: why it is broken, or why it was not tried; empty where it holds.
+        tried: configs (or backbones) that it was tried on, up to the first that breaks it.
+    """
+
+    law: str
+    title: str
+    state: Literal["ok", "failed", "skipped"]
+    reason: str = ""
+    tried: int = 0
+
+
+Contract = type[MethodContract] | type[BackboneContract]
+
+
+def examine(contract: Contract, only: Sequence[str] | None = None) -> Iterator[Verdict]:
+    """Try each law of a contract on all that it is to be tried on.
+
+    Args:
+        only: names of laws; None: all.
+
+    Raises:
+        Refusal: where there is nothing to try it on.
+    """
+    for law in laws(contract) if only is None else only:
+        yield _try(contract, law)
+
+
+def laws(contract: Contract) -> list[str]:
+    """Names of the laws, in the order in which they are written."""
+    names = {name: None for kind in reversed(contract.__mro__) for name in vars(kind)}
+    return [name.removeprefix("test_") for name in names if name.startswith("test_")]
+
+
+def _try(contract: Contract, law: str) -> Verdict:
+    instance = contract()
+    check = getattr(instance, f"test_{law}")
+    title = (check.__doc__ or law).strip().splitlines()[0].rstrip(".")
+    skipped, tried = "", 0
+    for arguments in contract.arguments(check):
+        try:
+            check(*arguments)
+            tried += 1
+        except pytest.skip.Exception as skip:
+            skipped = str(skip)
+        except Exception as error:  # a stranger's code may raise anything
+            return Verdict(law, title, "failed", _reason(error, arguments), tried + 1)
+    return Verdict(law, title, "ok", "", tried) if tried else Verdict(law, title, "skipped", skipped)
+
+
+def _reason(error: Exception, arguments: tuple[Any, ...]) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, AssertionError):
+        return text
+    where = f"{arguments[0]}: " if arguments and not isinstance(arguments[0], tuple) else ""
+    return f"{where}{type(error).__name__}: {text}{origin(error)}"

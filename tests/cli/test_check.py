@@ -1,0 +1,141 @@
+"""The command that holds a method against the laws of the kit."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+METHOD = '''
+from typing import Annotated
+
+import torch.nn.functional as F
+from optuna.distributions import IntDistribution
+from routesearch import RoutedNet, Space, Stage, hookimpl
+from torch import nn
+
+
+class Vote(RoutedNet):
+    """An exit after some units, by the majority of the batch."""
+
+    name = "vote"
+
+    class Config(Space):
+        position: {position}
+
+    def __init__(self, config, backbone, trunk=None):
+        super().__init__(config, backbone, trunk)
+        k = config.position
+        self.front = nn.Sequential(*[backbone.unit(i) for i in range(1, k + 1)])
+        self.early = backbone.exit(k)
+        after = [backbone.unit(i) for i in range(k + 1, len(backbone) + 1)]
+        self.rest = nn.Sequential(*after, backbone.head())
+
+    def stages(self):
+        def loss(batch):
+            x = self.front(batch.inputs)
+            return sum(F.cross_entropy(exit(x), batch.labels) for exit in (self.early, self.rest))
+
+        return [Stage(loss)]
+
+    def route(self, meter, images, knob):
+        x = meter.run(self.front, images)
+        logits = meter.run(self.early, x)
+        sure = logits.softmax(1).amax(1) > knob["threshold"]
+        vote = (2 * sure.long().sum(0, keepdim=True) > len(sure)).expand(len(sure))
+        for way, group, x, logits in meter.split(vote, 2, x, logits):
+            group.finish(logits if way else group.run(self.rest, x), route=0 if way else 1)
+
+    def knobs(self, scores=None, labels=None):
+        return [{{"threshold": t / 20}} for t in range(20, -1, -1)]
+
+
+@hookimpl
+def routesearch_methods():
+    return [Vote]
+'''
+
+
+@pytest.fixture
+def vote(tmp_path: Path) -> Path:
+    """A method with one fault, in a plain file."""
+    file = tmp_path / "vote.py"
+    file.write_text(METHOD.format(position="Annotated[int, IntDistribution(1, 3)] = 2"))
+    return file
+
+
+def test_every_law_has_a_line(run: Run) -> None:
+    done = run("check", "static", "--set", "width_fraction=1.0", "--set", "depth=0.5")
+    assert done.status == 0
+    *laws, last = done.out.splitlines()
+    assert len(laws) == 16
+    assert {line.split()[0] for line in laws} == {"ok", "skipped"}
+    assert last.startswith("14 of 16 laws hold (")
+    assert done.lines == ["routesearch: static: 2 configs on toy_chain, toy_residual"]
+
+
+def test_a_broken_law_fails_with_its_reason(run: Run, vote: Path) -> None:
+    done = run("check", "vote", "--plugin", vote, "--set", "position=2", "--json")
+    assert done.status == 1
+    assert done.lines[-1] == "routesearch: vote breaks 1 of 16 laws"
+    found = done.json
+    assert (found["method"], found["plugin"], found["passed"]) == ("vote", str(vote), False)
+    assert found["backbones"] == ["toy_chain", "toy_residual"]
+    [failed] = [law for law in found["laws"] if law["state"] == "failed"]
+    assert failed["law"] == "a_route_does_not_depend_on_batch_mates"
+    law = "vote on toy_chain (position=2): a route must not depend on batch mates, got "
+    assert failed["reason"].startswith(law)
+
+
+def test_a_field_that_nobody_fixed_is_named(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "vote.py"
+    file.write_text(METHOD.format(position="int"))
+    done = run("check", "vote", "--plugin", file)
+    assert done.status == 2
+    assert len(done.lines) == 1
+    assert "vote: a field without a default must be fixed" in done.lines[0]
+    assert "position" in done.lines[0]
+
+
+def test_a_named_backbone_is_tried(run: Run, fixtures: Path) -> None:
+    done = run(
+        "check", "static", "--plugin", fixtures / "own_backbone.py", "--backbone", "pocket@0.5", "--json"
+    )
+    assert (done.status, done.json["backbones"], done.json["passed"]) == (0, ["pocket"], True)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["skipnt"], "no method 'skipnt'; did you mean 'skipnet'?"),
+        (["static", "--backbone", "nine"], "no backbone 'nine'"),
+        (["static", "--set", "depth=7"], "depth: 0.2 <= value <= 1.0 must hold, got 7"),
+        (["static", "--set", "colour=7"], "unknown field 'colour'"),
+        (["skipnet", "--backbone", "nin@0.1"], "skipnet: a backbone must have residual units to skip"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused(run: Run, words: list[str], line: str) -> None:
+    done = run("check", *words)
+    assert (done.status, len(done.lines), done.out) == (2, 1, "")
+    assert line in done.lines[0]
+
+
+def test_without_pytest_it_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "hypothesis":
+            raise ModuleNotFoundError("No module named 'hypothesis'")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    done = run("check", "static")
+    assert done.status == 2
+    [line] = done.lines
+    assert line.startswith("routesearch: check needs pytest and hypothesis: pip install 'routesearch[test]'")
