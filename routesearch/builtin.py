@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
@@ -24,6 +24,7 @@ class Static(RoutedNet):
     """The unrouted reference: the backbone, narrower or cut short, the same for every image."""
 
     name: ClassVar[str] = "static"
+    contract: ClassVar[Mapping[str, Any]] = {"routes": False}
 
     class Config(Space):
         width_fraction: Annotated[float, FloatDistribution(0.2, 1.0)] = Field(

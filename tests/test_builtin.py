@@ -11,8 +11,14 @@ from routesearch.builtin import Static
 from routesearch.method import plan, run
 from routesearch.pricing import Interval
 from routesearch.task import reference_cost
+from routesearch.testing import MethodContract
 
 NIN = NiN((1, 28, 28), 10)
+
+
+class TestStatic(MethodContract):
+    method = Static
+    most_configs = 3
 
 
 def bounds(backbone: Backbone = NIN, **fields: float) -> Interval:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,11 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S)
 
 
+def plugins(text: str) -> list[str]:
+    """The Python that is a plugin, not a test of one."""
+    return [code for code in blocks(text, "python") if "Contract" not in code]
+
+
 def test_every_hook_is_in_the_guide_with_its_arguments() -> None:
     for name, hook in inspect.getmembers(hookspecs, inspect.isfunction):
         if name.startswith("routesearch_"):
@@ -31,7 +38,7 @@ def test_every_hook_is_in_the_guide_with_its_arguments() -> None:
 
 def test_the_guides_plugins_load_and_make_a_study_together(tmp_path: Path) -> None:
     files = []
-    for number, code in enumerate(blocks(GUIDE, "python")):
+    for number, code in enumerate(plugins(GUIDE)):
         files.append(tmp_path / f"plugin{number}.py")
         files[-1].write_text(code)
     before, registry = load_plugins(), load_plugins(files)
@@ -62,6 +69,16 @@ def test_the_guides_plugins_load_and_make_a_study_together(tmp_path: Path) -> No
     assert reach.macs is not None
     assert 0 < reach.macs.min < reach.macs.max
     assert len(task.data.train) == 240
+
+
+def test_the_guides_test_file_passes(tmp_path: Path) -> None:
+    [code] = [code for code in blocks(GUIDE, "python") if "MethodContract" in code]
+    (tmp_path / "my_method.py").write_text(plugins(GUIDE)[0])
+    (tmp_path / "test_my_method.py").write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir=."]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
 
 
 @pytest.mark.parametrize("text", [README, GUIDE], ids=["README", "guide"])

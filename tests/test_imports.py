@@ -17,9 +17,9 @@ CORE = ROOT / "routesearch"
 
 LINE = (
     "errors machine files points reading record recipe domains space -> meta pricing routing -> "
-    "backbones data -> method -> "
-    "fit measure trunk -> hookspecs plugins -> study -> task -> preflight trial -> "
-    "search tracking report -> api -> __init__ -> cli"
+    "backbones data -> method -> sweeps -> "
+    "fit measure trunk confusion pretrained -> hookspecs plugins -> study -> task -> preflight trial -> saved latency -> "
+    "search tracking report -> api -> __init__ -> testing -> cli"
 )
 """The core's modules and packages: left never imports right; those of one group may, but not in a circle."""
 

@@ -12,7 +12,7 @@ reinforcement learning: gates are drawn, and REINFORCE rewards skipping (Eq. 6 a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -217,10 +217,18 @@ def returns(loss: Tensor, ran: Tensor, alpha: float) -> Tensor:
 # ---- the method ----------------------------------------------------------------------------------------
 
 
+def _untaught(config: Any, backbone: Backbone) -> Mapping[str, str]:
+    """Parameters that a config's loss does not reach, and why."""
+    if config.schedule != "reinforce":
+        return {}
+    return {rf"head\..*|units\.{len(backbone) - 1}\..*": "REINFORCE alone teaches what stands before a gate"}
+
+
 class SkipNet(RoutedNet):
     """A residual network with a gate in front of every unit but the first (SkipNet, arXiv 1711.09485)."""
 
     name: ClassVar[str] = "skipnet"
+    contract: ClassVar[Mapping[str, Any]] = {"without_gradient": _untaught}
 
     class Config(Space):
         """Fields of a SkipNet."""

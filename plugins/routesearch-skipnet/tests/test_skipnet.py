@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
 from typing import Any
 
 import pytest
@@ -10,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from routesearch import Backbone, Batch, Data, Images, Meter, Refusal, RunFailed, Scores, mult_adds, run
+from routesearch import Backbone, Batch, Data, Meter, Refusal, RunFailed, Scores, mult_adds, run
 from routesearch.backbones import NiN, ResNet38, ResNet74, ResNet110, ResNet152
-from routesearch.data.base import moments
-from routesearch.fit import fit, place, states, training_work
+from routesearch.fit import fit, place, training_work
 from routesearch.measure import measure
 from routesearch.method import plan
 from routesearch.plugins import load_plugins
 from routesearch.recipe import Recipe
+from routesearch.testing import MethodContract, toy_data
 from routesearch_skipnet import (
     GATES,
     SCHEDULES,
@@ -47,18 +46,7 @@ class ResNet20(ResNet38):
 @pytest.fixture(scope="module")
 def data() -> Data:
     """Three patterns of 1 x 8 x 8, every second image under noise."""
-    random = torch.Generator().manual_seed(0)
-    patterns = torch.rand(3, 1, 8, 8, generator=random)
-
-    def split(count: int) -> Images:
-        labels = torch.arange(count) % 3
-        share = torch.where(torch.arange(count) % 2 == 0, 0.2, 0.7)[:, None, None, None]
-        return Images(
-            (1 - share) * patterns[labels] + share * torch.rand(count, 1, 8, 8, generator=random), labels
-        )
-
-    train, validation, test = split(96), split(60), split(30)
-    return Data("toy", ("a", "b", "c"), (1, 8, 8), train, validation, test, *moments(train.pixels))
+    return toy_data(3, counts=(96, 60, 30))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +86,19 @@ def varied(request: pytest.FixtureRequest, backbone: Backbone, data: Data) -> Sk
             last.weight.mul_(30)
             last.bias[1] -= net._dense(images, hard)[1][:, k].median()
     return net
+
+
+class TestContract(MethodContract):
+    """A config for each gate and for each schedule; a skipped unit, its bill and its state among the laws."""
+
+    method = SkipNet
+    configs = (
+        {},
+        {"gate_type": "ffgate1", "schedule": "supervised"},
+        {"gate_type": "ffgate2", "schedule": "soft"},
+        {"schedule": "scratch", "baseline": "batch"},
+        {"gate_type": "ffgate2", "schedule": "reinforce"},
+    )
 
 
 # ---- figures of the paper and of methods, without training ---------------------------------------------
@@ -218,15 +219,7 @@ def test_maps_too_small_for_a_gate_are_refused() -> None:
     assert make(ResNet20((1, 4, 4), 3), gate_type="ffgate2").bounds().min > 0
 
 
-@pytest.mark.parametrize("kind", [ResNet20, ResNet38])
-def test_every_config_of_the_space_can_be_built(kind: type[Backbone]) -> None:
-    backbone = kind((1, 16, 16), 4, 0.25)
-    space = SkipNet.space(backbone)
-    for config in [*space.extremes(), *(space.draw(Random(seed)) for seed in range(5))]:
-        bounds = plan(SkipNet, config, backbone).bounds
-        assert 0 < bounds.min < bounds.max
-    default: Any = space.default()
-    assert space.parse(default.model_dump(mode="json")) == default
+def test_every_field_is_explained() -> None:
     assert all(field.description for field in SkipNet.Config.model_fields.values())
 
 
@@ -308,19 +301,6 @@ def test_both_ends_of_the_bounds_are_reached(varied: SkipNet, data: Data) -> Non
     assert bool(ends[0.0].ran.all())
     assert not bool(ends[1.0].ran.any())
     assert ends[0.0].ran.shape == (60, 8)
-
-
-def test_an_image_alone_goes_the_same_way(varied: SkipNet, data: Data) -> None:
-    """The recurrent gate's state included: it belongs to the image, not to the batch."""
-    images = data.inputs(data.validation.pixels)
-    together = run(varied, images)
-    ways = together.ran.unique(dim=0)
-    assert len(ways) > 5, "gates that all agree would show nothing"
-    for i in range(0, len(images), 3):
-        alone = run(varied, images[i : i + 1])
-        torch.testing.assert_close(alone.logits[0], together.logits[i], rtol=1e-3, atol=1e-4)
-        assert torch.equal(alone.ran[0], together.ran[i])
-        assert int(alone.macs) == int(together.macs[i])
 
 
 def test_a_bill_is_of_the_units_that_ran(varied: SkipNet, data: Data) -> None:
@@ -527,24 +507,6 @@ def test_more_bias_runs_more_units(backbone: Backbone, data: Data) -> None:
             for b in (-5, 5)
         ]
         assert share == [0.0, 1.0]
-
-
-@pytest.mark.parametrize("gate", GATES)
-def test_gates_learn_in_mixed_precision(gate: str, backbone: Backbone, data: Data) -> None:
-    recipe = RECIPE.model_copy(update={"precision": "bfloat16"})
-    net = train(make(backbone, gate_type=gate), data, epochs=4, recipe=recipe)
-    assert all(p.dtype == torch.float32 and bool(p.isfinite().all()) for p in net.parameters())
-
-
-@pytest.mark.parametrize("gate", GATES)
-def test_state_restores(gate: str, backbone: Backbone, data: Data) -> None:
-    net = train(make(backbone, gate_type=gate), data, epochs=1)
-    again = make(backbone, seed=9, gate_type=gate)
-    again.load_state_dict(dict(states(net)))
-    images = data.inputs(data.test.pixels)
-    one, two = run(net, images), run(again, images)
-    assert torch.equal(one.logits, two.logits)
-    assert torch.equal(one.macs, two.macs)
 
 
 # ---- thresholds ------------------------------------------------------------------------------------------
