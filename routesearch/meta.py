@@ -28,7 +28,7 @@ class _ShapesOnly(TorchFunctionMode):
             if name in _INITIALISERS:
                 return first
             if name in _COMPARISONS and len(args) == 2 and isinstance(args[1], int | float):
-                return torch.empty_like(first, dtype=torch.bool)
+                return first.new_empty(first.shape, dtype=torch.bool)
             if name in _IN_PLACE and len(args) == 2 and _fits(args[1], first):
                 return first
             shape = _SHAPES[func](*args, **(kwargs or {})) if func in _SHAPES else None
@@ -87,9 +87,54 @@ def _joined(parts: Sequence[Tensor], dim: int = 0) -> list[int] | None:
     return shape
 
 
+def _max_pooled(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> list[int] | None:
+    if ceil_mode or return_indices or x.dim() not in (3, 4):
+        return None
+    kernel, pad, apart = _pair(kernel_size), _pair(padding), _pair(dilation)
+    step = kernel if stride is None or stride == () or stride == [] else _pair(stride)
+    if any(2 * p > k for p, k in zip(pad, kernel, strict=True)):
+        return None
+    sides = [
+        (x.shape[axis - 2] + 2 * pad[axis] - apart[axis] * (kernel[axis] - 1) - 1) // step[axis] + 1
+        for axis in (0, 1)
+    ]
+    return [*x.shape[:-2], *sides] if min(sides) > 0 else None
+
+
+def _avg_pooled(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    *_: Any,
+    **__: Any,
+) -> list[int] | None:
+    return _max_pooled(x, kernel_size, stride, padding, 1, ceil_mode)
+
+
 def _resized(x: Tensor, size: Any = None, *_: Any, **__: Any) -> list[int] | None:
     known = isinstance(size, list | tuple) and x.dim() == len(size) + 2 and min(*x.shape[1:], *size) > 0
     return [*x.shape[:2], *size] if known else None
+
+
+def _reduced(x: Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> list[int] | None:
+    dims = [dim] if isinstance(dim, int) else dim
+    plain = x.is_floating_point() and isinstance(dims, list | tuple) and dims and not keepdim
+    if not plain or not all(-x.dim() <= d < x.dim() for d in dims):
+        return None
+    gone = {d % x.dim() for d in dims}
+    if len(gone) < len(dims) or any(x.shape[d] == 0 for d in gone):
+        return None
+    return [side for axis, side in enumerate(x.shape) if axis not in gone]
 
 
 def _fits(other: Any, first: Tensor) -> bool:
@@ -106,10 +151,14 @@ _IN_PLACE = frozenset({"add_", "mul_", "__iadd__", "__imul__"})
 _COMPARISONS = frozenset({"ge", "gt", "le", "lt", "__ge__", "__gt__", "__le__", "__lt__"})
 _SHAPES: dict[Any, Callable[..., Sequence[int] | None]] = {
     F.adaptive_avg_pool2d: _pooled,
+    F.avg_pool2d: _avg_pooled,
     F.batch_norm: _normed,
     F.conv2d: _convolved,
     F.interpolate: _resized,
     F.linear: _mapped,
+    F.max_pool2d: _max_pooled,
+    torch.Tensor.amax: _reduced,
+    torch.Tensor.mean: _reduced,
     torch.cat: _joined,
 }
 """Functions and the shape of what they give; None where they would refuse, which torch then does itself."""
