@@ -46,7 +46,7 @@ class NiN(Backbone):
         conv = nn.Conv2d(self.channels(len(self), width), self.classes, 1)
         head = kaiming(nn.Sequential(conv, nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
         assert conv.bias is not None
-        # Adding the same to all logits changes nothing but that the last ReLU starts open: without it three
-        # of eight seeds stay at chance level, with it one (docs/decisions.md).
+        # The same added to all logits changes nothing but that the last ReLU starts open: without it three of
+        # eight seeds stay at chance level (docs/decisions.md).
         nn.init.constant_(conv.bias, 1.0)
         return head
