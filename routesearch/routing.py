@@ -95,6 +95,9 @@ class Meter:
             The group that was split must not be used afterwards.
         """
         _check_choice(choice, len(self))
+        if len(self) == 1 and 0 <= (way := int(choice)) < ways:  # what is below, for less
+            yield (way, self, *state)
+            return
         choice = choice.long()
         counts = torch.bincount(choice, minlength=ways).tolist()  # the one wait for the device
         if len(counts) > ways:
@@ -163,14 +166,15 @@ class Meter:
         if not batch.logits:
             none = torch.zeros(0, dtype=torch.int64, device=device)
             return Routed(torch.empty(0, 0, device=device), none, none, none.bool()[:, None][:, :0])
+        if len(batch.logits) == 1:
+            whole = torch.full((count,), batch.route[0], device=device)
+            return Routed(batch.logits[0], batch.macs[0], whole, batch.ran[0])
         sites = max(ran.shape[1] for ran in batch.ran)
         ran = torch.cat([F.pad(r, (0, sites - r.shape[1])) for r in batch.ran])
         sizes = torch.tensor([len(logits) for logits in batch.logits], device=device)
         route = torch.tensor(batch.route, device=device).repeat_interleave(sizes, output_size=count)
         whole = torch.cat(batch.logits), torch.cat(batch.macs), route, ran
         order = [rows for rows in batch.rows if rows is not None]
-        if not order:
-            return Routed(*whole)
         back = torch.full((count,), -1, device=device)
         back[torch.cat(order)] = torch.arange(count, device=device)
         if bool((back < 0).any()):
