@@ -36,13 +36,17 @@ class Given(Meter):
     """A meter on prescribed ways.
 
     Args:
-        ways: site -> the choice of each image at the first, second, ... decision on its way.
+        ways: for each site the choice of each image, bool: at the first, second, ... decision on its way.
         left_out: modules that are not run: what they would give is zeros, and costs nothing.
-        known: module -> an output that it gave once.
+        known: (module, images) -> the zeros in the form of what it gave once.
     """
 
     def __init__(
-        self, images: Tensor, ways: Tensor, left_out: Collection[nn.Module], known: dict[nn.Module, Any]
+        self,
+        images: Tensor,
+        ways: Sequence[Tensor],
+        left_out: Collection[nn.Module],
+        known: dict[tuple[nn.Module, int], Any],
     ) -> None:
         super().__init__(images)
         self.ways, self.left_out, self.known, self.site = ways, left_out, known, 0
@@ -50,21 +54,21 @@ class Given(Meter):
     def run(self, block: nn.Module, *inputs: Any) -> Any:
         if block not in self.left_out:
             return super().run(block, *inputs)
-        if block not in self.known:
-            zeros = map_tensors(block(*inputs), lambda t: torch.zeros_like(t[:1]))
-            self.known[block] = zeros
-        return map_tensors(self.known[block], lambda t: t.expand(len(self), *t.shape[1:]))
+        key = block, len(self)
+        if key not in self.known:
+            self.known[key] = map_tensors(block(*inputs), torch.zeros_like)
+        return self.known[key]
 
-    def _way(self, ways: int) -> Tensor:
+    def _way(self) -> Tensor:
         drawn = self.ways[self.site] if self.rows is None else self.ways[self.site][self.rows]
         self.site += 1
-        return drawn % ways
+        return drawn
 
     def split(self, choice: Tensor, ways: int, *state: Any) -> Iterator[tuple[Any, ...]]:
-        return super().split(self._way(ways), ways, *state)
+        return super().split(self._way(), ways, *state)
 
     def patch(self, mask: Tensor, block: nn.Module, *inputs: Any, into: Tensor) -> Tensor:
-        return super().patch(self._way(2).bool(), block, *inputs, into=into)
+        return super().patch(self._way(), block, *inputs, into=into)
 
 
 @dataclass(frozen=True)
@@ -137,10 +141,11 @@ def _row(case: Case, batch: int, repeats: int, device: torch.device) -> str:
     net: Any = build(case.method, backbone=case.backbone, shape=SHAPE, classes=CLASSES, **case.fields)
     place(net, device).eval()
     plain = place(net.backbone.plain(), device).eval()
-    knob, known = net.knobs()[0], {}
+    knob = net.knobs()[0]
+    known: dict[tuple[nn.Module, int], Any] = {}
     images = torch.randn(batch, *SHAPE, device=device).to(memory_format=torch.channels_last)
     rounds = max(1, IMAGES // batch)
-    ways = [(torch.rand(128, batch, device=device) < case.keep).long() for _ in range(rounds)]
+    ways = [list((torch.rand(128, batch, device=device) < case.keep).unbind()) for _ in range(rounds)]
 
     def routed(left_out: Collection[nn.Module]) -> float:
         macs = 0.0

@@ -148,10 +148,8 @@ def routed(repeats: int) -> None:
                 steps.clear()
                 blocks.clear()
         step, dense = statistics.median(steps), statistics.median(blocks)
-        print(
-            f"{method:>10} {backbone:>10} {step * 1e3:9.1f} {dense * 1e3:9.1f}   {step / dense:.2f}  {fields}",
-            flush=True,
-        )
+        ratio = f"{step * 1e3:9.1f} {dense * 1e3:9.1f}   {step / dense:.2f}"
+        print(f"{method:>10} {backbone:>10} {ratio}  {fields}", flush=True)
 
 
 def _blocks(net: nn.Module, run: Callable[[], Any]) -> list[tuple[nn.Module, tuple[Any, ...]]]:
