@@ -32,6 +32,7 @@ from routesearch.search.ledger import Ledger
 from routesearch.search.work import Grant, Work
 from routesearch.study import load_study
 from routesearch.task import Task, resolve
+from routesearch.timing import Timing
 
 WHAT = ("ray", "ask", "memory")
 STUDY = Path(__file__).parents[1] / "studies" / "quickstart.yaml"
@@ -53,6 +54,11 @@ class EmptyWork(Work):
     def measure(
         self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Any, grant: Grant
     ) -> list[OperatingPoint]:
+        return []
+
+    def time(
+        self, trial: TrialRecord, point: OperatingPoint, weights: Any, batches: Sequence[int], grant: Grant
+    ) -> list[Timing]:
         return []
 
     def train_trunk(self, part: str, seed: int, grant: Grant) -> Any:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from routesearch.data.base import Data, Dataset, Images, Source
     from routesearch.domains import Choices, Cuts
     from routesearch.errors import Refusal, RouteSearchError, RunFailed
+    from routesearch.export import export_model
     from routesearch.hookspecs import hookimpl
     from routesearch.method import Batch, Knob, RoutedNet, Scores, Stage, Trunk, balanced, cosine, run
     from routesearch.points import OperatingPoint, Point
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from routesearch.routing import Meter, Routed
     from routesearch.saved import Prediction, SavedModel, load
     from routesearch.space import SearchSpace, Space, When
-    from routesearch.sweeps import exit_thresholds, first_exit, sequential_thresholds
+    from routesearch.sweeps import exit_thresholds, first_exit, sequential_thresholds, spread_thresholds
 
 _HOME = {
     "routesearch.api": ("Study", "build"),
@@ -32,6 +33,7 @@ _HOME = {
     "routesearch.data.base": ("Data", "Dataset", "Images", "Source"),
     "routesearch.domains": ("Choices", "Cuts"),
     "routesearch.errors": ("Refusal", "RouteSearchError", "RunFailed"),
+    "routesearch.export": ("export_model",),
     "routesearch.hookspecs": ("hookimpl",),
     "routesearch.method": (
         "Batch",
@@ -49,7 +51,7 @@ _HOME = {
     "routesearch.routing": ("Meter", "Routed"),
     "routesearch.saved": ("Prediction", "SavedModel", "load"),
     "routesearch.space": ("SearchSpace", "Space", "When"),
-    "routesearch.sweeps": ("exit_thresholds", "first_exit", "sequential_thresholds"),
+    "routesearch.sweeps": ("exit_thresholds", "first_exit", "sequential_thresholds", "spread_thresholds"),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
@@ -86,6 +88,7 @@ __all__ = [
     "build",
     "cosine",
     "exit_thresholds",
+    "export_model",
     "first_exit",
     "hookimpl",
     "kaiming",
@@ -93,6 +96,7 @@ __all__ = [
     "mult_adds",
     "run",
     "sequential_thresholds",
+    "spread_thresholds",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from routesearch import points
 from routesearch.errors import Refusal, RouteSearchError, RunFailed
-from routesearch.points import Point
+from routesearch.points import Budget, Point
 from routesearch.record import State, TrialRecord
-from routesearch.study import StudyConfig, load_study, macs_of, parse_macs
+from routesearch.study import StudyConfig, load_study, macs_of, parse_latency, parse_macs
 
 if TYPE_CHECKING:
     from routesearch.method import RoutedNet
     from routesearch.search.dispatcher import Snapshot
     from routesearch.search.journal import Journal
     from routesearch.task import Task
+    from routesearch.timing import Timing
     from routesearch.tracking import Tracker
 
 
@@ -201,34 +203,51 @@ class Study:
             )
         return [tested[points.key(p)] for p in chosen]
 
-    def best(self, max_macs: str | float | None = None) -> Point:
-        """The most accurate point within ``max_macs`` (40M, 0.4x, a number; default the study's budget).
+    def best(self, max_macs: str | float | None = None, max_latency: str | None = None) -> Point:
+        """The most accurate point within bounds: those given, or the study's budget where none is.
+
+        Args:
+            max_macs: mean MACs per image: 40M, 0.4x, a number.
+            max_latency: 500us, 2ms: of the batch that the study's latency budget is of.
 
         Raises:
-            Refusal: none is within it; names the cheapest stored.
+            Refusal: none is within it; names the cheapest stored, or the fastest.
         """
         with self._journal() as journal:
             budget = self._budget(journal)
-            if max_macs is not None:
-                budget = self._macs(str(max_macs), journal)
-            chosen = self._front(journal)
-        best = points.best(chosen, budget)
+            if max_macs is not None or max_latency is not None:
+                limit = None if max_macs is None else self._macs(str(max_macs), journal)
+                budget = Budget(limit, self._seconds(max_latency), budget.batch)
+            stored = self._points(journal)
+        best = budget.best(stored)
         if best is not None:
             return best
-        cheapest = points.cheapest(chosen)
+        cheapest = points.cheapest(stored)
         if cheapest is None:
             raise Refusal(f"{self.config.name}: no trial has finished yet")
+        if budget.max_macs is not None and cheapest.macs > budget.max_macs:
+            raise Refusal(
+                f"a stored point must cost at most {budget.max_macs:,.0f} MACs, "
+                f"the cheapest is {cheapest.macs:,.0f} (trial {cheapest.trial}, {cheapest.method})"
+            )
+        affordable = Budget(budget.max_macs).within(stored)
+        fastest = min((p for p in affordable if p.latency is not None), key=_latency, default=None)
+        if fastest is None:
+            raise Refusal(f"{self.config.name}: no stored point was timed: the study has no latency budget")
         raise Refusal(
-            f"a stored point must cost at most {budget:,.0f} MACs, "
-            f"the cheapest is {cheapest.macs:,.0f} (trial {cheapest.trial}, {cheapest.method})"
+            f"a stored point must take at most {1e3 * (budget.max_latency or 0):.4g} ms, "
+            f"the fastest{'' if budget.max_macs is None else ' within the MACs'} takes"
+            f" {1e3 * _latency(fastest):.4g} (trial {fastest.trial}, {fastest.method})"
         )
 
-    def save(self, folder: Path | str, max_macs: str | float | None = None) -> Point:
-        """Write the most accurate point within ``max_macs`` as a model that :func:`routesearch.load` reads.
+    def save(
+        self, folder: Path | str, max_macs: str | float | None = None, max_latency: str | None = None
+    ) -> Point:
+        """Write the most accurate point within bounds as a model that :func:`routesearch.load` reads.
 
         Args:
             folder: a new or an empty one, or an older saved model, which is replaced.
-            max_macs: as for :meth:`best`.
+            max_macs, max_latency: as for :meth:`best`.
 
         Returns:
             The point.
@@ -240,7 +259,7 @@ class Study:
         from routesearch.search.store import weights_path
 
         with self.reading(), self._journal() as journal:
-            point = self.best(max_macs)
+            point = self.best(max_macs, max_latency)
             tested = next((p for p in self._tested(journal) if points.key(p) == points.key(point)), None)
             weights = weights_path(self.config.dir, point.trial)
             save(self.config, journal.facts(), point, tested, weights, Path(folder))
@@ -266,7 +285,8 @@ class Study:
         with self._journal() as journal:
             records = self._records(journal)
             reference, budget = self._reference(journal), self._budget(journal)
-            chosen = self._front(journal)
+            stored = self._points(journal)
+            chosen = points.front(stored)
         counts = {state: sum(r.state is state for r in records) for state in State}
         return Summary(
             study=self.config.name,
@@ -278,16 +298,33 @@ class Study:
             failed=counts[State.FAILED],
             refused=counts[State.REFUSED],
             hypervolume=points.hypervolume(chosen, reference),
-            feasible_hypervolume=None if budget is None else points.hypervolume(chosen, reference, budget),
+            feasible_hypervolume=budget.volume(stored, reference) if budget else None,
             front=chosen,
-            best=points.best(chosen, budget),
+            best=budget.best(stored),
         )
 
     def all_points(self) -> list[Point]:
         """Every stored operating point on validation data, dominated ones too."""
         with self._journal() as journal:
-            budget = self._budget(journal)
-            return [p for r in self._records(journal) for p in r.points(budget)]
+            return self._points(journal)
+
+    def tested(self) -> list[Point]:
+        """Every point that was measured on test data: those of the front and the best within the budget."""
+        with self._journal() as journal:
+            return self._tested(journal)
+
+    def timings(self) -> dict[tuple[int, str], list[Timing]]:
+        """Timings of the front at the batch sizes of the study's ``latency``: a point's key -> timings.
+
+        The key is :func:`routesearch.points.key`'s; points that are not timed yet are missing.
+        """
+        from routesearch.search.ledger import timings
+
+        wanted = self.config.latency.batch or ()
+        with self._journal() as journal:
+            known = timings(journal)
+        found = {place: [by[batch] for batch in wanted if batch in by] for place, by in known.items()}
+        return {place: chosen for place, chosen in found.items() if chosen}
 
     @property
     def reference(self) -> float:
@@ -296,7 +333,8 @@ class Study:
             return self._reference(journal)
 
     @property
-    def budget(self) -> float | None:
+    def budget(self) -> Budget:
+        """What a point may cost: MACs per image, seconds of a batch."""
         with self._journal() as journal:
             return self._budget(journal)
 
@@ -334,16 +372,26 @@ class Study:
 
         return test_points(journal, self._budget(journal))
 
-    def _front(self, journal: Journal) -> list[Point]:
+    def _points(self, journal: Journal) -> list[Point]:
         budget = self._budget(journal)
-        return points.front([p for r in self._records(journal) for p in r.points(budget)])
+        return [p for r in self._records(journal) for p in r.points(budget)]
+
+    def _front(self, journal: Journal) -> list[Point]:
+        return points.front(self._points(journal))
 
     def _reference(self, journal: Journal) -> float:
         return float(journal.get("reference"))
 
-    def _budget(self, journal: Journal) -> float | None:
-        text = self.config.budget.max_macs
-        return None if text is None else self._macs(text, journal)
+    def _budget(self, journal: Journal) -> Budget:
+        wish = self.config.budget
+        macs = None if wish.max_macs is None else self._macs(wish.max_macs, journal)
+        return Budget(macs, wish.max_latency, wish.batch)
+
+    def _seconds(self, text: str | None) -> float | None:
+        try:
+            return parse_latency(text)
+        except ValueError as error:
+            raise Refusal(f"{error}, got {text!r}") from None
 
     def _macs(self, text: str, journal: Journal) -> float:
         try:
@@ -362,6 +410,10 @@ class Study:
             reference=self._reference(journal),
             records=self._records(journal),
         )
+
+
+def _latency(point: Point) -> float:
+    return math.inf if point.latency is None else point.latency
 
 
 class _Tracking:

@@ -61,6 +61,9 @@ def fit(
     Raises:
         RunFailed: when a loss is not finite.
     """
+    if not stages or not all(stage.share > 0 for stage in stages):
+        got = [stage.share for stage in stages]
+        raise RunFailed(f"a method must have a stage or more, each with a share over 0, got shares {got}")
     torch.manual_seed(seed)
     images = data.train.to(device)
     loop = _Loop(net, data, images, recipe, torch.Generator().manual_seed(seed), on_epoch)
@@ -105,7 +108,7 @@ class _Loop:
         broken = torch.zeros((), dtype=torch.bool, device=self.device)
         price = priced = 0
         for step, rows in enumerate(islice(self._rows(stage, expect), steps)):
-            factor = schedule(step / steps)
+            factor = stage.rate * schedule(step / steps)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
             # The bill is read on the first step of each epoch: the work may change as training goes on.

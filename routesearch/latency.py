@@ -7,11 +7,14 @@ gathers and routers cost what they cost in use, and the MACs are those of the op
 
 from __future__ import annotations
 
-import copy
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import replace
+from fcntl import LOCK_EX, flock
 from typing import Any
 
 import torch
@@ -21,65 +24,26 @@ from routesearch.backbones.base import Backbone
 from routesearch.fit import place
 from routesearch.meta import shapes_only
 from routesearch.method import Knob, RoutedNet
+from routesearch.points import OperatingPoint
 from routesearch.pricing import Tensors, mult_adds
 from routesearch.routing import Meter, Plan
+from routesearch.timing import Timing
 
 BATCHES = (1, 8, 64, 256)
 SECONDS = 2.0
 """What one batch size may take, roughly, both networks together."""
+
+POINT_SECONDS = 0.2
+"""What one point of a trial's curve may take, where latency is the budget."""
+
+MOST_TIMED = 12
+"""Points of a trial's curve that are timed, and kept, where latency is the budget."""
 
 LEAST, MOST, WARM_UP = 10, 500, 3
 """Runs of each network that are timed, at one batch size; and runs before these."""
 
 Path = tuple[int, ...]
 """The ways taken at the splits so far."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """A routed network and its static backbone at one batch size.
-
-    Attributes:
-        batch: images.
-        p50, p95: seconds that the routed network takes for a batch.
-        static_p50: seconds that the static one takes.
-        macs: mean MACs per image of the ways that were timed.
-        static_macs: of the static network.
-    """
-
-    batch: int
-    p50: float
-    p95: float
-    static_p50: float
-    macs: float
-    static_macs: float
-
-    @property
-    def images_per_second(self) -> float:
-        return self.batch / self.p50
-
-    @property
-    def mac_saving(self) -> float:
-        """Share of the static network's MACs that routing saves."""
-        return 1 - self.macs / self.static_macs
-
-    @property
-    def time_saving(self) -> float:
-        """Share of the static network's time that routing saves; below 0 where it costs time."""
-        return 1 - self.p50 / self.static_p50
-
-    def as_dict(self) -> dict[str, Any]:
-        """What ``--json`` shows: times in milliseconds."""
-        return {
-            "batch": self.batch,
-            "p50_ms": self.p50 * 1e3,
-            "p95_ms": self.p95 * 1e3,
-            "images_per_second": self.images_per_second,
-            "static_p50_ms": self.static_p50 * 1e3,
-            "macs": self.macs,
-            "mac_saving": self.mac_saving,
-            "time_saving": self.time_saving,
-        }
 
 
 class Traffic:
@@ -95,13 +59,14 @@ class Traffic:
     def __init__(self, net: RoutedNet, knob: Knob, share: Sequence[float]) -> None:
         ways = _Ways()
         with shapes_only():
-            twin = type(net)(net.config, net.backbone, _structure(net)).eval()
+            trunk = net.trunk.structure if net.trunk is not None and net.needs_confusion else None
+            twin = type(net)(net.config, net.backbone, trunk).eval()
             twin.route(ways, torch.empty(1, *net.backbone.image_shape), knob)
         self._sites = ways.sites
         expected = ways.sites or max(ways.routes) + 1
-        if not 0 < len(share) <= expected or sum(share) <= 0:
+        if not 0 < len(share) <= expected or (not ways.sites and sum(share) <= 0):
             law = f"a share for each of {expected} routes or sites"
-            raise ValueError(f"there must be {law}, one of them over 0, got {list(share)}")
+            raise ValueError(f"there must be {law}, of routes one over 0, got {list(share)}")
         self._share = torch.zeros(expected, dtype=torch.float64)
         self._share[: len(share)] = torch.tensor(share, dtype=torch.float64)
         self._turns = {} if ways.sites else _turns(ways.reached, expected)
@@ -182,15 +147,6 @@ def _turns(reached: dict[Path, set[int]], routes: int) -> dict[Path, Tensor]:
     return turns
 
 
-def _structure(net: RoutedNet) -> Any:
-    """The trunk as far as the structure depends on it."""
-    if net.trunk is None or not type(net).needs_confusion:
-        return None
-    slim = copy.copy(net.trunk)
-    object.__setattr__(slim, "state", {})
-    return slim
-
-
 def time_network(
     net: RoutedNet,
     knob: Knob,
@@ -207,17 +163,69 @@ def time_network(
         batches: sizes, one timing each.
         seconds: what a size may take, roughly.
     """
-    random = torch.Generator().manual_seed(0)
-    net = place(net, device).eval()
-    plain = place(_plain(net.backbone), device).eval()
-    traffic = Traffic(net, knob, share)
-    found = []
-    with torch.inference_mode():
-        for batch in batches:
-            images = torch.randn(batch, *net.backbone.image_shape, generator=random)
-            images = images.to(device, memory_format=torch.channels_last)
-            found.append(_time(net, plain, knob, traffic, images, random, seconds))
+    net, plain = place(net, device).eval(), place(_plain(net.backbone), device).eval()
+    traffic, found = Traffic(net, knob, share), []
+    for batch in batches:
+        with _timing():
+            images, random = _images(net, batch, device)
+            routed = _Routed(net, knob, traffic, images, random)
+            spent, static = _in_turn((routed, lambda: clock(lambda: plain(images), device)), seconds)  # noqa: B023
+            timing = Timing(
+                batch=batch,
+                p50=statistics.median(spent),
+                p95=statistics.quantiles(spent, n=20, method="inclusive")[-1],
+                static_p50=statistics.median(static),
+                macs=statistics.fmean(routed.macs[WARM_UP:]),
+                static_macs=float(mult_adds(plain, images)),
+            )
+        found.append(timing)
     return found
+
+
+def time_points(
+    net: RoutedNet,
+    points: Sequence[OperatingPoint],
+    device: torch.device,
+    batch: int,
+    seconds: float = POINT_SECONDS,
+) -> list[OperatingPoint]:
+    """The points with the median time of a batch as their ``latency``; of the routed network alone.
+
+    Args:
+        points: of this network.
+        seconds: what a point may take, roughly.
+    """
+    net, found = place(net, device).eval(), []
+    for point in points:
+        traffic = Traffic(net, point.knob, point.route_share)
+        with _timing():
+            (spent,) = _in_turn((_Routed(net, point.knob, traffic, *_images(net, batch, device)),), seconds)
+        found.append(replace(point, latency=statistics.median(spent)))
+    return found
+
+
+@contextmanager
+def _timing() -> Iterator[None]:
+    """No gradients, and nobody else on this machine who times: they would slow each other down."""
+    with torch.inference_mode(), open(_lock(), "rb") as lock:
+        flock(lock, LOCK_EX)  # gone with the file
+        yield
+
+
+def _lock() -> int:
+    """The file that all users of this machine lock, opened; it is never written, and never deleted."""
+    path = f"{tempfile.gettempdir()}/routesearch-timing.lock"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)  # not to be created again: it may be another's
+    except FileNotFoundError:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CREAT, 0o644)
+
+
+def _images(net: RoutedNet, batch: int, device: torch.device) -> tuple[Tensor, torch.Generator]:
+    """A batch of noise, and the source of its ways: the same ones at every call."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, *net.backbone.image_shape, generator=random)
+    return images.to(device, memory_format=torch.channels_last), random
 
 
 def _plain(backbone: Backbone) -> nn.Module:
@@ -225,38 +233,37 @@ def _plain(backbone: Backbone) -> nn.Module:
         return backbone.plain()
 
 
-def _time(
-    net: RoutedNet,
-    plain: nn.Module,
-    knob: Knob,
-    traffic: Traffic,
-    images: Tensor,
-    random: torch.Generator,
-    seconds: float,
-) -> Timing:
-    routed, static, macs = list[float](), list[float](), list[float]()
-    ends = 0.0
-    for turn in range(WARM_UP + MOST):
-        if turn == WARM_UP:
-            ends = time.perf_counter() + seconds
-        if turn >= WARM_UP + LEAST and time.perf_counter() > ends:
+class _Routed:
+    """Clocks a routed network, on other ways at every call, and keeps their mean MACs."""
+
+    def __init__(
+        self, net: RoutedNet, knob: Knob, traffic: Traffic, images: Tensor, random: torch.Generator
+    ) -> None:
+        self.net, self.knob, self.traffic = net, knob, traffic
+        self.images, self.random = images, random
+        self.macs: list[float] = []
+
+    def __call__(self) -> float:
+        meter = self.traffic.draw(self.images, self.random)
+        spent = clock(
+            lambda: (self.net.route(meter, self.images, self.knob), meter.bill()), self.images.device
+        )
+        self.macs.append(float(meter.bill().macs.double().mean()))
+        return spent
+
+
+def _in_turn(watches: Sequence[Callable[[], float]], seconds: float) -> list[list[float]]:
+    """What each watch says, one after the other again and again: what slows the machine slows all of them."""
+    for _ in range(WARM_UP):
+        for watch in watches:
+            watch()
+    ends, found = time.perf_counter() + seconds, [list[float]() for _ in watches]
+    for turn in range(MOST):
+        if turn >= LEAST and time.perf_counter() > ends:
             break
-        meter = traffic.draw(images, random)
-        spent = clock(lambda: (net.route(meter, images, knob), meter.bill()), images.device)  # noqa: B023
-        alone = clock(lambda: plain(images), images.device)
-        if turn >= WARM_UP:
-            routed.append(spent)
-            static.append(alone)
-            macs.append(float(meter.bill().macs.double().mean()))
-    cuts = statistics.quantiles(routed, n=20, method="inclusive")
-    return Timing(
-        batch=len(images),
-        p50=statistics.median(routed),
-        p95=cuts[-1],
-        static_p50=statistics.median(static),
-        macs=statistics.fmean(macs),
-        static_macs=float(mult_adds(plain, images)),
-    )
+        for watch, times in zip(watches, found, strict=True):
+            times.append(watch())
+    return found
 
 
 def clock(run: Callable[[], Any], device: torch.device) -> float:

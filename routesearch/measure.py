@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from routesearch.data.base import Data, Images
@@ -48,6 +47,8 @@ def measure(
         scores = replace(scores, prices=_prices(priced, scores.predictions.shape[1], device))
     if knobs is None:
         knobs = net.knobs(scores, labels)
+        if not knobs:
+            raise RunFailed(f"{net.name}: knobs must give one setting or more with scores, got none")
     first = data.inputs(next(images.chunks(BATCH)).pixels.to(device))
     if scores is None or not scores.predictions.shape[1]:
         _audited(net, first, knobs[0])
@@ -128,19 +129,15 @@ def _telling(points: Sequence[OperatingPoint]) -> list[int]:
 def _executed(
     net: RoutedNet, data: Data, images: Images, device: torch.device, knob: Knob, routes: int
 ) -> OperatingPoint:
-    parts: list[Routed] = [
-        run(net, data.inputs(chunk.pixels.to(device)), knob) for chunk in images.chunks(BATCH)
-    ]
-    logits, labels = torch.cat([p.logits for p in parts]), images.labels.to(device)
-    _check_finite(net, logits, knob)
-    macs = torch.cat([p.macs for p in parts]).double().mean().item()
-    sites = max(p.ran.shape[1] for p in parts)  # fewer where no image of a batch met one
-    if sites:
-        shares = torch.cat([F.pad(p.ran, (0, sites - p.ran.shape[1])) for p in parts]).double().mean(0)
-    else:
-        shares = torch.bincount(torch.cat([p.route for p in parts]), minlength=routes).double() / len(labels)
-    accuracy = logits.argmax(1).eq(labels).double().mean().item()
-    return OperatingPoint(knob, accuracy, macs, _shares(shares))
+    routed = Routed.joined(
+        [run(net, data.inputs(chunk.pixels.to(device)), knob) for chunk in images.chunks(BATCH)]
+    )
+    _check_finite(net, routed.logits, knob)
+    labels, shares = images.labels.to(device), routed.ran.double().mean(0)
+    if not routed.ran.shape[1]:
+        shares = torch.bincount(routed.route, minlength=routes).double() / len(labels)
+    accuracy = routed.logits.argmax(1).eq(labels).double().mean().item()
+    return OperatingPoint(knob, accuracy, routed.macs.double().mean().item(), _shares(shares))
 
 
 def _audited(net: RoutedNet, inputs: Tensor, knob: Knob) -> Routed:

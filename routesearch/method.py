@@ -76,6 +76,11 @@ class Trunk:
     accuracy: float
     confusion: Sequence[Sequence[float]] = ()
 
+    @property
+    def structure(self) -> Trunk:
+        """What a structure may depend on: all but the weights."""
+        return replace(self, state={})
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -156,6 +161,7 @@ class Stage:
         trains: modules whose parameters move (None: all); the rest is frozen and in eval mode.
         still: trained modules that stay in eval mode (batch norm under policy gradients).
         optimizer: parameters to an optimizer (None: the study's recipe); without the recipe's clipping.
+        rate: a factor of the learning rate throughout.
         schedule: progress to a factor of the learning rate (None: the study's, by default :func:`cosine`).
         batches: (labels, batch size, generator) to row numbers, one epoch of them.
         cache: a frozen front, run once for each image instead of in every epoch; its output becomes
@@ -168,6 +174,7 @@ class Stage:
     trains: Sequence[nn.Module] | None = None
     still: Sequence[nn.Module] = ()
     optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None
+    rate: float = 1.0
     schedule: Callable[[float], float] | None = None
     batches: Callable[[Tensor, int, torch.Generator], Iterator[Tensor]] = shuffled
     cache: Callable[[Tensor], Any] | None = None
@@ -271,7 +278,7 @@ def plan(method: type[RoutedNet], config: Space, backbone: Backbone, trunk: Trun
         if not cases:
             return _walk(method, config, backbone, None)
         if trunk is not None:
-            return _walk(method, config, backbone, replace(trunk, state={}))
+            return _walk(method, config, backbone, trunk.structure)
         return Plan.any_of([_walk(method, config, backbone, case) for case in cases])
     except Refusal:
         raise

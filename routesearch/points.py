@@ -7,7 +7,8 @@ ran for it, as torchinfo counts multiply-adds (:mod:`routesearch.routing`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -26,7 +27,15 @@ class HasCost(Protocol):
     def macs(self) -> float: ...
 
 
+class HasLatency(HasCost, Protocol):
+    """And perhaps a measured latency."""
+
+    @property
+    def latency(self) -> float | None: ...
+
+
 P = TypeVar("P", bound=HasCost)
+L = TypeVar("L", bound=HasLatency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +47,14 @@ class OperatingPoint:
         accuracy: share of images labelled right, in [0, 1].
         macs: mean multiply-adds per image.
         route_share: share of images per exit or leaf; for skips, share of images that ran each unit.
+        latency: seconds that the budget's batch takes (the median); None where it was not timed.
     """
 
     knob: Mapping[str, Any]
     accuracy: float
     macs: float
     route_share: tuple[float, ...] = ()
+    latency: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,7 @@ class Point:
     seed: int
     params: int
     route_share: tuple[float, ...] = ()
+    latency: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -115,7 +127,75 @@ def cheapest(points: Sequence[P]) -> P | None:
     return min(points, key=lambda p: (p.macs, -p.accuracy), default=None)
 
 
-def representative(points: Sequence[P], reference: float, budget: float | None) -> P:
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a point may cost; with both bounds it must meet both, without any everything is allowed.
+
+    Attributes:
+        max_macs: mean MACs per image on validation data.
+        max_latency: median seconds of a batch, on the machine and with the cores that trials have.
+        batch: images of that batch.
+    """
+
+    max_macs: float | None = None
+    max_latency: float | None = None
+    batch: int = 1
+
+    def __bool__(self) -> bool:
+        return self.max_macs is not None or self.max_latency is not None
+
+    def allows(self, point: HasLatency) -> bool:
+        """Whether a point is within it; one that was not timed is within no latency."""
+        if self.max_macs is not None and point.macs > self.max_macs:
+            return False
+        return self.max_latency is None or (point.latency is not None and point.latency <= self.max_latency)
+
+    def within(self, points: Iterable[L]) -> list[L]:
+        return [p for p in points if self.allows(p)]
+
+    def best(self, points: Iterable[L]) -> L | None:
+        """The most accurate point within it; of equals the cheapest. None if there is none."""
+        return best(self.within(points))
+
+    def volume(self, points: Iterable[HasLatency], reference: float) -> float:
+        """:func:`hypervolume` of the points within it, and of MACs within it only."""
+        return hypervolume(self.within(points), reference, self.max_macs)
+
+    def excess(self, points: Sequence[HasLatency]) -> dict[str, float]:
+        """What a sampler is told of a curve: by how much its best placed point is over, as a share.
+
+        At most 0 if some point is within the bound. ``latency`` speaks of both bounds where there are both:
+        the cheapest point and the fastest one need not be the same.
+        """
+        found = {}
+        if self.max_macs is not None:
+            found["macs"] = min(p.macs for p in points) / self.max_macs - 1
+        if self.max_latency is not None:
+            macs = math.inf if self.max_macs is None else self.max_macs
+            # A point that was not timed counts as one of twice the latency allowed.
+            found["latency"] = min(
+                max(2.0 if p.latency is None else p.latency / self.max_latency, p.macs / macs) - 1
+                for p in points
+            )
+        return found
+
+
+def undominated(points: Sequence[L]) -> list[L]:
+    """The points that no other beats in accuracy, MACs and latency together.
+
+    The best point within any budget is one of them; without latencies they are the front.
+    """
+    timed = [p.latency for p in points if p.latency is not None]
+    if not timed:
+        return front(points)
+    from moocore import is_nondominated
+
+    never = 2 * max(timed) + 1
+    costs = np.array([(-p.accuracy, p.macs, never if p.latency is None else p.latency) for p in points])
+    return [p for p, keep in zip(points, is_nondominated(costs, keep_weakly=True), strict=True) if keep]
+
+
+def representative(points: Sequence[L], reference: float, budget: Budget) -> L:
     """The one point that stands for a curve where only one can: for the sampler and for MLflow's metrics.
 
     The best point within the budget; without a budget (or with none within it) the point whose
@@ -126,7 +206,7 @@ def representative(points: Sequence[P], reference: float, budget: float | None) 
     """
     if not points:
         raise ValueError("a curve must have at least one point, got none")
-    within = best(points, budget) if budget is not None else None
+    within = budget.best(points) if budget else None
     if within is not None:
         return within
     curve = _distinct(front(points))  # of twins neither would be missed

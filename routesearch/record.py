@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from routesearch.points import OperatingPoint, Point
+from routesearch.points import Budget, OperatingPoint, Point
 
 
 class State(StrEnum):
@@ -54,7 +54,10 @@ class Outcome:
             "params": self.params,
             "training_macs": self.training_macs,
             "seconds": self.seconds,
-            "points": [[p.knob, p.accuracy, p.macs, p.route_share] for p in self.points],
+            "points": [
+                [p.knob, p.accuracy, p.macs, p.route_share, *([] if p.latency is None else [p.latency])]
+                for p in self.points
+            ],
         }
         if self.reason is not None:
             data |= {"reason": self.reason, "traceback": self.traceback}
@@ -63,7 +66,7 @@ class Outcome:
     @classmethod
     def loads(cls, text: str) -> Outcome:
         data = json.loads(text)
-        points = tuple(OperatingPoint(k, a, m, tuple(r)) for k, a, m, r in data.pop("points"))
+        points = tuple(OperatingPoint(k, a, m, tuple(r), *t) for k, a, m, r, *t in data.pop("points"))
         return cls(points=points, **{**data, "state": State(data["state"])})
 
     @classmethod
@@ -93,13 +96,16 @@ class TrialRecord:
     def state(self) -> State:
         return State.RUNNING if self.outcome is None else self.outcome.state
 
-    def points(self, budget: float | None, split: str = "validation") -> list[Point]:
+    def points(self, budget: Budget, split: str = "validation") -> list[Point]:
         """The stored curve as :class:`Point`, feasible or not under ``budget``."""
         return [] if self.outcome is None else self.mark(self.outcome.points, budget, split)
 
-    def mark(self, points: Iterable[OperatingPoint], budget: float | None, split: str) -> list[Point]:
-        """Give measured points this trial's origin."""
+    def mark(self, points: Iterable[OperatingPoint], budget: Budget, split: str) -> list[Point]:
+        """Give measured points this trial's origin, and the latency that was measured at the same knob."""
         params = 0 if self.outcome is None else self.outcome.params
+        own = () if self.outcome is None else self.outcome.points
+        latency = {_text(p.knob): p.latency for p in own if p.latency is not None}
+        timed = [replace(p, latency=latency.get(_text(p.knob))) for p in points] if latency else points
         return [
             Point(
                 trial=self.number,
@@ -108,16 +114,17 @@ class TrialRecord:
                 knob=p.knob,
                 accuracy=p.accuracy,
                 macs=p.macs,
-                feasible=budget is None or p.macs <= budget,
+                feasible=budget.allows(p),
                 split=split,
                 seed=self.seed,
                 params=params,
                 route_share=p.route_share,
+                latency=p.latency,
             )
-            for p in points
+            for p in timed
         ]
 
-    def as_dict(self, budget: float | None) -> dict[str, Any]:
+    def as_dict(self, budget: Budget) -> dict[str, Any]:
         """The row of ``routesearch trials --json``."""
         return {
             "number": self.number,
@@ -129,3 +136,7 @@ class TrialRecord:
             "training_macs": 0 if self.outcome is None else self.outcome.training_macs,
             "points": [p.as_dict() for p in self.points(budget)],
         }
+
+
+def _text(knob: Mapping[str, Any]) -> str:
+    return json.dumps(knob, sort_keys=True)

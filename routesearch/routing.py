@@ -43,6 +43,16 @@ class Routed:
     route: Tensor
     ran: Tensor
 
+    @classmethod
+    def joined(cls, parts: Sequence[Routed]) -> Routed:
+        """Several batches as one; an image that met fewer blocks to skip than others ran none of the rest."""
+        return cls(
+            torch.cat([part.logits for part in parts]),
+            torch.cat([part.macs for part in parts]),
+            torch.cat([part.route for part in parts]),
+            _side_by_side([part.ran for part in parts]),
+        )
+
 
 @dataclass
 class _Batch:
@@ -99,9 +109,13 @@ class Meter:
             yield (way, self, *state)
             return
         choice = choice.long()
-        counts = torch.bincount(choice, minlength=ways).tolist()  # the one wait for the device
-        if len(counts) > ways:
-            raise ValueError(f"choice < ways must hold, got choice={len(counts) - 1}, ways={ways}")
+        counts = torch.bincount(
+            choice.clamp(-1, ways) + 1, minlength=ways + 2
+        ).tolist()  # one wait for the device
+        under, *counts, over = counts
+        if under or over:
+            low, high = int(choice.min()), int(choice.max())
+            raise ValueError(f"0 <= choice < ways must hold, got {low} to {high}, ways={ways}")
         if max(counts) == len(self):  # nobody parts: nothing to gather
             yield (counts.index(len(self)), self, *state)
             return
@@ -167,10 +181,9 @@ class Meter:
             none = torch.zeros(0, dtype=torch.int64, device=device)
             return Routed(torch.empty(0, 0, device=device), none, none, none.bool()[:, None][:, :0])
         if len(batch.logits) == 1:
-            whole = torch.full((count,), batch.route[0], device=device)
-            return Routed(batch.logits[0], batch.macs[0], whole, batch.ran[0])
-        sites = max(ran.shape[1] for ran in batch.ran)
-        ran = torch.cat([F.pad(r, (0, sites - r.shape[1])) for r in batch.ran])
+            route = torch.full((count,), batch.route[0], device=device)
+            return Routed(batch.logits[0], batch.macs[0], route, batch.ran[0])
+        ran = _side_by_side(batch.ran)
         sizes = torch.tensor([len(logits) for logits in batch.logits], device=device)
         route = torch.tensor(batch.route, device=device).repeat_interleave(sizes, output_size=count)
         whole = torch.cat(batch.logits), torch.cat(batch.macs), route, ran
@@ -275,6 +288,12 @@ def _check_choice(choice: Tensor, images: int) -> None:
     if choice.shape != (images,) or choice.is_floating_point():
         got = f"{choice.dtype} of shape {tuple(choice.shape)} for {images} images"
         raise ValueError(f"a choice must be one integer or bool per image, got {got}")
+
+
+def _side_by_side(ran: Sequence[Tensor]) -> Tensor:
+    """Images x sites of several groups as one, sites that a group did not meet filled up with False."""
+    sites = max(part.shape[1] for part in ran)
+    return torch.cat([F.pad(part, (0, sites - part.shape[1])) for part in ran])
 
 
 def _rows(state: Tensors, take: Tensor) -> Tensors:

@@ -17,14 +17,15 @@ from routesearch.recipe import Recipe
 
 NOT_YET = {
     "confirm": "confirmation by more seeds",
-    "budget.max_latency": "a latency budget",
-    "budget.batch": "a latency budget",
     "storage.journal": "a shared journal",
 }
 """Keys of the study format that this version does not serve; a value other than null is refused by name."""
 
 USUAL_NAME = "study.yaml"
 """What ``init`` calls a study file."""
+
+MOST_BATCH = 1 << 16
+"""Images of a batch that is timed, at most."""
 
 Sampler = Literal["tpe", "random", "nsga2", "qmc", "gp"]
 """The Optuna samplers that a study may name."""
@@ -52,6 +53,24 @@ def macs_of(text: str, reference: float) -> float:
     unit = text[-1].lower() if text[-1].isalpha() else ""
     number = float(text[:-1] if unit else text)
     return number * reference if unit == "x" else number * _UNITS[unit]
+
+
+def parse_latency(value: object) -> float | None:
+    """Seconds of ``500us``, ``2ms``, ``0.1s``; None stays None."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s)", str(value).strip().lower())
+    if found is None or not 0 < float(found[1]) < 1e9:
+        raise ValueError("a latency must be more than 0 with its unit, such as 500us, 2ms or 0.1s")
+    return float(found[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[found[2]]
+
+
+def _batches(value: object) -> object:
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _told_once(batches: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return None if batches is None else tuple(sorted(set(batches)))
 
 
 def parse_time(value: object) -> float | None:
@@ -126,6 +145,24 @@ class BudgetConfig(Part):
         None,
         description="mean MACs per image: 40M, 1.2G, 0.4x of the backbone; null: the whole front is the goal",
     )
+    max_latency: Annotated[float | None, BeforeValidator(parse_latency)] = Field(
+        None,
+        description="median time of a batch, as timed after each trial: 500us, 2ms, 0.1s; beside max_macs"
+        " a point must meet both",
+    )
+    batch: int = Field(1, ge=1, le=MOST_BATCH, description="images of the batch that max_latency is of")
+
+
+class LatencyConfig(Part):
+    batch: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MOST_BATCH)], ...] | None,
+        BeforeValidator(_batches),
+        AfterValidator(_told_once),
+    ] = Field(
+        None,
+        min_length=1,
+        description="batch sizes at which the front is timed when a search ends, such as [1, 64]; null: none",
+    )
 
 
 class SearchConfig(Part):
@@ -176,6 +213,7 @@ class StudyConfig(Part):
     resources: ResourcesConfig = ResourcesConfig()
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
+    latency: LatencyConfig = LatencyConfig()
     plugins: list[str] = Field([], description="plain Python files with hooks in them")
 
     @property
@@ -273,7 +311,7 @@ def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
         raise Refusal(f"{path}: methods: {law}, got {short(values['methods'])}")
     if isinstance(values.get("methods"), dict):
         values["methods"] = {str(k): {} if v is None else v for k, v in values["methods"].items()}
-    for key in ("budget", "search", "training", "resources", "storage", "tracking", "plugins"):
+    for key in ("budget", "search", "training", "resources", "storage", "tracking", "latency", "plugins"):
         if key in values and values[key] is None:
             del values[key]
     values.setdefault("name", path.stem)

@@ -125,6 +125,18 @@ def exit_thresholds(
     return list(map(list, dict.fromkeys(map(tuple, found))))
 
 
+def spread_thresholds(scores: Tensor, count: int) -> list[float]:
+    """Thresholds spread evenly over a set of scores, both ends beyond all of them; none at a score.
+
+    Args:
+        scores: any shape, any device; their order does not matter.
+        count: at most so many; few different scores have fewer places between them.
+    """
+    middles = _midpoints(scores.detach().flatten().cpu().numpy())
+    at = (np.linspace(0, 1, count) * (len(middles) - 1)).round().astype(np.int64)
+    return list(dict.fromkeys(middles[at].astype(np.float64).tolist()))
+
+
 def _curve(scores: Scores, labels: Tensor, search: str) -> Curve:
     if search == "front":
         return exit_front(scores, labels)

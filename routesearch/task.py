@@ -21,6 +21,7 @@ from routesearch.errors import Refusal
 from routesearch.meta import shapes_only
 from routesearch.method import RoutedNet, plan
 from routesearch.plugins import Registry, Shelf, load_plugins
+from routesearch.points import Budget
 from routesearch.pretrained import content, is_whole, read_weights
 from routesearch.pricing import Interval, mult_adds
 from routesearch.reading import explain
@@ -88,10 +89,11 @@ class Task:
         return float(reference_cost(self.backbone)[1])
 
     @cached_property
-    def budget(self) -> float | None:
-        """The largest mean MACs per image, None without a budget."""
-        text = self.config.budget.max_macs
-        return None if text is None else macs_of(text, self.reference)
+    def budget(self) -> Budget:
+        """What a point may cost."""
+        wish = self.config.budget
+        macs = None if wish.max_macs is None else macs_of(wish.max_macs, self.reference)
+        return Budget(macs, wish.max_latency, wish.batch)
 
     @cached_property
     def data(self) -> Data:
@@ -129,8 +131,8 @@ class Task:
         return self._prices[key]
 
     def within(self, bounds: Interval) -> bool:
-        """Whether the cheapest route meets the budget; if not, the config is refused."""
-        return self.budget is None or bounds.min <= self.budget
+        """Whether the cheapest route meets the budget of MACs; if not, the config is refused."""
+        return self.budget.max_macs is None or bounds.min <= self.budget.max_macs
 
     def reach(self, method: str, draws: int = DRAWS) -> Reach:
         """Price the field extremes and some random draws of a method's space."""
@@ -190,7 +192,7 @@ class Task:
         if self.within(low):
             return None
         return (
-            f"budget.max_macs: some route must cost at most {self.budget:,.0f} MACs, "
+            f"budget.max_macs: some route must cost at most {self.budget.max_macs:,.0f} MACs, "
             f"the cheapest found is {low.min:,} ({low.min / self.reference:.3f}x, method {cheapest})"
         )
 
@@ -201,12 +203,18 @@ class Task:
         path = config.weights_file
         with _naming(f"{config.where}: backbone.weights"):
             weights = {} if path is None else {"backbone.weights": content(path)}
-        return weights | {
-            "data": f"{config.data['name']} {digest(self.dataset.settings())} {self.data.fingerprint()}",
-            "backbone": config.backbone.name,
-            **{f"training.{name}": str(value) for name, value in training.items()},
-            "search.seed": str(config.search.seed),
-        }
+        budget = config.budget  # a curve without latencies, or of another batch, cannot be held against it
+        timed = {} if budget.max_latency is None else {"budget.max_latency": f"given, batch {budget.batch}"}
+        return (
+            weights
+            | timed
+            | {
+                "data": f"{config.data['name']} {digest(self.dataset.settings())} {self.data.fingerprint()}",
+                "backbone": config.backbone.name,
+                **{f"training.{name}": str(value) for name, value in training.items()},
+                "search.seed": str(config.search.seed),
+            }
+        )
 
     def inputs(self) -> dict[str, Any]:
         """What a trained network must know of its images, as JSON: a model is saved without the data."""
@@ -335,8 +343,10 @@ class Blueprint:
         shape = shape or (known.shape if known else None)
         classes = classes or (len(known.class_names) if known and known.class_names else None)
         if shape is None or classes is None:
+            pairs = (("image shape (C,H,W)", shape), ("the number of classes", classes))
+            missing = " and ".join(text for text, value in pairs if value is None)
             what = f"data set {dataset!r} has no fixed shape and classes" if known else "no data set is named"
-            raise Refusal(f"{what}: image shape (C,H,W) and the number of classes must be given")
+            raise Refusal(f"{what}: {missing} must be given")
         built = backbone_class(shape, classes, width)
         try:
             return cls(kind, kind.space(built).narrow(fields).default(), built)

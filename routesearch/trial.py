@@ -15,13 +15,18 @@ import torch
 from routesearch.data.base import Data
 from routesearch.errors import origin
 from routesearch.fit import fit, place, states
+from routesearch.latency import MOST_TIMED, time_network, time_points
 from routesearch.measure import measure
 from routesearch.method import Knob, RoutedNet, Trunk
 from routesearch.points import OperatingPoint, thin
 from routesearch.record import Outcome, State
 from routesearch.task import Task
+from routesearch.timing import Timing
 
 Weights = Mapping[str, npt.NDArray[Any]]
+
+FRONT_SECONDS = 0.5
+"""What one point of the front may take at one batch size, with the static backbone beside it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def run_trial(
         net = place(build_net(spec, task, trunk), device)
         recipe = task.config.training
         fitted = fit(net, net.stages(), data, recipe, epochs=recipe.epochs, seed=spec.seed, device=device)
-        points = thin(measure(net, data, data.validation, device))
+        points = _timed(net, thin(measure(net, data, data.validation, device)), task, device)
         outcome = Outcome(
             State.FINISHED,
             points=tuple(points),
@@ -74,9 +79,37 @@ def measure_again(
     split: str = "test",
 ) -> list[OperatingPoint]:
     """The stored weights at the same knobs on another split."""
+    net = _load_net(spec, weights, task, trunk)
+    return measure(place(net, device), data, data.split(split), device, knobs)
+
+
+def time_again(
+    spec: TrialSpec,
+    point: OperatingPoint,
+    weights: Weights,
+    task: Task,
+    trunk: Trunk | None,
+    device: torch.device,
+    batches: Sequence[int],
+) -> list[Timing]:
+    """The stored weights at one operating point, timed beside the static backbone."""
+    net = _load_net(spec, weights, task, trunk)
+    return time_network(net, point.knob, point.route_share, device, batches, FRONT_SECONDS)
+
+
+def _timed(
+    net: RoutedNet, points: list[OperatingPoint], task: Task, device: torch.device
+) -> list[OperatingPoint]:
+    """Where latency is a budget: some points, spread along the curve, with theirs; only these are kept."""
+    if task.budget.max_latency is None:
+        return points
+    return time_points(net, thin(points, MOST_TIMED), device, task.budget.batch)
+
+
+def _load_net(spec: TrialSpec, weights: Weights, task: Task, trunk: Trunk | None) -> RoutedNet:
     net = build_net(spec, task, trunk)
     net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
-    return measure(place(net, device), data, data.split(split), device, knobs)
+    return net
 
 
 def build_net(spec: TrialSpec, task: Task, trunk: Trunk | None) -> RoutedNet:

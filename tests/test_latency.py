@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -9,9 +13,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from routesearch import latency
 from routesearch.backbones.base import Backbone
-from routesearch.latency import Timing, Traffic, time_network
+from routesearch.latency import Traffic, time_network, time_points
 from routesearch.method import Knob, RoutedNet, Scores, Stage, plan
+from routesearch.points import OperatingPoint
 from routesearch.pricing import mult_adds
 from routesearch.routing import Meter
 from routesearch.space import Space
@@ -105,7 +111,7 @@ def test_a_share_for_each_route_is_needed(pocket: Backbone) -> None:
     net = Tree(Tree.Config(), pocket)
     for share in ([], [0.2] * 5, [0.0] * 4):
         with pytest.raises(
-            ValueError, match=r"a share for each of 4 routes or sites, one of them over 0, got"
+            ValueError, match=r"a share for each of 4 routes or sites, of routes one over 0, got"
         ):
             Traffic(net, {}, share)
     assert set(routed(net, [0.5, 0.5], 100).route.tolist()) == {0, 1}, "what is not named gets none"
@@ -124,17 +130,83 @@ def test_what_is_timed_is_what_the_shares_cost(pocket: Backbone) -> None:
         assert timing.static_p50 > 0
 
 
-def test_savings_are_shares_of_the_static_network() -> None:
-    timing = Timing(batch=8, p50=0.004, p95=0.005, static_p50=0.016, macs=10.0, static_macs=50.0)
-    assert timing.mac_saving == pytest.approx(0.8)
-    assert timing.time_saving == pytest.approx(0.75)
-    assert timing.images_per_second == pytest.approx(2000)
-    shown = timing.as_dict()
-    assert (shown["p50_ms"], shown["p95_ms"], shown["static_p50_ms"]) == pytest.approx((4, 5, 16))
-
-
 def test_a_plugins_network_can_be_timed(own_method: ModuleType, pocket: Backbone) -> None:
     method = next(m for m in own_method.routesearch_methods())
     net = method(method.space(pocket).default(), pocket)
     (timing,) = time_network(net, net.knobs()[0], [0.5, 0.5], CPU, batches=(4,), seconds=0.02)
     assert timing.macs < timing.static_macs * 2
+
+
+def test_all_blocks_may_be_skipped(pocket: Backbone) -> None:
+    bill = routed(Skips(Skips.Config(), pocket), [0.0, 0.0], 50)
+    assert not bill.ran.any()
+
+
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that says 1 ms, 2 ms, 3 ms and so on, whatever runs; what it said so far."""
+    said: list[float] = []
+
+    def clock(run: Callable[[], Any], device: torch.device) -> float:
+        run()
+        said.append(0.001 * (len(said) + 1))
+        return said[-1]
+
+    monkeypatch.setattr(latency, "clock", clock)
+    monkeypatch.setattr(latency, "LEAST", 10)
+    return said
+
+
+def test_medians_and_tails_of_what_the_clock_said(pocket: Backbone, ticks: list[float]) -> None:
+    net = Tree(Tree.Config(), pocket)
+    (timing,) = time_network(net, {}, [1.0, 0, 0, 0], CPU, batches=(2,), seconds=0)
+    counted = ticks[2 * latency.WARM_UP :]
+    assert len(counted) == 20, "ten of each network, in turn"
+    routed, static = counted[::2], counted[1::2]
+    assert timing.p50 == pytest.approx((routed[4] + routed[5]) / 2)
+    assert timing.static_p50 == pytest.approx((static[4] + static[5]) / 2)
+    assert timing.p95 == pytest.approx(routed[8] + 0.55 * (routed[9] - routed[8]))
+
+
+def test_points_are_timed_alone_and_keep_the_rest(pocket: Backbone, ticks: list[float]) -> None:
+    points = [OperatingPoint({}, 0.5, 1.0, (1.0,)), OperatingPoint({}, 0.6, 2.0, (0, 0, 0.5, 0.5))]
+    found = time_points(Tree(Tree.Config(), pocket), points, CPU, batch=3, seconds=0)
+    assert len(ticks) == 2 * (latency.WARM_UP + latency.LEAST), "no static network beside them"
+    assert [(p.accuracy, p.macs, p.route_share) for p in found] == [
+        (p.accuracy, p.macs, p.route_share) for p in points
+    ]
+    middle = latency.WARM_UP + (latency.LEAST + 1) / 2
+    whole = latency.WARM_UP + latency.LEAST
+    assert [p.latency for p in found] == pytest.approx([0.001 * middle, 0.001 * (whole + middle)])
+
+
+def test_no_two_timings_run_at_once(
+    pocket: Backbone, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    taken: list[bool] = []
+
+    def clock(run: Callable[[], Any], device: torch.device) -> float:
+        (file,) = tmp_path.iterdir()
+        other = os.open(file, os.O_RDONLY)
+        try:
+            flock(other, LOCK_EX | LOCK_NB)
+            taken.append(False)
+        except BlockingIOError:
+            taken.append(True)
+        finally:
+            os.close(other)
+        run()
+        return 1.0
+
+    monkeypatch.setattr(latency, "clock", clock)
+    net, point = Tree(Tree.Config(), pocket), OperatingPoint({}, 0.5, 1.0, (1.0,))
+    time_network(net, {}, [1.0], CPU, batches=(1,), seconds=0)
+    time_points(net, [point], CPU, batch=1, seconds=0)
+    assert taken
+    assert all(taken)
+    (file,) = tmp_path.iterdir()
+    file.chmod(0o444)  # another user's
+    time_points(net, [point], CPU, batch=1, seconds=0)
+    with file.open("rb") as lock:
+        flock(lock, LOCK_EX | LOCK_NB)  # free again

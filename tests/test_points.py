@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routesearch.points import (
+    Budget,
     OperatingPoint,
     Point,
     best,
@@ -19,6 +20,7 @@ from routesearch.points import (
     hypervolume,
     representative,
     thin,
+    undominated,
 )
 
 REFERENCE = 1000.0
@@ -127,7 +129,7 @@ def test_of_nothing_there_is_none() -> None:
 def test_representative_is_on_the_front_and_within_the_budget_where_one_is(
     points: list[OperatingPoint], budget: float | None
 ) -> None:
-    found = representative(points, REFERENCE, budget)
+    found = representative(points, REFERENCE, Budget(budget))
     if budget is not None and best(points, budget) is not None:
         assert key(found) == key(best(points, budget))  # type: ignore[arg-type]
     else:
@@ -136,24 +138,24 @@ def test_representative_is_on_the_front_and_within_the_budget_where_one_is(
 
 def test_representative_without_a_budget_has_the_largest_share() -> None:
     curve = [point(0.3, 100), point(0.8, 200), point(0.85, 900), point(0.99, 3000)]
-    assert representative(curve, REFERENCE, None) is curve[1]
-    assert representative(curve, REFERENCE, 50) is curve[1], "none within: as without a budget"
-    assert representative(curve, REFERENCE, 950) is curve[2]
+    assert representative(curve, REFERENCE, Budget()) is curve[1]
+    assert representative(curve, REFERENCE, Budget(50)) is curve[1], "none within: as without a budget"
+    assert representative(curve, REFERENCE, Budget(950)) is curve[2]
 
 
 def test_a_twin_does_not_take_its_share_away() -> None:
     curve = [point(0.3, 100), point(0.8, 200), point(0.8, 200), point(0.85, 900)]
-    assert key(representative(curve, REFERENCE, None)) == (200, 0.8)
+    assert key(representative(curve, REFERENCE, Budget())) == (200, 0.8)
 
 
 def test_representative_of_points_beyond_the_reference_is_the_nearest() -> None:
     curve = [point(0.99, 3000), point(0.9, 1500)]
-    assert representative(curve, REFERENCE, None) is curve[1]
+    assert representative(curve, REFERENCE, Budget()) is curve[1]
 
 
 def test_representative_of_an_empty_curve_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one point"):
-        representative([], REFERENCE, None)
+        representative([], REFERENCE, Budget())
 
 
 @given(st.lists(COARSE | FINE, max_size=60), st.integers(2, 9))
@@ -178,5 +180,84 @@ def test_thin_spreads_evenly() -> None:
 def test_a_point_is_a_plain_row() -> None:
     row = Point(3, "static", {"w": 1}, {"t": 0.5}, 0.9, 1e6, True, "test", 7, 100, (0.25, 0.75))
     assert row.as_dict() == asdict(row)
-    names = "trial, method, config, knob, accuracy, macs, feasible, split, seed, params, route_share"
+    names = "trial, method, config, knob, accuracy, macs, feasible, split, seed, params, route_share, latency"
     assert list(row.as_dict()) == names.split(", ")
+
+
+# ---- budgets -------------------------------------------------------------------------------------------
+
+LIMITS = st.none() | st.integers(1, 24).map(lambda n: n * 50.0)
+TIMED = st.lists(
+    st.builds(
+        lambda a, m, t: OperatingPoint({}, a / 8, m * 50.0, latency=None if t is None else t * 50.0),
+        st.integers(0, 8),
+        st.integers(0, 24),
+        st.none() | st.integers(1, 24),
+    ),
+    min_size=1,
+    max_size=12,
+)
+BUDGETS = st.builds(Budget, LIMITS, LIMITS)
+
+
+@given(TIMED, BUDGETS)
+def test_a_point_is_within_a_budget_that_it_meets_in_every_bound(
+    points: list[OperatingPoint], budget: Budget
+) -> None:
+    def meets(p: OperatingPoint) -> bool:
+        cheap = budget.max_macs is None or p.macs <= budget.max_macs
+        fast = budget.max_latency is None or (p.latency is not None and p.latency <= budget.max_latency)
+        return cheap and fast
+
+    assert budget.within(points) == [p for p in points if meets(p)]
+    assert bool(budget) is (budget != Budget())
+    if not budget:
+        assert budget.within(points) == points
+
+
+@given(TIMED, BUDGETS)
+def test_what_a_sampler_is_told_says_whether_a_point_is_within(
+    points: list[OperatingPoint], budget: Budget
+) -> None:
+    told = budget.excess(points)
+    assert set(told) == {k for k, v in (("macs", budget.max_macs), ("latency", budget.max_latency)) if v}
+    assert all(math.isfinite(value) for value in told.values())
+    assert all(value <= 0 for value in told.values()) is bool(budget.within(points))
+
+
+def test_the_excess_is_the_share_over_the_limit() -> None:
+    points = [OperatingPoint({}, 0.5, 100.0, latency=0.004), OperatingPoint({}, 0.9, 300.0, latency=0.001)]
+    assert Budget(200.0).excess(points) == {"macs": -0.5}
+    assert Budget(None, 0.002).excess(points) == {"latency": -0.5}
+    assert Budget(200.0, 0.002).excess(points) == {"macs": -0.5, "latency": 0.5}, "no point meets both"
+    assert Budget(None, 0.002).excess([OperatingPoint({}, 0.5, 1.0)]) == {"latency": 1.0}, "not timed"
+    assert Budget().excess(points) == {}
+
+
+@given(TIMED, BUDGETS)
+def test_the_best_within_any_budget_is_among_the_undominated(
+    points: list[OperatingPoint], budget: Budget
+) -> None:
+    some, best_of_all, best_of_some = (
+        undominated(points),
+        budget.best(points),
+        budget.best(undominated(points)),
+    )
+    assert (best_of_all is None) is (best_of_some is None)
+    if best_of_all is not None and best_of_some is not None:
+        assert (best_of_some.accuracy, best_of_some.macs) == (best_of_all.accuracy, best_of_all.macs)
+    assert budget.volume(some, REFERENCE) == pytest.approx(budget.volume(points, REFERENCE))
+    assert budget.volume(points, REFERENCE) <= hypervolume(points, REFERENCE) + 1e-12
+
+
+@given(SOME)
+def test_without_latencies_the_undominated_are_the_front(points: list[OperatingPoint]) -> None:
+    assert undominated(points) == front(points)
+    limit = Budget(500.0)
+    assert limit.volume(points, REFERENCE) == pytest.approx(hypervolume(points, REFERENCE, 500.0))
+
+
+def test_the_representative_respects_the_latency() -> None:
+    slow, fast = OperatingPoint({}, 0.9, 100.0, latency=0.004), OperatingPoint({}, 0.6, 400.0, latency=0.001)
+    assert representative([slow, fast], REFERENCE, Budget(None, 0.002)) is fast
+    assert representative([slow, fast], REFERENCE, Budget(300.0, 0.002)) is slow, "none within: no budget"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routesearch.points import OperatingPoint
+from routesearch.points import Budget, OperatingPoint
 from routesearch.record import Outcome, State, TrialRecord
 
 NUMBERS = st.floats(0, 1e15, allow_nan=False)
@@ -63,9 +63,10 @@ CURVE = Outcome(
 
 
 @pytest.mark.parametrize(
-    ("budget", "feasible"), [(None, [True, True]), (80.0, [True, True]), (79.9, [True, False])]
+    ("budget", "feasible"),
+    [(Budget(), [True, True]), (Budget(80.0), [True, True]), (Budget(79.9), [True, False])],
 )
-def test_points_carry_their_origin_and_whether_they_fit(budget: float | None, feasible: list[bool]) -> None:
+def test_points_carry_their_origin_and_whether_they_fit(budget: Budget, feasible: list[bool]) -> None:
     points = record(CURVE).points(budget)
     assert [p.feasible for p in points] == feasible
     assert {(p.trial, p.method, p.seed, p.params, p.split) for p in points} == {
@@ -77,12 +78,12 @@ def test_points_carry_their_origin_and_whether_they_fit(budget: float | None, fe
 
 
 def test_points_measured_elsewhere_are_marked_so() -> None:
-    again = record(CURVE).mark([OperatingPoint({"t": 1}, 0.4, 21.0)], 20.0, "test")
+    again = record(CURVE).mark([OperatingPoint({"t": 1}, 0.4, 21.0)], Budget(20.0), "test")
     assert [(p.split, p.feasible, p.accuracy) for p in again] == [("test", False, 0.4)]
 
 
 def test_a_row_of_the_trials_table() -> None:
-    row = record(CURVE).as_dict(80.0)
+    row = record(CURVE).as_dict(Budget(80.0))
     assert list(row) == ["number", "method", "config", "state", "reason", "seed", "training_macs", "points"]
     assert (row["state"], row["reason"], row["training_macs"], len(row["points"])) == (
         "finished",
@@ -94,10 +95,24 @@ def test_a_row_of_the_trials_table() -> None:
 
 
 def test_a_running_trial_has_no_points() -> None:
-    row = record(None).as_dict(None)
+    row = record(None).as_dict(Budget())
     assert (row["state"], row["points"], row["training_macs"], row["reason"]) == ("running", [], 0, None)
 
 
 def test_a_failed_trial_shows_its_reason() -> None:
-    row = record(Outcome.failure("RunFailed: NaN")).as_dict(None)
+    row = record(Outcome.failure("RunFailed: NaN")).as_dict(Budget())
     assert (row["state"], row["reason"], row["points"]) == ("failed", "RunFailed: NaN", [])
+
+
+def test_latencies_are_kept_and_pass_to_the_same_knob_on_test() -> None:
+    timed = Outcome(
+        State.FINISHED,
+        (OperatingPoint({"t": 1}, 0.5, 20.0, (1.0,), 0.002), OperatingPoint({"t": 2}, 0.6, 30.0)),
+    )
+    assert Outcome.loads(timed.dumps()) == timed
+    budget = Budget(None, 0.003)
+    assert [(p.latency, p.feasible) for p in record(timed).points(budget)] == [(0.002, True), (None, False)]
+    again = record(timed).mark(
+        [OperatingPoint({"t": 1}, 0.4, 21.0), OperatingPoint({"t": 2}, 0.5, 31.0)], budget, "test"
+    )
+    assert [(p.split, p.latency, p.feasible) for p in again] == [("test", 0.002, True), ("test", None, False)]

@@ -14,12 +14,12 @@ import pytest
 
 from routesearch import report
 from routesearch.errors import Refusal
-from routesearch.points import Point, front
+from routesearch.points import Budget, Point, front
 from routesearch.record import TrialRecord
 from routesearch.report.chart import MOST_FAINT, chart
 from routesearch.report.table import mega, short
 
-REFERENCE, BUDGET = 3.2e6, 1.6e6
+REFERENCE, BUDGET = 3.2e6, Budget(1.6e6)
 
 
 def point(trial: int, accuracy: float, macs: float, method: str = "static", **changes: Any) -> Point:
@@ -30,7 +30,7 @@ def point(trial: int, accuracy: float, macs: float, method: str = "static", **ch
         "seed": 0,
         "params": 1,
     }
-    return Point(trial, method, accuracy=accuracy, macs=macs, feasible=macs <= BUDGET, **usual | changes)
+    return Point(trial, method, accuracy=accuracy, macs=macs, feasible=macs <= 1.6e6, **usual | changes)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_csv_holds_the_exact_values(every: list[Point], tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [float(row["macs"]) for row in rows] == [p.macs for p in chosen]
     assert [json.loads(row["config"]) for row in rows] == [dict(p.config) for p in chosen]
-    assert [row["feasible"] for row in rows] == [str(p.macs <= BUDGET).lower() for p in chosen]
+    assert [row["feasible"] for row in rows] == [str(p.macs <= 1.6e6).lower() for p in chosen]
 
 
 def test_the_stairs_hold_an_accuracy_until_a_point_buys_more() -> None:
@@ -85,7 +85,7 @@ def test_the_stairs_hold_an_accuracy_until_a_point_buys_more() -> None:
 
 def test_on_test_the_stairs_pass_above_a_point_that_fell_behind() -> None:
     points = [point(0, 0.8, 0.4e6, split="test"), point(1, 0.7, 1.6e6, split="test")]
-    assert chart(points, [], None, REFERENCE).stairs()[1] == [80.0, 80.0, 80.0]
+    assert chart(points, [], Budget(), REFERENCE).stairs()[1] == [80.0, 80.0, 80.0]
 
 
 def test_points_of_the_front_or_of_another_split_are_not_drawn_faint() -> None:
@@ -104,18 +104,18 @@ def test_a_dense_cloud_is_thinned_and_counted() -> None:
 def test_the_best_within_the_budget_is_marked() -> None:
     points = [point(0, 0.5, 1e6), point(1, 0.8, 1.6e6), point(2, 0.9, 1.7e6)]
     assert chart(points, [], BUDGET, REFERENCE).best is points[1]
-    assert chart(points, [], None, REFERENCE).best is None
+    assert chart(points, [], Budget(), REFERENCE).best is None
 
 
 def test_a_front_over_decades_gets_a_logarithmic_axis() -> None:
-    assert chart([point(0, 0.5, 1e4), point(1, 0.9, 1e6)], [], None, REFERENCE).logarithmic
-    assert not chart([point(0, 0.5, 1e6)], [], None, REFERENCE).logarithmic
+    assert chart([point(0, 0.5, 1e4), point(1, 0.9, 1e6)], [], Budget(), REFERENCE).logarithmic
+    assert not chart([point(0, 0.5, 1e6)], [], Budget(), REFERENCE).logarithmic
 
 
 def test_a_method_that_joins_later_leaves_the_others_their_colours() -> None:
     early = [point(0, 0.5, 1e6, "skipnet"), point(1, 0.6, 2e6, "dgate")]
-    before = chart(early, [], None, REFERENCE).colours
-    after = chart([*early, point(2, 0.7, 2.5e6, "actor")], [], None, REFERENCE).colours
+    before = chart(early, [], Budget(), REFERENCE).colours
+    after = chart([*early, point(2, 0.7, 2.5e6, "actor")], [], Budget(), REFERENCE).colours
     assert {name: after[name] for name in before} == before
     assert len(set(after.values())) == 3
 
@@ -127,17 +127,15 @@ def test_the_window_shows_the_whole_front(every: list[Point]) -> None:
     assert c.y[0] < 100 * c.front[0].accuracy < 100 * c.front[-1].accuracy < c.y[1]
 
 
-@pytest.mark.parametrize("budget", [BUDGET, None])
-def test_the_picture_is_a_png_of_its_own_size(
-    every: list[Point], tmp_path: Path, budget: float | None
-) -> None:
+@pytest.mark.parametrize("budget", [BUDGET, Budget()])
+def test_the_picture_is_a_png_of_its_own_size(every: list[Point], tmp_path: Path, budget: Budget) -> None:
     from matplotlib.image import imread
 
     report.front_figure_png(front(every), every, budget, REFERENCE, tmp_path / "front.png", "study")
     picture = imread(tmp_path / "front.png")
     assert picture.shape[:2] == (676, 1092)
     reds = (picture[..., 0] > 0.7) & (picture[..., 1] < 0.35)  # the budget's line
-    assert bool(reds.sum(axis=0).max() > 200) is (budget is not None)
+    assert bool(reds.sum(axis=0).max() > 200) is (bool(budget))
 
 
 class _Page(HTMLParser):
@@ -186,8 +184,8 @@ def test_a_path_that_cannot_be_written_is_refused(write: str, tmp_path: Path) ->
     one = [point(0, 0.5, 1e6)]
     writers: dict[str, Callable[[Path], None]] = {
         "csv": lambda path: report.write_csv(one, path),
-        "png": lambda path: report.front_figure_png(one, [], None, REFERENCE, path),
-        "html": lambda path: report.front_html(one, [], None, REFERENCE, path),
+        "png": lambda path: report.front_figure_png(one, [], Budget(), REFERENCE, path),
+        "html": lambda path: report.front_html(one, [], Budget(), REFERENCE, path),
     }
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "front", tmp_path / "missing" / "front", tmp_path):

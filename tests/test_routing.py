@@ -272,8 +272,11 @@ def test_when_nobody_parts_nothing_is_gathered(way: int) -> None:
 
 def test_a_choice_beyond_the_ways_is_an_error() -> None:
     x = torch.zeros(2, 1)
-    with pytest.raises(ValueError, match=r"choice < ways must hold, got choice=2, ways=2"):
-        list(Meter(x).split(torch.tensor([0, 2]), 2, x))
+    for choice, got in (([0, 2], "0 to 2"), ([-1, 1], "-1 to 1")):
+        with pytest.raises(ValueError, match=rf"0 <= choice < ways must hold, got {got}, ways=2"):
+            list(Meter(x).split(torch.tensor(choice), 2, x))
+    with pytest.raises(ValueError, match=r"0 <= choice < ways must hold, got 5 to 5, ways=2"):
+        list(Meter(x[:1]).split(torch.tensor([5]), 2, x[:1]))
 
 
 # ---- patches ---------------------------------------------------------------------------------------

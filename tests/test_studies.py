@@ -19,7 +19,7 @@ def test_a_study_that_ships_can_be_built(file: Path) -> None:
     for name, space in task.spaces.items():
         bounds = task.bounds(name, space.default())
         assert 0 < bounds.min <= bounds.max, name
-    if task.budget is not None:
+    if task.budget:
         task.preflight()
 
 

@@ -42,7 +42,7 @@ def test_every_default_at_once(tmp_path: Path) -> None:
         "data": {"name": "digits"},
         "backbone": {"name": "nin@0.25", "weights": None},
         "methods": {"static": {}},
-        "budget": {"max_macs": None},
+        "budget": {"max_macs": None, "max_latency": None, "batch": 1},
         "search": {"trials": 40, "sampler": "tpe", "time_limit": None, "seed": 0},
         "training": {
             "epochs": 20,
@@ -60,6 +60,7 @@ def test_every_default_at_once(tmp_path: Path) -> None:
         "resources": {"cpu": 1.0, "gpu": 0.0},
         "storage": {"dir": None, "journal": None},
         "tracking": {"uri": None},
+        "latency": {"batch": None},
         "plugins": [],
     }
     assert config.file == tmp_path / "mine.yaml"
@@ -102,8 +103,8 @@ def test_forms_of_methods(methods: Any, tmp_path: Path) -> None:
 
 
 def test_an_empty_part_means_its_defaults(tmp_path: Path) -> None:
-    parts = ["budget", "search", "training", "resources", "storage", "tracking", "plugins", "confirm"]
-    assert load(tmp_path, **dict.fromkeys(parts)) == load(tmp_path)
+    parts = ["budget", "search", "training", "resources", "storage", "tracking", "latency", "plugins"]
+    assert load(tmp_path, **dict.fromkeys([*parts, "confirm"])) == load(tmp_path)
 
 
 REFUSED = {
@@ -135,8 +136,19 @@ REFUSED = {
     "search: [trials, 3]": "search: must be a mapping with trials",
     "budget: 0.5x": "budget: must be a mapping with max_macs, got '0.5x'; did you mean {max_macs: 0.5x}?",
     "budget: 4e7": "budget: must be a mapping with max_macs, got 40000000.0; did you mean {max_macs: ",
-    "budget: little": "budget: must be a mapping with max_macs, got 'little'",
-    "budget: [0.5x]": "budget: must be a mapping with max_macs, got ['0.5x']",
+    "budget: {max_latency: 2}": "budget.max_latency: a latency must be more than 0 with its unit, such as",
+    "budget: {max_latency: 0ms}": "budget.max_latency: a latency must be more than 0",
+    "budget: {max_latency: 2m}": "budget.max_latency: a latency must be more than 0",
+    "budget: {max_latency: -2ms}": "budget.max_latency: a latency must be more than 0",
+    "budget: {max_latency: [2ms]}": "budget.max_latency: a latency must be more than 0",
+    "budget: {batch: 0}": "budget.batch: must be greater than or equal to 1, got 0",
+    "latency: {batch: [1, 0]}": "latency.batch.1: must be greater than or equal to 1, got 0",
+    "latency: {batch: []}": "latency.batch: must not be empty, got []",
+    "latency: {batch: many}": "latency.batch: must be",
+    "latency: {batch: [99999]}": "latency.batch.0: must be less than or equal to 65536, got 99999",
+    "latency: [1]": "latency: must be a mapping with batch, got [1]",
+    "budget: little": "budget: must be a mapping with max_macs, max_latency, batch, got 'little'",
+    "budget: [0.5x]": "budget: must be a mapping with max_macs, max_latency, batch, got ['0.5x']",
     "budget: {max_macs: -1}": "budget.max_macs: a budget must be MACs such as 40M",
     "budget: {max_macs: 0}": "budget.max_macs: a budget must be more than 0",
     "budget: {max_macs: 1e999}": "budget.max_macs: a budget must be",
@@ -410,3 +422,18 @@ def test_backbone_names(text: str, name: str, width: float) -> None:
 def test_what_is_no_backbone_name(bad: str) -> None:
     with pytest.raises(Refusal, match="a backbone must be NAME or NAME@WIDTH"):
         parse_backbone(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500us", 5e-4), ("2ms", 0.002), ("0.1s", 0.1), ("1.5 ms", 0.0015), ("2MS", 0.002)]
+)
+def test_latencies(text: str, seconds: float, tmp_path: Path) -> None:
+    config = load(tmp_path, budget={"max_latency": text, "batch": 8})
+    assert config.budget.max_latency == pytest.approx(seconds)
+    assert config.budget.batch == 8
+
+
+def test_batches_to_time_are_told_once_in_order(tmp_path: Path) -> None:
+    assert load(tmp_path, latency={"batch": [64, 1, 64]}).latency.batch == (1, 64)
+    assert load(tmp_path, latency={"batch": 8}).latency.batch == (8,)
+    assert load(tmp_path, latency={"batch": None}).latency.batch is None

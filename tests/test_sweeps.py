@@ -28,6 +28,7 @@ from routesearch.sweeps import (
     sequential_curve,
     sequential_thresholds,
     shared_curve,
+    spread_thresholds,
 )
 
 Split = tuple[Scores, Tensor]
@@ -449,3 +450,26 @@ def test_a_threshold_at_a_score_lets_it_leave() -> None:
 def test_thresholds_are_one_a_gate() -> None:
     with pytest.raises(Refusal, match=r"^thresholds must be one a gate, got 3 for 2 gates$"):
         first_exit(torch.zeros(4, 2), [0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_spread_thresholds_lie_at_no_score(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(40, 25).to(dtype)
+    scores[0, 0] = torch.nextafter(scores[1, 1], torch.tensor(9.0, dtype=dtype))  # no room between these two
+    for count in (2, 7, 5000):
+        found = torch.tensor(spread_thresholds(scores, count), dtype=torch.float64)
+        assert len(found) <= count
+        assert len(found) == len(found.unique())
+        assert found.min() < scores.min()
+        assert found.max() > scores.max()
+        assert not (found[:, None] == scores.double().flatten()).any()
+        passed = (scores.double().flatten() > found[:, None]).sum(1)
+        assert passed[0] == scores.numel()
+        assert passed[-1] == 0
+    assert spread_thresholds(torch.full((3,), 2.0), 10) == [0.0, 4.0]
+
+
+def test_an_even_spread_takes_quantiles() -> None:
+    found = spread_thresholds(torch.arange(101.0), 3)
+    assert found[1] == pytest.approx(50, abs=1)

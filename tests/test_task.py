@@ -15,6 +15,7 @@ from routesearch.backbones import NiN
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Data
 from routesearch.errors import Refusal
+from routesearch.points import Budget
 from routesearch.pricing import Interval
 from routesearch.recipe import Recipe
 from routesearch.space import Space
@@ -34,7 +35,7 @@ def test_names_become_things(make_task: MakeTask, pocket: Backbone, data: Data, 
     }
     assert list(task.spaces) == ["static", "skipper"]
     assert task.reference == reference_cost(pocket)[1]
-    assert task.budget == task.reference / 2
+    assert task.budget.max_macs == task.reference / 2
     assert task.dir == tmp_path / ".routesearch" / "toy"
     assert len(task.data.train) == len(data.train)
     assert not task.needs_trunk
@@ -384,7 +385,10 @@ def test_fields_shape_and_classes_may_be_given() -> None:
     ("arguments", "message"),
     [
         (("static", "nin", None, None, None, {}), "no data set is named: image shape (C,H,W) and the number"),
-        (("static", "nin", None, (1, 8, 8), None, {}), "image shape (C,H,W) and the number of classes"),
+        (
+            ("static", "nin", None, (1, 8, 8), None, {}),
+            "is named: the number of classes must be given",
+        ),
         (("static", "nin", "arrays", None, None, {}), "data set 'arrays' has no fixed shape and classes"),
         (("sttic", "nin", "digits", None, None, {}), "no method 'sttic'"),
         (("sttic", "nin", None, None, None, {}), "no method 'sttic'"),
@@ -417,3 +421,15 @@ def test_code_names_every_part_of_the_study(make_task: MakeTask) -> None:
     assert found["method static"].startswith("routesearch ")
     assert found["method skipper"].startswith("own_method.py ")
     assert found["backbone pocket"].startswith("own_backbone.py ")
+
+
+def test_a_latency_budget_comes_and_goes_only_with_a_new_study(make_task: MakeTask) -> None:
+    plain, one = make_task().fingerprint(), make_task(budget={"max_latency": "2ms"}).fingerprint()
+    assert set(one) - set(plain) == {"budget.max_latency"}
+    assert make_task(budget={"max_latency": "500us"}).fingerprint() == one, "its number may change"
+    assert make_task(budget={"max_latency": "2ms", "batch": 8}).fingerprint() != one
+    assert make_task(budget={"max_macs": "0.5x"}).fingerprint() == plain
+    task = make_task(budget={"max_macs": "0.5x", "max_latency": "2ms", "batch": 8})
+    assert task.budget == Budget(task.reference / 2, 0.002, 8)
+    assert task.within(Interval(int(task.reference / 2), 10**9)), "only MACs refuse before training"
+    assert not task.within(Interval(int(task.reference), 10**9))

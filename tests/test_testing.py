@@ -634,3 +634,40 @@ class AnyPosition(ToyChain):
 )
 def test_a_backbones_fault_is_caught(kind: type[Backbone], law: str) -> None:
     assert law in broken(type("Tried", (BackboneContract,), {"backbone": kind}))
+
+
+class NarrowsOnce(ToyChain):
+    """Only unit 3 may be narrower than the one before it."""
+
+    def unit(self, k: int, width: float = 1.0, width_in: float | None = None) -> nn.Module:
+        if k != 3 and width_in not in (None, width):
+            raise Refusal(f"width must change at unit 3, got {k}")
+        return super().unit(k, width, width_in)
+
+
+class Unread(ToyChain):
+    """Its last unit has a layer that nobody calls."""
+
+    def unit(self, k: int, width: float = 1.0, width_in: float | None = None) -> nn.Module:
+        unit = super().unit(k, width, width_in)
+        if k == len(self):
+            unit[0].unread = nn.Linear(2, 2)  # type: ignore[index]
+        return unit
+
+
+@pytest.mark.parametrize(
+    ("kind", "declared", "law"),
+    [
+        (NarrowsOnce, {}, "a_branch_reads_a_wider_trunk"),
+        (NarrowsOnce, {"narrows_at": (3,)}, None),
+        (NarrowsOnce, {"narrows_at": (2, 3)}, "a_branch_reads_a_wider_trunk"),
+        (ToyChain, {"narrows_at": (3,)}, "a_branch_reads_a_wider_trunk"),
+        (Unread, {"without_gradient": {r"units\.5\.0\.unread\..*": "nobody calls it"}}, None),
+        (Unread, {"without_gradient": {r"units\.5\.0\.unread\.bias": "half"}}, "every_parameter_learns"),
+    ],
+)
+def test_a_backbone_declares_what_it_does_not_do(
+    kind: type[Backbone], declared: dict[str, Any], law: str | None
+) -> None:
+    found = broken(type("Tried", (BackboneContract,), {"backbone": kind, **declared}))
+    assert set(found) == ({law} if law else set())

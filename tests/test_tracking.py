@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from routesearch.errors import Refusal, RunFailed
-from routesearch.points import Point, front, hypervolume, representative
+from routesearch.points import Budget, Point, front, hypervolume, representative
 from routesearch.record import State, TrialRecord
 from routesearch.tracking import Tracker, default_uri, link_of, open_ui, resolve_uri
 from routesearch.tracking.client import connect
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-REFERENCE, BUDGET, STUDY = 3.2e6, 1.6e6, "0123456789abcdef"
+REFERENCE, BUDGET, STUDY = 3.2e6, Budget(1.6e6), "0123456789abcdef"
 
 
 @pytest.fixture(scope="session")
@@ -57,11 +57,11 @@ def records(make_records: Callable[..., list[TrialRecord]]) -> list[TrialRecord]
     return make_records(24)
 
 
-def mirror(folder: Path, budget: float | None = BUDGET, study: str = STUDY) -> Mirror:
+def mirror(folder: Path, budget: Budget = BUDGET, study: str = STUDY) -> Mirror:
     return Mirror(default_uri(folder), "quickstart", study, budget=budget, reference=REFERENCE)
 
 
-def front_of(records: Sequence[TrialRecord], budget: float | None = BUDGET) -> list[Point]:
+def front_of(records: Sequence[TrialRecord], budget: Budget = BUDGET) -> list[Point]:
     return front([p for record in records for p in record.points(budget)])
 
 
@@ -115,7 +115,7 @@ def test_a_run_per_trained_trial(records: list[TrialRecord], folder: Path) -> No
     for number, record in trained.items():
         run, points = seen.trials[number], record.points(BUDGET)
         assert run.data.tags["mlflow.parentRunId"] == seen.parent.info.run_id
-        assert run.data.tags["feasible"] == ("yes" if any(p.macs <= BUDGET for p in points) else "no")
+        assert run.data.tags["feasible"] == ("yes" if any(p.macs <= 1.6e6 for p in points) else "no")
         assert run.data.params.keys() == record.config.keys()
         if points:
             one = representative(points, REFERENCE, BUDGET)
@@ -169,9 +169,9 @@ def test_the_parent_tells_of_the_front(records: list[TrialRecord], folder: Path)
     assert seen.history("front_test_accuracy").keys() == best_of.keys()
     told, spent = seen.parent.data.metrics, sum(r.state.spends for r in records)
     assert told["hypervolume"] == pytest.approx(hypervolume(chosen, REFERENCE))
-    assert told["feasible_hypervolume"] == pytest.approx(hypervolume(chosen, REFERENCE, BUDGET))
+    assert told["feasible_hypervolume"] == pytest.approx(hypervolume(chosen, REFERENCE, BUDGET.max_macs))
     assert list(seen.history("hypervolume")) == list(range(1, spent + 1))
-    assert (told["budget"], told["backbone_macs"]) == (BUDGET, REFERENCE)
+    assert (told["budget"], told["backbone_macs"]) == (BUDGET.max_macs, REFERENCE)
     assert (told["failed"], told["refused"]) == (1, 1)
     names = {item.path for item in seen.client.list_artifacts(seen.parent.info.run_id)}
     assert names == {"front.csv", "front.html", "front.json", "front.png"}
@@ -263,15 +263,15 @@ def test_a_front_that_moved_replaces_what_was_told_of_it(records: list[TrialReco
 
 def test_a_new_budget_changes_what_is_feasible(records: list[TrialRecord], folder: Path) -> None:
     mirror(folder).publish(records, [])
-    mirror(folder, budget=0.7e6).publish(records, [])
+    mirror(folder, budget=Budget(0.7e6)).publish(records, [])
     seen = Seen(folder)
-    curves = {r.number: r.points(0.7e6) for r in records if r.state.spends}
+    curves = {r.number: r.points(Budget(0.7e6)) for r in records if r.state.spends}
     expected = {n: "yes" if any(p.feasible for p in points) else "no" for n, points in curves.items()}
     assert seen.tags("feasible") == expected
     assert seen.parent.data.metrics["budget"] == 0.7e6
     for number, points in curves.items():
         if points:
-            one = representative(points, REFERENCE, 0.7e6)
+            one = representative(points, REFERENCE, Budget(0.7e6))
             assert seen.trials[number].data.metrics["macs"] == one.macs
 
 
@@ -300,7 +300,7 @@ def test_a_folder_that_moved_takes_its_artifacts_along(
 
 
 def test_a_study_where_all_failed_is_shown_too(records: list[TrialRecord], folder: Path) -> None:
-    mirror(folder, budget=None).publish([records[16]], [])
+    mirror(folder, budget=Budget()).publish([records[16]], [])
     seen = Seen(folder)
     assert seen.history("front_accuracy") == {}
     assert seen.parent.data.metrics["hypervolume"] == 0.0

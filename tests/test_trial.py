@@ -209,3 +209,21 @@ def test_a_user_interrupt_is_no_failure(failing: Task, monkeypatch: pytest.Monke
     monkeypatch.setattr("routesearch.trial.fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_trial(spec(failing, "static"), failing, failing.data, None, CPU)
+
+
+@pytest.mark.parametrize("method", ["static", "skipper", "dgate"])
+def test_where_latency_is_the_budget_a_few_points_are_kept_and_timed(
+    method: str, make_task: Callable[..., Task], trunk: Trunk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routesearch.trial.MOST_TIMED", 3)
+    monkeypatch.setattr("routesearch.latency.LEAST", 2)
+    plain = make_task(methods=METHODS)
+    timed = make_task(methods=METHODS, budget={"max_latency": "2ms", "batch": 4})
+    assert (timed.budget.max_latency, timed.budget.batch) == (0.002, 4)
+    whole = run_trial(spec(plain, method), plain, plain.data, trunk, CPU)[0].points
+    kept = run_trial(spec(timed, method), timed, timed.data, trunk, CPU)[0].points
+    assert len(kept) == min(3, len(whole))
+    assert all(p.latency is not None and p.latency > 0 for p in kept)
+    assert {(p.accuracy, p.macs) for p in kept} <= {(p.accuracy, p.macs) for p in whole}
+    assert (kept[0].macs, kept[-1].macs) == (whole[0].macs, whole[-1].macs), "both ends"
+    assert all(p.latency is None for p in whole)

@@ -42,6 +42,7 @@ from routesearch import (
     When,
     hookimpl,
     kaiming,
+    spread_thresholds,
 )
 
 log = logging.getLogger(__name__)
@@ -359,11 +360,7 @@ class DecisioNet(RoutedNet):
         """The paper's bar, 0; where branches differ in cost, also others for the root's decision."""
         bars = [0.0]
         if scores is not None and self.config.width_rule == "size":
-            seen = scores.scores[:, 0].double().unique()
-            seen = torch.cat([seen[:1] - 1, seen, seen[-1:] + 1])
-            middles = (seen[:-1] + seen[1:]) / 2  # not at a score: it may round
-            at = torch.linspace(0, len(middles) - 1, SETTINGS, device=seen.device).round().long()
-            bars += middles[at].tolist()
+            bars += spread_thresholds(scores.scores[:, 0], SETTINGS)
         return [{"threshold": bar} for bar in dict.fromkeys(bars)]
 
     # ---- training ----

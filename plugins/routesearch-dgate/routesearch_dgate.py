@@ -91,7 +91,11 @@ class DGate(RoutedNet):
         if last < 1:
             raise Refusal(f"dgate: a backbone must have 2 units or more, {backbone.name} has {len(backbone)}")
         middle = sorted({max(1, round(last * share)) for share in (0.4, 0.7)})
-        return super().space(backbone).refine({"positions": tuple(middle)}, positions=Cuts(last=last))
+        space = super().space(backbone).refine({"positions": tuple(middle)}, positions=Cuts(last=last))
+        if any(len(backbone.shape(k)) != 3 for k in range(1, last + 1)):
+            # Lists of maps, or vectors: only the neck says how a unit's output becomes one vector.
+            space = space.refine({"features": "gap"}, features=CategoricalDistribution(("gap",)))
+        return space
 
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
         super().__init__(config, backbone, trunk)

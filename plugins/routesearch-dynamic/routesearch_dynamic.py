@@ -43,6 +43,7 @@ from routesearch import (
     hookimpl,
     kaiming,
     mult_adds,
+    spread_thresholds,
 )
 
 HIDDEN = 16
@@ -204,15 +205,6 @@ def squares(*modules: nn.Module | None) -> Tensor:
     layers = [m for module in modules if module is not None for m in module.modules()]
     weights = [m.weight for m in layers if isinstance(m, nn.Conv2d | nn.Linear)]
     return torch.stack([w.square().sum() for w in weights]).sum()
-
-
-def between(scores: Tensor) -> list[float]:
-    """BIASES numbers spread over the scores, both ends beyond all of them; none at one, which might round."""
-    ordered = scores.double().unique()
-    ordered = torch.cat([ordered[:1] - 1.0, ordered, ordered[-1:] + 1.0])
-    middles = (ordered[:-1] + ordered[1:]) / 2
-    picked = torch.linspace(0, len(middles) - 1, BIASES, device=scores.device).round().long()
-    return list(middles[picked].tolist())
 
 
 # ---- the methods ---------------------------------------------------------------------------------------
@@ -405,7 +397,7 @@ class Dynamic(RoutedNet):
         if scores is not None:
             by_level = self._by_level(scores.scores, {})
             lags = [(s[:, :, 1:].amax(2) - s[:, :, 0]).flatten() for s in by_level]
-            biases += between(torch.cat(lags))
+            biases += spread_thresholds(torch.cat(lags), BIASES)
         return [{"stop_bias": b} for b in dict.fromkeys(biases)]
 
     # ---- training ----

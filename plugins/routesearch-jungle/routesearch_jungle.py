@@ -3,11 +3,11 @@
 S. Baek, K. I. Kim, T.-K. Kim: Deep Convolutional Decision Jungle for Image Classification
 (arXiv 1706.02003).
 
-A node is a response map; an image is routed softly to those that respond to it. M(k,c) is the mean
-response of node k to the images of class c, and a layer is pure where each row of M is concentrated
-on one class. Training adds |M - G|^2 of each layer to the softmax loss. The guide G is what M would be
-if its mass moved towards a binary S: each node serves one class, each class has as many nodes as any
-other (section 3.1).
+A node is a response map; an image is routed softly to those that respond to it. M(k,c) is the
+response of node k to the images of class c, over all images, and a layer is pure where each row of M is
+concentrated on one class. Training adds |M - G|^2 of each layer to the softmax loss. The guide G is what
+M would be if its mass moved towards a binary S: each node serves one class, each class has as many nodes
+as any other (section 3.1).
 
 The paper stops there: it computes all nodes for all images. What a node serves is also a reason not to
 read it, so at inference the nodes of a layer are grouped by the class that they serve, and the next
@@ -40,8 +40,8 @@ from routesearch import (
     Stage,
     Trunk,
     balanced,
-    cosine,
     hookimpl,
+    spread_thresholds,
 )
 
 USUAL = (0.0, 1e-6, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -388,8 +388,7 @@ class Jungle(RoutedNet):
     def stages(self) -> Sequence[Stage]:
         if self.trunk is None:
             raise Refusal("jungle: nodes are purified from a trained trunk on, got none")
-        rate: float = self.config.rate
-        return [Stage(self._loss, batches=balanced, schedule=lambda progress: rate * cosine(progress))]
+        return [Stage(self._loss, batches=balanced, rate=self.config.rate)]
 
     def _loss(self, batch: Batch) -> Tensor:
         """E_softmax + the entropy loss of all layers (Eq. 6 and 7)."""
@@ -476,13 +475,11 @@ class Jungle(RoutedNet):
     def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
         thresholds = list(USUAL)
         if scores is not None:
-            seen = scores.scores.double().flatten().unique()
-            middles = (seen[:-1] + seen[1:]) / 2 if len(seen) > 1 else seen  # not at a score: it may round
-            at = torch.linspace(0, len(middles) - 1, QUANTILES, device=seen.device).round().long()
-            thresholds += middles[at].tolist()
+            thresholds += spread_thresholds(scores.scores, QUANTILES)
         # Beyond what the loudest of G groups can be relative to their mean: only the first group is read.
-        thresholds.append(1.0 + max(len(u.reader.sizes) for u in self.chain if isinstance(u, Opened)))
-        return [{"threshold": threshold} for threshold in dict.fromkeys(thresholds)]
+        beyond = 1.0 + max(len(u.reader.sizes) for u in self.chain if isinstance(u, Opened))
+        thresholds = [t for t in dict.fromkeys(thresholds) if 0 <= t < beyond]
+        return [{"threshold": threshold} for threshold in [*thresholds, beyond]]
 
 
 def _mass(nodes: int, classes: int) -> str:

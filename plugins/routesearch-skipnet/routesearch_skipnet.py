@@ -37,6 +37,7 @@ from routesearch import (
     When,
     hookimpl,
     kaiming,
+    spread_thresholds,
 )
 
 HIDDEN = 10
@@ -344,10 +345,9 @@ class SkipNet(RoutedNet):
     def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
         thresholds = list(USUAL)
         if scores is not None:
-            seen = scores.scores.double().flatten().unique()
-            middles = (seen[:-1] + seen[1:]) / 2 if len(seen) > 1 else seen  # not at a score: it may round
-            at = torch.linspace(0, len(middles) - 1, QUANTILES, device=seen.device).round().long()
-            thresholds += middles[at].sigmoid().tolist()
+            thresholds += (
+                torch.tensor(spread_thresholds(scores.scores, QUANTILES)).double().sigmoid().tolist()
+            )
         return [{"threshold": threshold} for threshold in dict.fromkeys(thresholds)]
 
     # ---- training ----

@@ -12,7 +12,7 @@ from typing import Annotated, cast
 import typer
 
 from routesearch import __version__
-from routesearch.cli import catalogue, check, init, models, plan, results, search
+from routesearch.cli import catalogue, check, export, init, latency, models, new_plugin, plan, results, search
 from routesearch.cli.output import PROGRAM, answering, log, start_logging
 from routesearch.errors import Refusal, RouteSearchError
 
@@ -25,9 +25,9 @@ different places, but a child of its child has a public name."""
 COMMANDS = {
     "Search": (init.init, plan.plan, search.search),
     "Results": (results.front, results.best, results.trials, results.ui, results.publish),
-    "Saved models": (models.predict,),
+    "Saved models": (models.predict, latency.latency, export.export),
     "What there is": (catalogue.cost, catalogue.methods, catalogue.backbones, catalogue.datasets),
-    "Plugins": (check.check,),
+    "Plugins": (new_plugin.new_plugin, check.check),
 }
 
 

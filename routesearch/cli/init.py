@@ -28,18 +28,24 @@ LOOKED_AT = 200
 """Images that are opened at most, spread over the classes."""
 
 
+MANY, FEW = 5000, 32
+"""Below so many images, batches of so few: an epoch should have more than a handful of steps."""
+
+
 @dataclass(frozen=True)
 class Found:
     """What is known of the user's images.
 
     Attributes:
         dataset: settings that read them.
+        images: how many there are in all; 0: not known.
         facts: lines that tell what was found.
     """
 
     dataset: Dataset
     shape: Shape
     classes: int
+    images: int
     facts: tuple[str, ...]
 
 
@@ -87,7 +93,7 @@ def _empty(folder: Path) -> Found:
 
     size = MOST_SIDE
     where = f"No data named: it expects {folder / 'images'}/CLASS/image.jpg; change data.path, or use --data."
-    return Found(ImageFolder(path=Path("images"), size=size), (3, size, size), 10, (where,))
+    return Found(ImageFolder(path=Path("images"), size=size), (3, size, size), 10, 0, (where,))
 
 
 def _look(data: Path, seen: Path) -> Found:
@@ -119,7 +125,7 @@ def _look_at_folder(data: Path, seen: Path) -> Found:
         f"MACs grow with the square of the size"
     )
     facts = (_told(counts, classes), f"data.size: {size}; {why}")
-    return Found(dataset, (3, size, size), len(classes), facts)
+    return Found(dataset, (3, size, size), len(classes), sum(counts.values()), facts)
 
 
 def _sides(file: Path) -> tuple[int, int]:
@@ -141,7 +147,7 @@ def _look_at_arrays(data: Path, seen: Path) -> Found:
     counts = {name: len(images) for name, images in splits.items() if images is not None}
     channels, height, width = source.train.shape
     facts = (_told(counts, source.classes), f"images of {height}x{width}, {channels} channels")
-    return Found(Arrays(path=seen), source.train.shape, len(source.classes), facts)
+    return Found(Arrays(path=seen), source.train.shape, len(source.classes), sum(counts.values()), facts)
 
 
 def _told(counts: Mapping[str, int], classes: tuple[str, ...]) -> str:
@@ -165,6 +171,7 @@ def _as_seen_from(folder: Path, data: Path) -> Path:
 def _text(folder: Path, found: Found) -> str:
     from routesearch.cli.template import study_text
     from routesearch.plugins import load_plugins
+    from routesearch.recipe import Recipe
     from routesearch.study import USUAL_NAME, BackboneConfig, BudgetConfig, StudyConfig, parse_backbone
 
     registry = load_plugins()
@@ -172,11 +179,12 @@ def _text(folder: Path, found: Found) -> str:
     name, width = parse_backbone(BACKBONE)
     backbone = registry.backbones.find(name)(found.shape, found.classes, width)
     spaces: dict[str, SearchSpace] = {}
+    left_out: list[str] = []
     for method, kind in registry.methods.items.items():
         try:
             spaces[method] = kind.space(backbone)
-        except Refusal:  # a method that cannot use this backbone
-            continue
+        except Refusal as refusal:  # a method that cannot use this backbone
+            left_out.append(f"Left out: {refusal}")
     config = StudyConfig(
         file=folder / USUAL_NAME,
         name=re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:100] or "study",
@@ -184,14 +192,17 @@ def _text(folder: Path, found: Found) -> str:
         backbone=BackboneConfig(name=BACKBONE),
         methods={method: {} for method in spaces},
         budget=BudgetConfig(max_macs=BUDGET),
+        training=Recipe(batch_size=FEW if 0 < found.images < MANY else Recipe().batch_size),
     )
     head = "\n".join(
         (
             "Which routed network is best for these images?  routesearch search THIS_FILE",
             *found.facts,
-            "Every key but data, backbone and methods may be left out: what stands here are the defaults,",
-            f"but for budget.max_macs. A budget is what routing is for: {BUDGET}, half of what the backbone",
-            "costs, is a start; say what you can spend.",
+            *left_out,
+            "Every key but data, backbone and methods may be left out. What stands here are the defaults,",
+            f"but for the images' size, batches of {FEW} where they are few, and budget.max_macs.",
+            f"A budget is what routing is for: {BUDGET}, half of what the backbone costs, is a start; say",
+            "what you can spend.",
         )
     )
     return study_text(config, found.dataset, spaces, head)

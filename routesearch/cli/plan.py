@@ -41,7 +41,7 @@ def plan(study: StudyFile, settings: Settings = None, as_json: Json = False) -> 
 def _plan_text(task: Task, found: Forecast, runs: bool) -> list[Any]:
     from routesearch.cli.progress import duration
     from routesearch.report import Table
-    from routesearch.report.table import mega
+    from routesearch.report.table import limits, mega
 
     def macs(value: int) -> str:
         return f"{mega(value)} M ({value / task.reference:.3f}x)"
@@ -51,10 +51,10 @@ def _plan_text(task: Task, found: Forecast, runs: bool) -> list[Any]:
         seconds = found.seconds[name]
         ends = ("", "") if reach.macs is None else (macs(reach.macs.min), macs(reach.macs.max))
         rows.append((name, f"{reach.share:.0%}", *ends, "" if seconds is None else f"{seconds:.1f} s"))
-    share = "can be built" if task.budget is None else "can meet the budget"
+    share = "can be built" if task.budget.max_macs is None else "can meet the budget"
     columns = ("method", share, "cheapest found", "dearest found", "a trial takes about")
     backbone = f"{task.config.backbone.name}: {mega(task.reference)} M MACs on {_size(task)} images"
-    budget = "no budget" if task.budget is None else f"budget {macs(int(task.budget))}"
+    budget = f"budget {limits(task.budget, task.reference)}" if task.budget else "no budget"
     parts: list[Any] = [f"{backbone}; {budget}", Table(columns, tuple(rows))]
     if found.trunk_seconds is not None:
         sharing = ", ".join(name for name, method in task.methods.items() if method.uses_trunk())

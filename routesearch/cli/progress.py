@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 from routesearch.cli.output import log
-from routesearch.report.table import mega, percent
+from routesearch.points import Budget
+from routesearch.report.table import limits, mega, percent
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -19,13 +20,13 @@ QUIET = 30.0
 """Seconds without a line, where lines are printed, before one comes though little has happened."""
 
 
-def watching(name: str, reference: float, budget: float | None) -> Lines:
+def watching(name: str, reference: float, budget: Budget) -> Lines:
     """A context that is called with each snapshot of a search.
 
     Args:
         name: of the study.
         reference: the backbone's MACs.
-        budget: in MACs; None without one.
+        budget: what a point may cost.
     """
     if sys.stderr.isatty():
         from rich.console import Console
@@ -39,7 +40,7 @@ def watching(name: str, reference: float, budget: float | None) -> Lines:
 class Lines:
     """A line for every tenth of the trials, and after ``QUIET`` seconds of silence."""
 
-    def __init__(self, name: str, reference: float, budget: float | None) -> None:
+    def __init__(self, name: str, reference: float, budget: Budget) -> None:
         self.name, self.reference, self.budget = name, reference, budget
         self.snapshot: Snapshot | None = None
         self._started, self._done_before = 0.0, 0
@@ -84,7 +85,7 @@ class Lines:
     def best(self) -> str:
         s = self.snapshot
         assert s is not None
-        where = "" if self.budget is None else f" within {mega(self.budget)} M MACs"
+        where = f" within {limits(self.budget, self.reference)}" if self.budget else ""
         if s.best is None:
             return f"nothing{where} yet"
         return (
@@ -120,7 +121,7 @@ class Lines:
 class Drawing(Lines):
     """A bar and the figures under it, redrawn in place; gone when the search has ended."""
 
-    def __init__(self, name: str, reference: float, budget: float | None, console: Console) -> None:
+    def __init__(self, name: str, reference: float, budget: Budget, console: Console) -> None:
         super().__init__(name, reference, budget)
         from rich.live import Live
         from rich.spinner import Spinner

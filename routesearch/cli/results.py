@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,8 +17,9 @@ from routesearch.errors import Refusal
 
 if TYPE_CHECKING:
     from routesearch.api import Study
-    from routesearch.points import Point
+    from routesearch.points import Budget, Point
     from routesearch.record import TrialRecord
+    from routesearch.timing import Timing
 
 
 REPEATED = "M MACs on test"
@@ -53,12 +54,13 @@ def front(
     It is chosen on validation data; the same points are measured again on test when a search ends.
     """
     from routesearch import report
-    from routesearch.points import best
+    from routesearch.points import key
 
     opened = open_study(study, settings)
     drawn = html is not None or png is not None
     with opened.reading():
         points, reference, budget = opened.front(split), opened.reference, opened.budget
+        timings = opened.timings()
         tested = _tested(opened) if split == Split.VALIDATION else []
         every = opened.all_points() if drawn else []
     if drawn:
@@ -72,15 +74,50 @@ def front(
     for file in (html, png, csv):
         if file is not None:
             log.info("wrote %s", file)
-    document = {"split": str(split), "reference": reference, "front": [p.as_dict() for p in points]}
+    ranks = _rank_correlations(points, timings)
+    rows = [p.as_dict() for p in points]
+    document: dict[str, Any] = {"split": str(split), "reference": reference, "front": rows}
+    if opened.config.latency.batch:
+        for p, row in zip(points, rows, strict=True):
+            row["timings"] = [t.as_dict() for t in timings.get(key(p), ())]
+        document["rank_correlation"] = ranks
     mega = report.table.mega
-    within = "" if budget is None else f"; budget {mega(budget)} M ({budget / reference:.3g}x)"
+    within = f"; budget {report.table.limits(budget, reference)}" if budget else ""
     title = f"{opened.config.name}: front on {split}, {len(points)} points; backbone {mega(reference)} M MACs"
-    shown = points if every_point else few(points, best(points, budget), MOST_POINTS)
-    table = without(report.front_table(shown, reference, tested), REPEATED)
+    shown = points if every_point else few(points, budget.best(points), MOST_POINTS)
+    table = without(report.front_table(shown, reference, tested, timings), REPEATED)
     left = len(points) - len(shown)
     rest = (f"{left} of {len(points)} points in between are not shown; --all shows them.",) if left else ()
-    return Answer(document, (f"{title}{within}", table, *rest))
+    footer = [_rank_line(rank) for rank in ranks]
+    return Answer(document, (f"{title}{within}", table, *rest, *footer))
+
+
+def _rank_correlations(
+    points: Iterable[Point], timings: Mapping[tuple[int, str], Sequence[Timing]]
+) -> list[dict[str, Any]]:
+    """Whether fewer MACs are less time: Spearman's coefficient for each method and batch size."""
+    from routesearch.points import key
+    from routesearch.timing import rank_correlation
+
+    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for p in points:
+        for timing in timings.get(key(p), ()):
+            found.setdefault((p.method, timing.batch), []).append((p.macs, timing.p50))
+    return [
+        {
+            "method": method,
+            "batch": batch,
+            "points": len(pairs),
+            "spearman": rank_correlation(*zip(*pairs, strict=True)),
+        }
+        for (method, batch), pairs in sorted(found.items())
+    ]
+
+
+def _rank_line(rank: Mapping[str, Any]) -> str:
+    value = "unknown: too few" if rank["spearman"] is None else f"{rank['spearman']:.2f}"
+    points = f"{rank['points']} points" if rank["points"] != 1 else "1 point"
+    return f"MACs and time by rank, {rank['method']} at batch {rank['batch']}: {value} ({points})"
 
 
 def best(
@@ -90,6 +127,15 @@ def best(
         typer.Option(
             metavar="B",
             help="40M, 1.2G, 0.4x; by default the study's budget.",
+            show_default=False,
+        ),
+    ] = None,
+    max_latency: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="500us, 2ms for a batch, where the study has a latency budget. An option that is given"
+            " stands in place of the whole budget.",
             show_default=False,
         ),
     ] = None,
@@ -117,16 +163,17 @@ def best(
     """Show the most accurate point within a budget, on validation data; --save writes it as a model."""
     from routesearch.points import key
     from routesearch.report import Table
-    from routesearch.report.table import mega, percent, short
+    from routesearch.report.table import mega, milli, percent, short
 
     opened = open_study(study, settings)
     with opened.reading():
-        point, reference = _best(opened, max_macs, folder, name), opened.reference
-        again = next((p for p in _tested(opened) if key(p) == key(point)), None)
+        point, reference = _best(opened, (max_macs, max_latency), folder, name), opened.reference
+        again = next((p for p in opened.tested() if key(p) == key(point)), None)
     rows = [
         ("trial", f"{point.trial}, seed {point.seed}"),
         ("accuracy", percent(point.accuracy) + (f", on test {percent(again.accuracy)}" if again else "")),
         ("MACs per image", f"{mega(point.macs)} M, {point.macs / reference:.3f}x of the backbone"),
+        ("time per batch", "" if point.latency is None else f"{milli(point.latency)} ms"),
         ("parameters", f"{point.params:,}"),
         ("knob", short(point.knob)),
         ("share per route", ", ".join(f"{share:.1%}" for share in point.route_share)),
@@ -136,13 +183,15 @@ def best(
     return Answer(point.as_dict(), (Table(("method", point.method), shown),))
 
 
-def _best(opened: Study, max_macs: str | None, folder: Path | None, name: str | None) -> Point:
+def _best(
+    opened: Study, bounds: tuple[str | None, str | None], folder: Path | None, name: str | None
+) -> Point:
     """The best point, saved and registered where the user wants it."""
     if folder is None and name is None:
-        return opened.best(max_macs)
+        return opened.best(*bounds)
     with TemporaryDirectory() as scratch:
         place = Path(scratch) / "model" if folder is None else folder
-        point = opened.save(place, max_macs)
+        point = opened.save(place, *bounds)
         if folder is not None:
             log.info("saved trial %d (%s) in %s", point.trial, point.method, folder)
         if name is not None:
@@ -164,7 +213,7 @@ def trials(study: StudyFile, settings: Settings = None, as_json: Json = False) -
     return Answer({"trials": [r.as_dict(budget) for r in records]}, (Table(columns, rows),))
 
 
-def _trial_row(record: TrialRecord, reference: float, budget: float | None) -> tuple[str, ...]:
+def _trial_row(record: TrialRecord, reference: float, budget: Budget) -> tuple[str, ...]:
     from routesearch.points import representative
     from routesearch.report.table import mega, percent, short
 

@@ -17,7 +17,7 @@ from routesearch.errors import Refusal, RunFailed
 
 if TYPE_CHECKING:
     from routesearch.api import Study, Summary
-    from routesearch.points import Point
+    from routesearch.points import Budget, Point
     from routesearch.record import TrialRecord
 
 MOST_ROWS = 16
@@ -99,7 +99,7 @@ def _reasons(failed: list[TrialRecord], most: int = 3) -> str:
 def _ending(opened: Study, summary: Summary, file: Path) -> list[Any]:
     from routesearch.points import key
     from routesearch.report import front_table
-    from routesearch.report.table import mega
+    from routesearch.report.table import limits
 
     if not summary.front:
         return []
@@ -112,12 +112,12 @@ def _ending(opened: Study, summary: Summary, file: Path) -> list[Any]:
     more = "" if len(shown) == len(summary.front) else f" ({len(shown)} of {len(summary.front)} points)"
     parts: list[Any] = [
         f"{summary.study}: front on validation{more}",
-        without(front_table(shown, reference, tested), REPEATED),
+        without(front_table(shown, reference, tested, opened.timings()), REPEATED),
     ]
-    if budget is not None and summary.best is None:
-        parts.append(f"No point is within the budget of {mega(budget)} M MACs.")
+    if budget and summary.best is None:
+        parts.append(f"No point is within the budget of {limits(budget, reference)}.")
     elif summary.best is not None:
-        again = next((p for p in tested if key(p) == key(summary.best)), None)
+        again = next((p for p in opened.tested() if key(p) == key(summary.best)), None)
         parts.append(_best_line(summary.best, again, reference, budget))
     stopped = f", {summary.stopped} stopped early" if summary.stopped else ""
     refused = f"{summary.refused} refused"
@@ -140,17 +140,18 @@ def _ending(opened: Study, summary: Summary, file: Path) -> list[Any]:
     return parts
 
 
-def _best_line(best: Point, tested: Point | None, reference: float, budget: float | None) -> str:
-    from routesearch.report.table import mega, percent, short
+def _best_line(best: Point, tested: Point | None, reference: float, budget: Budget) -> str:
+    from routesearch.report.table import limits, mega, milli, percent, short
 
-    within = "" if budget is None else f" within {mega(budget)} M MACs ({budget / reference:.3g}x)"
+    within = f" within {limits(budget, reference)}" if budget else ""
     on_test = "" if tested is None else f" (on test {percent(tested.accuracy)})"
     cost = f"{mega(best.macs)} M ({best.macs / reference:.3f}x)"
+    cost += "" if best.latency is None else f", {milli(best.latency)} ms"
     origin = f"{best.method}, trial {best.trial}, {short({**best.knob, **best.config})}"
     return f"Best{within}: {percent(best.accuracy)}{on_test} at {cost}: {origin}"
 
 
-def _tighter(front: list[Point], reference: float, budget: float | None) -> str:
+def _tighter(front: list[Point], reference: float, budget: Budget) -> str:
     """A budget to ask for next: half of the study's (or of the backbone), more if no point is so cheap."""
-    half, least = (budget or reference) / 2 / reference, min(p.macs for p in front) / reference
+    half, least = (budget.max_macs or reference) / 2 / reference, min(p.macs for p in front) / reference
     return f"{max(half, math.ceil(least * 1000) / 1000):.4g}x"

@@ -37,7 +37,7 @@ def study_text(config: StudyConfig, dataset: Dataset, spaces: Mapping[str, Searc
             lines += ["data:", _line("  name", dataset.name, "`routesearch datasets` lists them")]
             lines += _block(dataset, "  ")
         elif name == "methods":
-            comment = "all fields are searched; one that loses its # is fixed"
+            comment = "fields with a range are searched; one that loses its # is fixed"
             lines += [f"{'methods:':<{COLUMN}}# {comment}", *_methods(spaces)]
         elif isinstance(value, BaseModel):
             lines += [f"{name}:", *_block(value, "  ")]

@@ -8,7 +8,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from routesearch.points import Point, best, key
+from routesearch.points import Budget, Point, key
+from routesearch.report.table import limits
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#6B6B6B")
 """Told apart by colour-blind readers too (after Okabe and Ito; their yellow is lost on white)."""
@@ -36,6 +37,7 @@ class Chart:
         dropped: how many points off the front are not drawn.
         colours: method -> colour.
         best: the most accurate point of the front within the budget, if there is a budget.
+        limits: the budget in words; empty without one.
         budget, reference: in millions of MACs.
         logarithmic: whether MACs span too much for a linear axis.
         x, y: the window.
@@ -46,6 +48,7 @@ class Chart:
     dropped: int
     colours: Mapping[str, str]
     best: Point | None
+    limits: str
     budget: float | None
     reference: float
     logarithmic: bool
@@ -68,15 +71,13 @@ class Chart:
         return [*xs, max(xs[-1], self.x[1])], [*ys, ys[-1]]
 
 
-def chart(
-    points: Sequence[Point], all_points: Sequence[Point], budget: float | None, reference: float
-) -> Chart:
+def chart(points: Sequence[Point], all_points: Sequence[Point], budget: Budget, reference: float) -> Chart:
     """Lay out a front.
 
     Args:
         points: the front.
         all_points: any points; those of the front and those of other splits are left out.
-        budget: in MACs per image; None without one.
+        budget: what a point may cost.
         reference: the backbone's MACs.
     """
     front = tuple(sorted(points, key=lambda p: (p.macs, p.accuracy)))
@@ -85,15 +86,17 @@ def chart(
     rest = [p for p in all_points if p.split == split and key(p) not in on_front]
     faint = _thinned(rest)
     xs = [p.macs / 1e6 for p in front or faint] + [reference / 1e6]
-    xs += [] if budget is None else [budget / 1e6]
+    limit = None if budget.max_macs is None else budget.max_macs / 1e6
+    xs += [] if limit is None else [limit]
     logarithmic = max(xs) > 50 * min(xs)
     return Chart(
         front=front,
         faint=tuple(faint),
         dropped=len(rest) - len(faint),
         colours=colours((*all_points, *front)),
-        best=None if budget is None else best(front, budget),
-        budget=None if budget is None else budget / 1e6,
+        best=budget.best(front) if budget else None,
+        limits=limits(budget, reference),
+        budget=limit,
         reference=reference / 1e6,
         logarithmic=logarithmic,
         x=(min(xs) / 1.3, max(xs) * 1.3) if logarithmic else (0.0, 1.06 * max(xs)),

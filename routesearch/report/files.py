@@ -41,8 +41,10 @@ def write_csv(points: Sequence[Point], path: Path) -> None:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*("trial", "method", "accuracy", "macs", "feasible", "split", "seed", "params"), *TEXTS])
+    names = ("trial", "method", "accuracy", "macs", "feasible", "split", "seed", "params")
+    writer.writerow([*names, *TEXTS, "latency"])
     for p in points:
         row: list[object] = [p.trial, p.method, p.accuracy, p.macs, str(p.feasible).lower(), p.split, p.seed]
-        writer.writerow([*row, p.params, *(json.dumps(getattr(p, name)) for name in TEXTS)])
+        texts = [json.dumps(getattr(p, name)) for name in TEXTS]
+        writer.writerow([*row, p.params, *texts, p.latency])
     write_whole(path, text.getvalue().encode())

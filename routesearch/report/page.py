@@ -8,7 +8,7 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from routesearch.points import Point
+from routesearch.points import Budget, Point
 from routesearch.report.chart import Chart, chart
 from routesearch.report.files import write_whole
 from routesearch.report.table import Table, front_table, mega, percent, short
@@ -47,7 +47,7 @@ th {{ color: #555; font-weight: 600; }}
 def front_html(
     points: Sequence[Point],
     all_points: Sequence[Point],
-    budget: float | None,
+    budget: Budget,
     reference: float,
     path: Path,
     title: str = "",
@@ -58,7 +58,7 @@ def front_html(
     Args:
         points: the front, of one split.
         all_points: every point of the study; those of other splits are left out.
-        budget: in MACs per image; None without one.
+        budget: what a point may cost.
         reference: the backbone's MACs.
         path: of the page; an older file is replaced.
         title: of the study.
@@ -90,8 +90,8 @@ def _caption(c: Chart) -> str:
     text = (
         f"Accuracy on {c.split} against mean MACs per image; the backbone costs {mega(1e6 * c.reference)} M."
     )
-    if c.budget is not None:
-        text += f" Budget: {mega(1e6 * c.budget)} M ({c.budget / c.reference:.3g}x). "
+    if c.limits:
+        text += f" Budget: {c.limits}. "
         text += (
             f"Best within it: {percent(c.best.accuracy)}, {c.best.method}, trial {c.best.trial}, "
             f"{mega(c.best.macs)} M."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from routesearch.points import Point
+from routesearch.points import Budget, Point
 from routesearch.report.chart import Chart, chart
 from routesearch.report.files import write_whole
 from routesearch.report.table import mega, percent
@@ -24,7 +24,7 @@ INK, GREY = "#333333", "#8a8a8a"
 def front_figure_png(
     points: Sequence[Point],
     all_points: Sequence[Point],
-    budget: float | None,
+    budget: Budget,
     reference: float,
     path: Path,
     title: str = "",
@@ -34,7 +34,7 @@ def front_figure_png(
     Args:
         points: the front, of one split.
         all_points: every point of the study; those of other splits are left out.
-        budget: in MACs per image; None without one.
+        budget: what a point may cost.
         reference: the backbone's MACs.
         path: of the PNG; an older file is replaced.
         title: of the study.

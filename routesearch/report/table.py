@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from routesearch.points import Point, key
+from routesearch.points import Budget, Point, key
+from routesearch.timing import Timing
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,29 @@ class Table:
         return "\n".join(f"| {line} |" for line in lines)
 
 
-def front_table(points: Sequence[Point], reference: float, test: Sequence[Point] = ()) -> Table:
+def limits(budget: Budget, reference: float) -> str:
+    """A budget in words: ``40 M MACs (0.5x) and 2 ms for a batch of 1``; empty without one."""
+    told = []
+    if budget.max_macs is not None:
+        told.append(f"{mega(budget.max_macs)} M MACs ({budget.max_macs / reference:.3g}x)")
+    if budget.max_latency is not None:
+        told.append(f"{milli(budget.max_latency)} ms for a batch of {budget.batch}")
+    return " and ".join(told)
+
+
+def front_table(
+    points: Sequence[Point],
+    reference: float,
+    test: Sequence[Point] = (),
+    timings: Mapping[tuple[int, str], Sequence[Timing]] | None = None,
+) -> Table:
     """One row per point, in the order given.
 
     Args:
         points: the front, on the split that it was chosen on.
         reference: the backbone's MACs, what ``0.4x`` is of.
         test: the same points measured on test, where known; matched by trial and knob.
+        timings: of the points, where they were timed; by the same match.
     """
     measured = {key(p): p for p in test}
     columns: tuple[str, ...] = (
@@ -53,11 +70,43 @@ def front_table(points: Sequence[Point], reference: float, test: Sequence[Point]
             row.insert(3, percent(again.accuracy) if again else "")
             row.insert(6, mega(again.macs) if again else "")
         rows.append(tuple(row))
-    return Table(columns, tuple(rows))
+    return _with_times(Table(columns, tuple(rows)), points, reference, timings or {})
+
+
+def _with_times(
+    table: Table,
+    points: Sequence[Point],
+    reference: float,
+    timings: Mapping[tuple[int, str], Sequence[Timing]],
+) -> Table:
+    """Columns of time beside those of MACs: the budget's latency, and what was timed at each batch size."""
+    added: list[tuple[str, ...]] = []
+    if any(p.latency is not None for p in points):
+        added.append(("ms", *("" if p.latency is None else milli(p.latency) for p in points)))
+    batches = sorted({timing.batch for found in timings.values() for timing in found})
+    if batches:
+        added.append(("MAC saving", *(whole(1 - p.macs / reference) for p in points)))
+    for batch in batches:
+        found = [next((t for t in timings.get(key(p), ()) if t.batch == batch), None) for p in points]
+        added.append((f"ms at {batch}", *(milli(t.p50) if t else "" for t in found)))
+        added.append((f"time saving at {batch}", *(whole(t.time_saving) if t else "" for t in found)))
+    place = table.columns.index("in budget")
+    rows = [table.columns, *table.rows]
+    widened = [(*row[:place], *(column[i] for column in added), *row[place:]) for i, row in enumerate(rows)]
+    return Table(widened[0], tuple(widened[1:]))
 
 
 def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
+
+
+def whole(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def milli(seconds: float) -> str:
+    """Milliseconds, three digits of them."""
+    return f"{1e3 * seconds:.3g}"
 
 
 def mega(macs: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,17 @@ def replaceable(folder: Path) -> None:
 
 
 @contextmanager
-def drafting(folder: Path) -> Iterator[Path]:
+def drafting(folder: Path, check: Callable[[Path], None] = replaceable) -> Iterator[Path]:
     """A folder beside ``folder``, to be filled; it takes the name when all went well, and vanishes if not.
+
+    Args:
+        check: raises Refusal where what is there now must stay.
 
     Raises:
         Refusal: something else is there, or the disk does not take it.
     """
     folder = folder.resolve()  # through links: what they point at is replaced, not the link
-    replaceable(folder)
+    check(folder)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from routesearch.data.arrays import as_pixels
 from routesearch.data.base import normalised
 from routesearch.errors import Refusal, UnknownName, origin
 from routesearch.fit import place
+from routesearch.latency import BATCHES, SECONDS, time_network
 from routesearch.method import RoutedNet, Trunk, run
 from routesearch.plugins import Registry, Shelf, load_plugins
 from routesearch.reading import explain
@@ -26,6 +26,7 @@ from routesearch.routing import Routed
 from routesearch.saved.card import Card, Part
 from routesearch.saved.folder import read
 from routesearch.study import parse_backbone
+from routesearch.timing import Timing
 
 log = logging.getLogger("routesearch")
 
@@ -92,6 +93,23 @@ class SavedModel:
         pixels = _pixels(images, self.card.shape)
         parts = [self._routed(chunk) for chunk in pixels.split(batch_size)] if len(pixels) else []
         return _joined(parts)
+
+    def latency(self, batches: Sequence[int] = BATCHES, *, seconds: float = SECONDS) -> list[Timing]:
+        """Time the network beside its static backbone, in this process with torch's threads.
+
+        Images take the ways in the shares that they had on validation data.
+
+        Args:
+            batches: sizes, one timing each.
+            seconds: what a size may take, roughly.
+
+        Raises:
+            Refusal: for a size that is not 1 or more.
+        """
+        if not batches or min(batches) < 1:
+            raise Refusal(f"batch sizes must be 1 or more, got {list(batches)}")
+        share = self.card.validation.route_share
+        return time_network(self.net, self.card.knob, share, self.device, batches, seconds)
 
     def _routed(self, pixels: Tensor) -> Routed:
         """One batch, N,C,H,W as the user gave it."""
@@ -208,11 +226,10 @@ def _joined(parts: Sequence[Routed]) -> Prediction:
     if not parts:
         none = np.zeros(0, np.int64)
         return Prediction(none, np.zeros(0, np.float32), none, none, np.zeros((0, 0), np.bool_))
-    confidence, labels = torch.cat([p.logits for p in parts]).float().softmax(1).max(1)
-    sites = max(p.ran.shape[1] for p in parts)  # fewer where no image of a batch met one
-    ran = torch.cat([F.pad(p.ran, (0, sites - p.ran.shape[1])) for p in parts])
-    macs, route = (torch.cat([getattr(p, name) for p in parts]) for name in ("macs", "route"))
-    return Prediction(*(t.cpu().numpy() for t in (labels, confidence, macs, route, ran)))
+    routed = Routed.joined(parts)
+    confidence, labels = routed.logits.float().softmax(1).max(1)
+    columns = (labels, confidence, routed.macs, routed.route, routed.ran)
+    return Prediction(*(column.cpu().numpy() for column in columns))
 
 
 def _device(text: str) -> torch.device:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from routesearch.points import Point, best, hypervolume
+from routesearch.points import Point, hypervolume
 from routesearch.record import Outcome, State, TrialRecord
 from routesearch.search import store
 from routesearch.search.journal import Journal
@@ -172,8 +172,8 @@ class Dispatcher:
 
     def snapshot(self) -> Snapshot:
         counts, task, now = self.ledger.counts, self.ledger.task, self._clock()
-        front, budget = self.ledger.front, task.budget
-        feasible = None if budget is None else hypervolume(front, task.reference, budget)
+        front, candidates, budget = self.ledger.front, self.ledger.candidates, task.budget
+        feasible = budget.volume(candidates, task.reference) if budget else None
         return Snapshot(
             finished=counts[State.FINISHED],
             stopped=counts[State.STOPPED],
@@ -181,7 +181,7 @@ class Dispatcher:
             refused=counts[State.REFUSED],
             running=len(self._live),
             total=self._total,
-            best=best(front, budget),
+            best=budget.best(candidates),
             hypervolume=hypervolume(front, task.reference),
             feasible_hypervolume=feasible,
             elapsed=now - self._start,
@@ -216,6 +216,7 @@ class Dispatcher:
         return record
 
     def _prune_weights(self) -> None:
-        """Keep only weights that can still be asked for: of the front, and of trials about to end."""
-        wanted = {p.trial for p in self.ledger.front} | self._live.keys()
+        """Keep only weights that can still be asked for: of points ahead, and of trials about to end."""
+        ahead = {p.trial for p in (*self.ledger.front, *self.ledger.candidates)}
+        wanted = ahead | self._live.keys()
         store.keep_weights(self.ledger.journal.dir, wanted)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from routesearch.errors import Refusal, RunFailed
-from routesearch.points import OperatingPoint, Point
+from routesearch.points import OperatingPoint, Point, key
 from routesearch.record import Outcome
 from routesearch.search import remote, store
 from routesearch.search.cluster import Capacity, check_fits, connect, environment, first_line
 from routesearch.search.dispatcher import Dispatcher, Observer, Snapshot
 from routesearch.search.interrupt import Interrupts
 from routesearch.search.journal import Journal
-from routesearch.search.ledger import Ledger, test_results
+from routesearch.search.ledger import Ledger, test_results, timings
 from routesearch.search.tune import Abort, Bridge, make_callback, make_searcher
 from routesearch.search.work import Grant, TrialWork, Work
 
@@ -43,6 +43,8 @@ def run_search(
     work: type[Work] = TrialWork,
 ) -> None:
     """Run or continue a study up to its total of trials, then measure its front on test data.
+
+    At the end the front is timed, where the study wants that.
 
     What came of it is read back from the journal (:mod:`routesearch.search.ledger`).
 
@@ -75,7 +77,7 @@ def run_search(
         dispatcher = Dispatcher(
             ledger, config.trials, observers=observers, on_progress=on_progress, check=check
         )
-        if not dispatcher.done or _unmeasured(ledger):
+        if not dispatcher.done or _unmeasured(ledger) or _untimed(ledger):
             # Entered twice: Ray puts a handler of its own in place.
             with interrupts, connect(address, resources.cpu) as scratch, interrupts:
                 grant = Grant(resources.cpu, resources.gpu)
@@ -86,6 +88,7 @@ def run_search(
                 if not dispatcher.done:
                     _run_trials(dispatcher, order, check, scratch)
                 _publish(ledger, order, dispatcher, check)
+                _time_front(ledger, order, dispatcher, check)
         for observer in observers:
             observer.search_ended()
         dispatcher.changed()
@@ -154,11 +157,58 @@ def _unmeasured(ledger: Ledger) -> dict[int, list[Point]]:
     """Points of the validation front that can be measured on test data and are not yet, by trial."""
     known = {n: [p.knob for p in points] for n, points in test_results(ledger.journal).items()}
     missing: dict[int, list[Point]] = {}
-    for point in ledger.front:
+    for point in _shown(ledger):
         kept = store.weights_path(ledger.journal.dir, point.trial).is_file()
         if kept and point.knob not in known.get(point.trial, []):
             missing.setdefault(point.trial, []).append(point)
     return missing
+
+
+def _shown(ledger: Ledger) -> list[Point]:
+    """The validation front, and the best within the budget: with a latency budget it may lie off it."""
+    best = ledger.task.budget.best(ledger.candidates)
+    members = {key(p) for p in ledger.front}
+    return ledger.front if best is None or key(best) in members else [*ledger.front, best]
+
+
+def _time_front(
+    ledger: Ledger, order: remote.Order, dispatcher: Dispatcher, check: Callable[[], None]
+) -> None:
+    """Time the points that people see: one at a time, while nothing else of the search runs."""
+    import ray
+
+    time_point = ray.remote(remote.time_point).options(
+        num_cpus=order.grant.cpu, num_gpus=order.grant.gpu, max_retries=1
+    )
+    for point, batches in _untimed(ledger):
+        record = ledger.record(point.trial)
+        weights = store.read(store.weights_path(ledger.journal.dir, point.trial))
+        measured = OperatingPoint(point.knob, point.accuracy, point.macs, point.route_share)
+        try:
+            found = _wait(time_point.remote(record, measured, weights, batches, order), check)
+        except RunFailed as failure:
+            dispatcher.note = f"a point of trial {point.trial} stays without timings: {failure}"
+        else:
+            ledger.keep_timing(point, _measured_with(ledger.task), found)
+        dispatcher.changed()
+
+
+def _untimed(ledger: Ledger) -> list[tuple[Point, list[int]]]:
+    """Points that are shown and can be timed, each with the batch sizes that are wanted and missing."""
+    wanted = ledger.task.config.latency.batch
+    if not wanted:
+        return []
+    known, left = timings(ledger.journal, _measured_with(ledger.task)), []
+    for point in _shown(ledger):
+        missing = [batch for batch in wanted if batch not in known.get(key(point), {})]
+        if missing and store.weights_path(ledger.journal.dir, point.trial).is_file():
+            left.append((point, missing))
+    return left
+
+
+def _measured_with(task: Task) -> dict[str, float]:
+    """What timings depend on, of the study's settings: with others they are taken again."""
+    return {"cpu": task.config.resources.cpu, "gpu": task.config.resources.gpu}
 
 
 def _order(task: Task, packed: Any, work: type[Work], grant: Grant) -> remote.Order:

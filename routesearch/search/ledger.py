@@ -14,8 +14,8 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -30,13 +30,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pydantic import ValidationError
 
 from routesearch.errors import Refusal
-from routesearch.points import OperatingPoint, Point, front
+from routesearch.points import Budget, OperatingPoint, Point, front, undominated
 from routesearch.record import Outcome, State, TrialRecord
 from routesearch.search.journal import META, Journal
 from routesearch.search.lessons import lesson_of, place
 from routesearch.search.naming import budget_of, study_name
 from routesearch.search.sampler import derive, make_sampler
 from routesearch.space import SearchSpace
+from routesearch.timing import Timing
 
 if TYPE_CHECKING:
     from routesearch.task import Task
@@ -67,7 +68,25 @@ def test_results(journal: Journal) -> dict[int, list[OperatingPoint]]:
     return results
 
 
-def test_points(journal: Journal, budget: float | None) -> list[Point]:
+def timings(
+    journal: Journal, on: Mapping[str, Any] | None = None
+) -> dict[tuple[int, str], dict[int, Timing]]:
+    """Timings of front members: what :func:`routesearch.points.key` says of a point -> batch -> timing.
+
+    Args:
+        on: only those that were measured with this.
+    """
+    found: dict[tuple[int, str], dict[int, Timing]] = {}
+    for fact, rows in journal.facts().items():
+        if fact.startswith("timing:"):
+            for knob, where, values in rows:
+                if on is None or where == on:
+                    place = int(fact.removeprefix("timing:")), json.dumps(knob, sort_keys=True)
+                    found.setdefault(place, {})[values["batch"]] = Timing(**values)
+    return found
+
+
+def test_points(journal: Journal, budget: Budget) -> list[Point]:
     """The published points: those of the validation front, as measured on test data, never filtered again."""
     results = test_results(journal)
     return [p for r in records(journal) for p in r.mark(results.get(r.number, ()), budget, "test")]
@@ -101,6 +120,7 @@ class Ledger:
 
     Attributes:
         front: the front on validation data over all trials so far.
+        candidates: points one of which is the best within the budget, whatever that is (:func:`undominated`).
         counts: trials in each state.
     """
 
@@ -108,6 +128,7 @@ class Ledger:
         self.journal = journal
         self.task = task
         self.front: list[Point] = []
+        self.candidates: list[Point] = []
         self.counts: Counter[State] = Counter()
         self._rows: dict[int, _Row] = {}
         self._load: Counter[str] = Counter()  # trials of a method that are spent or running
@@ -137,8 +158,7 @@ class Ledger:
         self._mend(stored)
         for method in task.spaces:
             self._teach_missing(method)
-        curves = (r.points(task.budget) for r in records(journal))
-        self.front = front([p for curve in curves for p in curve])
+        self._add([p for r in records(journal) for p in r.points(task.budget)])
 
     @property
     def spent(self) -> int:
@@ -196,7 +216,7 @@ class Ledger:
 
     def refusal(self, record: TrialRecord) -> str | None:
         """Why a trial may not be trained under the present budget; None if it may."""
-        budget = self.task.budget
+        budget = self.task.budget.max_macs
         if budget is None or record.bounds is None or record.bounds[0] <= budget:
             return None
         return f"cheapest route <= budget must hold, got {record.bounds[0]:.0f} and {budget:.0f} MACs"
@@ -217,9 +237,7 @@ class Ledger:
         self._count(row, +1)
         if row.study != self._names.get(row.method) and row.method in self._names:
             self._teach(record)
-        points = record.points(self.task.budget)
-        if points:
-            self.front = front([*self.front, *points])
+        self._add(record.points(self.task.budget))
         return record
 
     def publish(self, number: int, points: Iterable[OperatingPoint]) -> None:
@@ -228,7 +246,24 @@ class Ledger:
         new = [[dict(p.knob), p.accuracy, p.macs, list(p.route_share)] for p in points]
         self.journal.set(f"test:{number}", known + new)
 
+    def keep_timing(self, point: Point, on: Mapping[str, Any], timings: Iterable[Timing]) -> None:
+        """Add the timings of a point; of one batch size the last ones count.
+
+        Args:
+            on: what they were measured with, JSON values.
+        """
+        new = [[dict(point.knob), dict(on), asdict(timing)] for timing in timings]
+        again = [(knob, timing["batch"]) for knob, _, timing in new]
+        known = self.journal.get(f"timing:{point.trial}") or []
+        kept = [row for row in known if (row[0], row[2]["batch"]) not in again]
+        self.journal.set(f"timing:{point.trial}", kept + new)
+
     # ---- the stored trials -------------------------------------------------------------------
+
+    def _add(self, points: Sequence[Point]) -> None:
+        if points:
+            self.front = front([*self.front, *points])
+            self.candidates = undominated([*self.candidates, *points])
 
     def _note_repeat(self, method: str, config: Mapping[str, Any]) -> None:
         """Count how many trials of a method in a row repeated a trained config."""
@@ -321,7 +356,8 @@ class Ledger:
             bounds = self.task.bounds(method, default)
         except Refusal:
             return
-        if placed is not None and (self.task.budget is None or bounds.min <= self.task.budget):
+        limit = self.task.budget.max_macs
+        if placed is not None and (limit is None or bounds.min <= limit):
             study.enqueue_trial(placed[0])
 
     def _draw(

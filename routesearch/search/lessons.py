@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState, create_trial
 
 from routesearch.errors import Refusal
-from routesearch.points import representative
+from routesearch.points import Budget, representative
 from routesearch.record import State, TrialRecord
 from routesearch.space import SearchSpace, Space
 
@@ -29,8 +29,8 @@ class Lesson:
         return self.state is not TrialState.PRUNED or any(v > 0 for v in self.constraints.values())
 
 
-def lesson_of(record: TrialRecord, reference: float, budget: float | None) -> Lesson:
-    """Two objectives and one constraint of a measured trial; a violated constraint of a refused one.
+def lesson_of(record: TrialRecord, reference: float, budget: Budget) -> Lesson:
+    """Two objectives and the constraints of a measured trial; a violated constraint of a refused one.
 
     A refused one is pruned, not failed: samplers overlook failed trials and would ask the same for ever.
     """
@@ -39,13 +39,12 @@ def lesson_of(record: TrialRecord, reference: float, budget: float | None) -> Le
     if outcome.state is State.REFUSED:
         if record.bounds is None:
             return Lesson(TrialState.PRUNED, None, {"law": 1.0})
-        excess = 0.0 if budget is None else record.bounds[0] / budget - 1
+        excess = 0.0 if budget.max_macs is None else record.bounds[0] / budget.max_macs - 1
         return Lesson(TrialState.PRUNED, None, {"macs": excess})
     if outcome.state is State.FAILED:
         return Lesson(TrialState.FAIL, None, {})
     point = representative(outcome.points, reference, budget)
-    constraints = {} if budget is None else {"macs": min(p.macs for p in outcome.points) / budget - 1}
-    return Lesson(TrialState.COMPLETE, [point.accuracy, point.macs], constraints)
+    return Lesson(TrialState.COMPLETE, [point.accuracy, point.macs], budget.excess(outcome.points))
 
 
 def place(

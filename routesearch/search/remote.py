@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from routesearch import files
+from routesearch.points import OperatingPoint
 from routesearch.record import Outcome, TrialRecord
 from routesearch.search import store
 from routesearch.search.ledger import sound
 from routesearch.search.work import Grant, Work
+from routesearch.timing import Timing
 
 if TYPE_CHECKING:
     from routesearch.trial import Weights
@@ -88,6 +90,13 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Operating points of a trained network on test data."""
     return [asdict(p) for p in _work(order).measure(trial, knobs, weights, order.grant)]
+
+
+def time_point(
+    trial: TrialRecord, point: OperatingPoint, weights: Weights, batches: Sequence[int], order: Order
+) -> list[Timing]:
+    """An operating point of a trained network, timed at these batch sizes."""
+    return _work(order).time(trial, point, weights, batches, order.grant)
 
 
 def train_trunk(part: str, seed: int, order: Order) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from routesearch import machine
 from routesearch.points import OperatingPoint
 from routesearch.record import Outcome, TrialRecord
+from routesearch.timing import Timing
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +68,17 @@ class Work(ABC):
         self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Weights, grant: Grant
     ) -> list[OperatingPoint]:
         """A trained network at these knobs on test data."""
+
+    @abstractmethod
+    def time(
+        self,
+        trial: TrialRecord,
+        point: OperatingPoint,
+        weights: Weights,
+        batches: Sequence[int],
+        grant: Grant,
+    ) -> list[Timing]:
+        """A trained network at an operating point, timed at these batch sizes."""
 
     @abstractmethod
     def train_trunk(self, part: str, seed: int, grant: Grant) -> Any:
@@ -126,6 +138,19 @@ class TrialWork(Work):
 
         device = _prepare(trial.seed, grant)
         return measure_again(_spec(trial), knobs, weights, self.task, self.data, self.trunk, device)
+
+    def time(
+        self,
+        trial: TrialRecord,
+        point: OperatingPoint,
+        weights: Weights,
+        batches: Sequence[int],
+        grant: Grant,
+    ) -> list[Timing]:
+        from routesearch.trial import time_again
+
+        device = _prepare(trial.seed, grant)
+        return time_again(_spec(trial), point, weights, self.task, self.trunk, device, batches)
 
     def train_trunk(self, part: str, seed: int, grant: Grant) -> Any:
         from routesearch.confusion import measure_confusion

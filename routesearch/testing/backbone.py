@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -31,12 +32,18 @@ class BackboneContract:
         shapes: images to try it on, C, H, W.
         width: of the backbone that is tried; small ones are quick.
         narrows: whether its units build at any width.
+        narrows_at: the units that build at another width than the one before them, where others refuse to;
+            None: all.
+        without_gradient: regular expression -> reason, for names of parameters of the plain network that
+            its loss need not reach.
     """
 
     backbone: ClassVar[type[Backbone]]
     shapes: ClassVar[Sequence[Shape]] = ((1, 16, 16), (3, 20, 16))
     width: ClassVar[float] = 0.25
     narrows: ClassVar[bool] = True
+    narrows_at: ClassVar[Sequence[int] | None] = None
+    without_gradient: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def arguments(cls, law: Callable[..., None]) -> list[tuple[Any, ...]]:
@@ -88,16 +95,27 @@ class BackboneContract:
                     raise broken(f"{where}: an exit must give as many outputs as asked", "others than 7")
 
     def test_a_branch_reads_a_wider_trunk(self, net: Backbone) -> None:
-        """A unit of half the width takes what the whole width gives, at any cut."""
+        """A unit of half the width takes what the whole width gives, at any cut, or at those declared."""
         if not self.narrows:
             pytest.skip("declared: narrows = False")
         x: Tensors = torch.rand(2, *net.image_shape)
         for k in range(1, len(net) + 1):
-            if k > 1:
-                y = net.unit(k, 0.5, width_in=1.0).eval()(x)
+            if k > 1 and (self.narrows_at is None or k in self.narrows_at):
+                law = f"{net.name}: unit {k} must build at width 0.5 after a unit of width 1"
+                try:
+                    y = net.unit(k, 0.5, width_in=1.0).eval()(x)
+                except Refusal as refusal:
+                    raise broken(law, f"a Refusal: {refusal}") from refusal
                 if net.neck(k)(y).shape[1] != net.channels(k, 0.5):
-                    law = f"{net.name}: unit {k} must build at width 0.5 after a unit of width 1"
                     raise broken(law, f"{_sizes(y)}")
+            elif k > 1:
+                try:
+                    net.unit(k, 0.5, width_in=1.0)
+                except Refusal:
+                    pass
+                else:
+                    law = f"{net.name}: units outside of narrows_at must refuse a change of width"
+                    raise broken(law, f"no Refusal at unit {k}")
             x = net.unit(k).eval()(x)
 
     def test_the_plain_network_is_its_units_and_head(self, net: Backbone) -> None:
@@ -155,12 +173,13 @@ class BackboneContract:
             raise broken(f"{net.name}: another seed must draw other weights", "the same")
 
     def test_every_parameter_learns(self, net: Backbone) -> None:
-        """A gradient of the plain network's loss reaches every parameter."""
+        """A gradient of the plain network's loss reaches every parameter, but for those declared."""
         torch.manual_seed(0)
         plain = net.plain().train()
         labels = torch.arange(16) % net.classes
         nn.functional.cross_entropy(plain(torch.randn(16, *net.image_shape)), labels).backward()
         dead = [n for n, p in plain.named_parameters() if p.grad is None or not bool(p.grad.any())]
+        dead = [n for n in dead if not any(re.fullmatch(pattern, n) for pattern in self.without_gradient)]
         if dead:
             raise broken(f"{net.name}: the loss must reach every parameter", f"none at {', '.join(dead[:5])}")
 
@@ -182,7 +201,7 @@ class BackboneContract:
         together = plain(images)
         alone = torch.cat([plain(image[None]) for image in images])
         if not torch.allclose(together, alone, rtol=1e-8, atol=1e-8):
-            far = float((together - alone).abs().max())
+            far = float((together - alone).detach().abs().max())
             raise broken(f"{net.name}: logits must not depend on batch mates", f"{far:.3g} of difference")
 
     def test_positions_and_widths_out_of_range_are_refused(self, net: Backbone) -> None:

@@ -49,6 +49,7 @@ class Driven:
 
     Attributes:
         exact: whether it runs in float64; some networks hold on to float32.
+        throughout: whether tensors that it makes are float64 too.
         images: N, C, H, W; toy images and noise of several strengths.
         knobs: some of the network's own settings, the default first.
         alone: for each knob, what came of each image by itself.
@@ -56,6 +57,7 @@ class Driven:
 
     net: RoutedNet
     exact: bool
+    throughout: bool
     images: Tensor
     knobs: Sequence[Knob]
     alone: Sequence[Routed]
@@ -74,7 +76,7 @@ class Driven:
     def precision(self) -> Iterator[None]:
         """Tensors that the network makes have its precision."""
         before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64 if self.exact else before)
+        torch.set_default_dtype(torch.float64 if self.throughout else before)
         try:
             yield
         finally:
@@ -144,19 +146,20 @@ class Case:
         noise = torch.randn(16, *inputs.shape[1:], generator=dice)
         noise *= torch.logspace(-1, 1, 16)[:, None, None, None]
         images = torch.cat([inputs, noise + torch.randn(16, 1, 1, 1, generator=dice)])
-        double = copy.deepcopy(net).double().eval()
-        try:
-            return self._alone(double, images.double(), exact=True)
-        except RuntimeError as error:
-            if "dtype" not in str(error) and "Double" not in str(error):
-                raise
-        return self._alone(net.eval(), images, exact=False)
+        for exact, throughout in ((True, True), (True, False)):
+            try:
+                return self._alone(copy.deepcopy(net).double(), images.double(), exact, throughout)
+            except RuntimeError as error:
+                if "dtype" not in str(error):
+                    raise
+        return self._alone(net, images, exact=False, throughout=False)
 
-    def _alone(self, net: RoutedNet, images: Tensor, exact: bool) -> Driven:
-        driven = Driven(net, exact, images, [], [])
+    def _alone(self, net: RoutedNet, images: Tensor, exact: bool, throughout: bool) -> Driven:
+        driven = Driven(net, exact, throughout, images, [], [])
         with driven.precision():
+            net.train()  # what a network does as its mode changes is done in its precision too
             knobs = spread(net.knobs(observed(net, images)), KNOBS)
-            alone = [stacked([run(net, image[None], knob) for image in images]) for knob in knobs]
+            alone = [Routed.joined([run(net, image[None], knob) for image in images]) for knob in knobs]
         return replace(driven, knobs=knobs, alone=alone)
 
 
@@ -171,18 +174,6 @@ def spread(knobs: Sequence[Knob], most: int) -> list[Knob]:
     if len(knobs) <= most:
         return list(knobs)
     return [knobs[round(i * (len(knobs) - 1) / (most - 1))] for i in range(most)]
-
-
-def stacked(parts: Sequence[Routed]) -> Routed:
-    """The results of several batches as one; an image that met fewer blocks to skip skipped the rest."""
-    sites = max(part.ran.shape[1] for part in parts)
-    ran = [torch.nn.functional.pad(part.ran, (0, sites - part.ran.shape[1])) for part in parts]
-    return Routed(
-        torch.cat([part.logits for part in parts]),
-        torch.cat([part.macs for part in parts]),
-        torch.cat([part.route for part in parts]),
-        torch.cat(ran),
-    )
 
 
 def _signatures(routed: Routed) -> Counter[tuple[Any, ...]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from routesearch.points import Point, hypervolume, representative
+from routesearch.points import Budget, Point, hypervolume, representative
 from routesearch.record import State, TrialRecord
 from routesearch.report import front_figure_png, front_html, front_table, write_csv
 from routesearch.tracking import view
@@ -40,9 +40,7 @@ class _Stored:
 class Mirror:
     """One study's experiment in MLflow. Every method may raise whatever MLflow raises."""
 
-    def __init__(
-        self, uri: str, experiment: str, study_id: str, *, budget: float | None, reference: float
-    ) -> None:
+    def __init__(self, uri: str, experiment: str, study_id: str, *, budget: Budget, reference: float) -> None:
         self._client: MlflowClient = connect(uri)
         self._study_id, self._budget, self._reference = study_id, budget, reference
         found = open_experiment(self._client, experiment, study_id, artifact_folder(uri))
@@ -71,7 +69,7 @@ class Mirror:
             if number in self._runs:
                 stored = self._runs[number]
                 self._log(stored.id, [], self._place(number, stored.tags["method"]))
-        volumes = self._volumes(self._totals.front)
+        volumes = self._volumes(self._totals)
         self._log(
             self._parent,
             [(key, value, self._totals.spent) for key, value in volumes.items()]
@@ -94,7 +92,7 @@ class Mirror:
         for record in records:
             self._totals.add(record, record.points(self._budget))
             if record.state.spends:
-                history.append(self._volumes(self._totals.front))
+                history.append(self._volumes(self._totals))
         old = self._renew_parent(test)
         for record in records:
             if record.state.spends:
@@ -110,7 +108,8 @@ class Mirror:
         Returns:
             The old parent, to be deleted once no trial points at it.
         """
-        outdated = self._client.get_run(self._parent).data.metrics.get("budget") != self._budget
+        told_before = self._client.get_run(self._parent).data.metrics
+        outdated = any(told_before.get(key) != bound for key, bound in self._bounds().items())
         for key, points in (("front_accuracy", self._totals.front), ("front_test_accuracy", test)):
             told = {m.step: m.value for m in self._client.get_metric_history(self._parent, key)}
             outdated |= bool(told) and told != _stairs(points)
@@ -127,7 +126,7 @@ class Mirror:
         for key, points in (("front_accuracy", self._totals.front), ("front_test_accuracy", test)):
             if not client.get_metric_history(parent, key):
                 metrics += [(key, value, step) for step, value in _stairs(points).items()]
-        for key in self._volumes([]):
+        for key in self._volumes(Totals()):
             told = {m.step for m in client.get_metric_history(parent, key)}
             metrics += [(key, h[key], step) for step, h in enumerate(history, 1) if step not in told]
         now = client.get_run(parent).data.metrics
@@ -144,7 +143,9 @@ class Mirror:
             (folder / "front.json").write_text(_table(table.columns, table.rows))
             client.log_artifacts(parent, scratch)
         client.set_tag(parent, TABLES, _tables("front.json"))
-        client.set_tag(parent, NOTE, view.note(shown, test, budget, reference))
+        client.set_tag(
+            parent, NOTE, view.note(shown, test, budget, reference, budget.best(self._totals.candidates))
+        )
         client.set_terminated(parent)
         client.set_experiment_tag(self.experiment_id, NOTE, view.pointer(self.experiment_id, parent))
 
@@ -185,8 +186,7 @@ class Mirror:
         tags = {STUDY: self._study_id, "mlflow.source.name": "routesearch", "mlflow.source.type": "LOCAL"}
         run = self._client.create_run(self.experiment_id, tags=tags, run_name=f"{self.experiment}: front")
         settled = {"backbone_macs": self._reference}
-        if self._budget is not None:
-            settled["budget"] = self._budget
+        settled |= {key: bound for key, bound in self._bounds().items() if bound is not None}
         self._log(run.info.run_id, [(key, value, 0) for key, value in settled.items()])
         return str(run.info.run_id)
 
@@ -265,10 +265,13 @@ class Mirror:
         member = number in self._totals.members
         return {"on_front": "yes" if member else "no", "mlflow.runColor": self._totals.colour(method, member)}
 
-    def _volumes(self, curve: Sequence[Point]) -> dict[str, float]:
-        volumes = {"hypervolume": hypervolume(curve, self._reference)}
-        if self._budget is not None:
-            volumes["feasible_hypervolume"] = hypervolume(curve, self._reference, self._budget)
+    def _bounds(self) -> dict[str, float | None]:
+        return {"budget": self._budget.max_macs, "budget_latency": self._budget.max_latency}
+
+    def _volumes(self, totals: Totals) -> dict[str, float]:
+        volumes = {"hypervolume": hypervolume(totals.front, self._reference)}
+        if self._budget:
+            volumes["feasible_hypervolume"] = self._budget.volume(totals.candidates, self._reference)
         return volumes
 
     def _counts(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from routesearch.points import Point, front
+from routesearch.points import Point, front, undominated
 from routesearch.record import State, TrialRecord
 from routesearch.report import PALETTE
 
@@ -17,6 +17,7 @@ class Totals:
     """What is known of the whole study without keeping its curves."""
 
     front: list[Point] = field(default_factory=list)
+    candidates: list[Point] = field(default_factory=list)  # for the best within any budget
     states: dict[int, State] = field(default_factory=dict)
     colours: dict[str, str] = field(default_factory=dict)
     values: dict[str, dict[str, set[str]]] = field(
@@ -51,6 +52,8 @@ class Totals:
             return
         self.colours.setdefault(record.method, PALETTE[len(self.colours) % len(PALETTE)])
         self.front = front([*(p for p in self.front if p.trial != record.number), *points])
+        others = (p for p in self.candidates if p.trial != record.number)
+        self.candidates = undominated([*others, *points])
         seen = self.values.setdefault(record.method, {})
         for name, value in record.config.items():
             values = seen.setdefault(name, set())

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from routesearch.points import Point
+from routesearch.points import Budget, Point
 from routesearch.record import TrialRecord
 from routesearch.tracking.client import connect
 from routesearch.tracking.mirror import Mirror
@@ -44,7 +44,7 @@ class Tracker:
         experiment: str,
         study_id: str,
         *,
-        budget: float | None,
+        budget: Budget,
         reference: float,
         records: Sequence[TrialRecord] = (),
     ) -> None:
@@ -54,7 +54,7 @@ class Tracker:
             uri: any MLflow tracking URI.
             experiment: the study's name; ``NAME (id)`` is taken where another study has it.
             study_id: tells the study from others of its name.
-            budget: mean MACs per image; None without one.
+            budget: what a point may cost.
             reference: the backbone's MACs.
             records: the trials that are stored already, so that a front found earlier is known.
         """

@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from routesearch.points import Point, best
+from routesearch.points import Budget, Point
 from routesearch.report import front_table
-from routesearch.report.table import mega, percent
+from routesearch.report.table import limits, mega, percent
 
 KEY = "front"
 TAG = f"mlflow.sharedViewState.{KEY}"
@@ -94,14 +94,15 @@ def pointer(experiment_id: str, parent: str) -> str:
     )
 
 
-def note(front: Sequence[Point], test: Sequence[Point], budget: float | None, reference: float) -> str:
+def note(
+    front: Sequence[Point], test: Sequence[Point], budget: Budget, reference: float, one: Point | None
+) -> str:
     """The front in Markdown, for the parent run."""
     backbone = f"The backbone costs {mega(reference)} M MACs per image."
-    if budget is not None:
-        one = best(front, budget)
+    if budget:
         found = f"{percent(one.accuracy)}, {one.method}, trial {one.trial}" if one else "none"
-        budgeted = f"Best within the budget of {mega(budget)} M ({budget / reference:.3g}x): **{found}**."
-    lines = [backbone if budget is None else f"{budgeted} {backbone}"]
+        budgeted = f"Best within the budget of {limits(budget, reference)}: **{found}**."
+    lines = [f"{budgeted} {backbone}" if budget else backbone]
     shown = front if len(front) <= MOST_ROWS else front[:: -(-len(front) // MOST_ROWS)]
     if len(shown) < len(front):
         lines.append(f"{len(shown)} of {len(front)} points; the artifact `front.html` shows all.")

@@ -153,28 +153,6 @@ def test_the_draw_is_the_authors() -> None:
     assert not linear.bias.any()
 
 
-def test_exits_and_a_branch_of_another_width() -> None:
-    with shapes_only():
-        x: Any = torch.empty(2, 3, 32, 32)
-        for k in range(1, 9):
-            x = HYBRID.unit(k, 0.5 if k > 2 else 1.0, width_in=1.0 if k == 3 else None).eval()(x)
-            width = 0.5 if k > 2 else 1.0
-            assert HYBRID.exit(k, width)(x).shape == (2, 10)
-            assert HYBRID.exit(k, width, out=3)(x).shape == (2, 3)
-            assert HYBRID.neck(k)(x).shape == (2, HYBRID.channels(k, width))
-
-
-def test_it_learns_but_for_the_norms_of_scales_that_the_next_column_drops() -> None:
-    torch.manual_seed(0)
-    net = Pyramid8((1, 16, 16), 4, 0.25).plain().train()
-    images = torch.randn(8, 1, 16, 16)
-    before = images.clone()
-    net(images).logsumexp(1).mean().backward()
-    assert torch.equal(images, before)
-    unread = {n for n, p in net.named_parameters() if p.grad is None}
-    assert unread == {f"units.{at}.norms.0.{part}" for at in (1, 3, 5) for part in ("weight", "bias")}
-
-
 def test_a_group_parts_with_its_list_of_maps() -> None:
     """Routed and dense agree, and each image pays for the columns that it saw."""
     torch.manual_seed(0)

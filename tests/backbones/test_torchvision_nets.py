@@ -23,7 +23,6 @@ from routesearch.backbones import (
 from routesearch.backbones.base import kaiming
 from routesearch.errors import Refusal
 from routesearch.meta import shapes_only
-from routesearch.pricing import mult_adds
 from routesearch.task import reference_cost
 
 CIFAR10, IMAGENET = (3, 32, 32), (3, 224, 224)
@@ -153,15 +152,6 @@ def test_any_width_rounds_each_number_of_channels(kind: type[Backbone]) -> None:
     assert conv.out_channels == inside[kind.name.removesuffix("_cifar")]
 
 
-@pytest.mark.parametrize("kind", [ResNet101Cifar, VGG16Cifar, AlexNetCifar])
-def test_a_branch_reads_a_wider_trunk(kind: type[Backbone]) -> None:
-    backbone = kind(CIFAR10, 10)
-    with shapes_only():
-        for k in (2, 4, len(backbone)):
-            unit = backbone.unit(k, 0.5, width_in=1.0).eval()
-            assert tuple(unit(torch.empty(1, *backbone.shape(k - 1))).shape[1:]) == backbone.shape(k, 0.5)
-
-
 def test_a_dense_layer_passes_on_what_it_gets_so_only_a_transition_narrows() -> None:
     backbone = DenseNet201Cifar(CIFAR10, 10)
     law = (
@@ -177,52 +167,11 @@ def test_a_dense_layer_passes_on_what_it_gets_so_only_a_transition_narrows() -> 
         backbone.unit(5, 0.5, width_in=0.5)
 
 
-@pytest.mark.parametrize("kind", [*SMALL, *LARGE])
-def test_depth_exits_and_necks(kind: type[Backbone]) -> None:
-    backbone = kind((1, 64, 72), 4, 0.25)
-    with shapes_only():
-        net = backbone.plain(depth=3)
-        assert len(net.units) == 3
-        assert net.eval()(torch.empty(2, 1, 64, 72)).shape == (2, 4)
-        x = torch.empty(2, *backbone.shape(3))
-        assert backbone.neck(3)(x).shape == (2, backbone.channels(3))
-        assert backbone.exit(3, out=7).eval()(x).shape == (2, 7)
-        last = torch.empty(2, *backbone.shape(len(backbone)))
-        assert backbone.exit(len(backbone)).eval()(last).shape == (2, 4)
-
-
 def test_a_dense_exit_begins_with_the_norm_that_the_raw_maps_lack() -> None:
     backbone = DenseNet201Cifar(CIFAR10, 10, 0.1)
     kinds = [type(m) for m in backbone.exit(9).modules()]
     assert kinds == [type(m) for m in backbone.head().modules()]
     assert nn.BatchNorm2d in kinds
-
-
-@pytest.mark.parametrize("kind", SMALL)
-def test_every_parameter_learns_and_no_input_changes(kind: type[Backbone]) -> None:
-    torch.manual_seed(0)
-    backbone = kind((1, 16, 16), 4, 0.25)
-    net = backbone.plain().train()
-    images = torch.randn(8, 1, 16, 16)
-    before = images.clone()
-    net(images).logsumexp(1).mean().backward()
-    assert torch.equal(images, before)
-    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
-    with torch.no_grad():
-        x = images
-        for unit in net.eval().units:
-            before = x.clone()
-            y = unit(x)
-            assert torch.equal(x, before)
-            x = y
-
-
-@pytest.mark.parametrize("kind", SMALL)
-def test_the_meta_device_prices_what_the_cpu_runs(kind: type[Backbone]) -> None:
-    shape = (1, 13, 17)
-    with shapes_only():
-        meta = mult_adds(kind(shape, 4, 0.1).plain(), torch.empty(1, *shape))
-    assert mult_adds(kind(shape, 4, 0.1).plain(), torch.zeros(1, *shape)) == meta
 
 
 @pytest.mark.parametrize(

@@ -123,19 +123,6 @@ def test_the_draw_goes_by_what_comes_out() -> None:
     assert float(wide.conv1.weight.detach().std()) == pytest.approx((2 / (80 * 9)) ** 0.5, rel=0.03)
 
 
-@pytest.mark.parametrize("width", [1.0, 0.3])
-def test_depth_width_and_every_parameter_learns(width: float) -> None:
-    torch.manual_seed(0)
-    backbone = WRN10x1((1, 8, 8), 4, width)
-    short = backbone.plain(depth=2)
-    assert (len(backbone), len(short.units)) == (3, 2)
-    for net in (short, backbone.plain()):
-        logits = net.train()(torch.randn(8, 1, 8, 8))
-        assert logits.shape == (8, 4)
-        logits.logsumexp(1).mean().backward()
-        assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
 def test_a_stranger_shape_of_the_family_is_refused() -> None:
     for layers, widen in ((28, 0), (30, 10), (4, 1)):
         kind = type("Odd", (WideResNet,), {"name": "odd", "layers": layers, "widen": widen})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from routesearch.points import front
+from routesearch.points import Budget, front
 from routesearch.record import State, TrialRecord
 from routesearch.tracking import default_uri, link_of
 from routesearch.tracking.mirror import Mirror
@@ -26,7 +26,7 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-REFERENCE, BUDGET, STUDY, TRIALS = 3.2e6, 1.6e6, "0123456789abcdef", 300
+REFERENCE, BUDGET, STUDY, TRIALS = 3.2e6, Budget(1.6e6), "0123456789abcdef", 300
 
 pytestmark = [
     pytest.mark.browser,

@@ -143,7 +143,7 @@ def test_a_narrower_network_costs_less(run: Any) -> None:
             ["dgat", "--backbone", "nin", "--dataset", "digits"],
             "no method 'dgat'; did you mean 'dgate'? installed:",
         ),
-        (["tree2", "--backbone", "nin"], "no method 'tree2'; installed: dgate, "),
+        (["tree2", "--backbone", "nin"], "no method 'tree2'; installed: actor, "),
         (["static", "--backbone", "nim"], "no backbone 'nim'; did you mean 'nin'? installed:"),
         (["static", "--backbone", "nin", "--dataset", "cifar11"], "no data set 'cifar11'"),
         (["static", "--backbone", "nin"], "must be given"),

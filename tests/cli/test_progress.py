@@ -12,7 +12,7 @@ from rich.console import Console
 from routesearch.cli import progress
 from routesearch.cli.output import start_logging
 from routesearch.cli.progress import Drawing, Lines, duration, watching
-from routesearch.points import Point
+from routesearch.points import Budget, Point
 from routesearch.search.dispatcher import Snapshot
 
 BEST = Point(3, "dgate", {}, {}, 0.9444, 5e6, True, "validation", 0, 10)
@@ -53,7 +53,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
 def test_without_a_terminal_a_line_for_every_tenth(
     lines: Callable[[], list[str]], clock: list[float]
 ) -> None:
-    with watching("toy", 1e7, 6e6) as told:
+    with watching("toy", 1e7, Budget(6e6)) as told:
         assert type(told) is Lines
         for done in range(41):
             clock[0] = 1000 + done
@@ -61,13 +61,13 @@ def test_without_a_terminal_a_line_for_every_tenth(
     found = lines()
     assert len(found) == 10
     assert found[0] == (
-        "routesearch: toy: 4/40 trials, 2 running; best within 6 M MACs: dgate 94.44 % at 5 M (0.50x); "
-        "4 s, about 36 s left"
+        "routesearch: toy: 4/40 trials, 2 running; best within 6 M MACs (0.6x): dgate 94.44 % at 5 M "
+        "(0.50x); 4 s, about 36 s left"
     )
 
 
 def test_a_line_after_a_while_in_any_case(lines: Callable[[], list[str]], clock: list[float]) -> None:
-    told = Lines("toy", 1e7, None)
+    told = Lines("toy", 1e7, Budget())
     told(snapshot())
     for seconds in (10, 20, 31, 40, 62):
         clock[0] = 1000 + seconds
@@ -79,14 +79,14 @@ def test_a_line_after_a_while_in_any_case(lines: Callable[[], list[str]], clock:
 
 
 def test_a_note_is_a_warning_once(lines: Callable[[], list[str]]) -> None:
-    told = Lines("toy", 1e7, None)
+    told = Lines("toy", 1e7, Budget())
     for _ in range(3):
         told(snapshot(note="method x is set aside"))
     assert lines() == ["routesearch: warning: method x is set aside"]
 
 
 def test_time_left_is_the_pace_of_this_run_or_the_limit(clock: list[float]) -> None:
-    told = Lines("toy", 1e7, None)
+    told = Lines("toy", 1e7, Budget())
     told(snapshot(20, elapsed=0))  # of an earlier run
     told(snapshot(25, elapsed=50))
     clock[0] += 50
@@ -96,14 +96,14 @@ def test_time_left_is_the_pace_of_this_run_or_the_limit(clock: list[float]) -> N
 
 
 def test_when_all_trials_have_ended_the_test_data_are_next(clock: list[float]) -> None:
-    told = Lines("toy", 1e7, None)
+    told = Lines("toy", 1e7, Budget())
     told(snapshot(0))
     told(snapshot(40, elapsed=50, running=0))
     assert told.times(clock[0] + 50) == "50 s, measuring the front on test data"
 
 
 def test_both_hypervolumes() -> None:
-    told = Lines("toy", 1e7, 6e6)
+    told = Lines("toy", 1e7, Budget(6e6))
     told(snapshot(feasible_hypervolume=0.25))
     assert told.volume() == "hypervolume 0.5000, 0.2500 within the budget"
 
@@ -123,7 +123,7 @@ def drawn(told: Drawing) -> str:
 
 
 def test_on_a_terminal_it_is_drawn(clock: list[float]) -> None:
-    told = Drawing("toy", 1e7, 6e6, Console(file=io.StringIO(), force_terminal=True, width=100))
+    told = Drawing("toy", 1e7, Budget(6e6), Console(file=io.StringIO(), force_terminal=True, width=100))
     assert "toy: starting" in drawn(told)
     told(snapshot())
     told(snapshot(10, elapsed=30, refused=3, failed=1, best=BEST, feasible_hypervolume=0.25))
@@ -141,7 +141,7 @@ def test_log_lines_pass_above_the_drawing_and_it_leaves_no_trace(
     terminal("stderr")
     monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
     start_logging(verbose=False)
-    with watching("toy", 1e7, None) as told:
+    with watching("toy", 1e7, Budget()) as told:
         assert isinstance(told, Drawing)
         told(snapshot(1, elapsed=1))
         logging.getLogger("routesearch").warning("method x is set aside")
@@ -156,4 +156,4 @@ def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "dumb")
-    assert type(watching("toy", 1e7, None)) is Lines
+    assert type(watching("toy", 1e7, Budget())) is Lines

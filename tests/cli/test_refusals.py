@@ -101,7 +101,7 @@ def test_text_that_is_no_study(refused: Callable[..., str], text: str, told: str
         ({"backbone": 3}, "backbone: must be a mapping with name, weights, got 3"),
         ({"backbone": "nin@"}, "a backbone must be NAME or NAME@WIDTH such as nin@0.25, got 'nin@'"),
         ({"backbone": "nin@99"}, "0 < width <= 16 must hold for backbone nin, got width=99.0"),
-        ({"budget": {"max_latency": "3ms"}}, "budget.max_latency: this version does not offer"),
+        ({"budget": {"max_latency": "3"}}, "budget.max_latency: a latency must be more than 0 with its unit"),
         ({"confirm": {"seeds": 3}}, "confirm: this version does not offer"),
         ({"storage": {"journal": "postgresql://x"}}, "storage.journal: this version does not offer"),
         (
@@ -120,9 +120,12 @@ def test_keys_and_values(refused: Callable[..., str], change: dict[str, Any], to
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"methods": ["dgat"]}, "methods: no method 'dgat'; did you mean 'dgate'? installed: dgate, "),
+        ({"methods": ["dgat"]}, "methods: no method 'dgat'; did you mean 'dgate'? installed: actor, "),
         ({"backbone": "nim"}, "no backbone 'nim'; did you mean 'nin'? installed: "),
-        ({"data": "cifar11"}, "data.name: no data set 'cifar11'; installed: arrays, digits, "),
+        (
+            {"data": "cifar11"},
+            "no data set 'cifar11'; did you mean 'cifar10'? installed: arrays, ",
+        ),
         ({"data": {"noise": 1}}, "data.name: a data set's name must be given, got None"),
         ({"data": {"name": "digits", "nois": 0.1}}, "unknown key 'data.nois'; did you mean 'noise'?"),
         ({"data": {"name": "digits", "noise": 2}}, "data.noise: must be less than or equal to 1, got 2"),

@@ -22,13 +22,14 @@ import numpy as np
 from optuna.distributions import FloatDistribution
 
 from routesearch.errors import Refusal, RouteSearchError
-from routesearch.points import OperatingPoint
+from routesearch.points import Budget, OperatingPoint
 from routesearch.pricing import Interval
 from routesearch.record import Outcome, State, TrialRecord
 from routesearch.search.driver import run_search
 from routesearch.search.journal import Journal
 from routesearch.search.work import Grant, Work
 from routesearch.space import SearchSpace, Space
+from routesearch.timing import Timing
 
 
 class Config(Space):
@@ -41,18 +42,21 @@ class FakeTask:
     trials: int = 8
     seconds: float = 0.05
     time_limit: float | None = None
-    budget: float | None = 600.0
+    budget: Any = 600.0
     cpu: float = 1
     gpu: float = 0
     trouble: Mapping[str, str] = field(default_factory=dict)  # trial number -> what goes wrong in it
+    batches: Sequence[int] = ()
     needs_trunk: bool = False
     needs_confusion: bool = False
     reference: float = 1000.0
 
     def __post_init__(self) -> None:
+        self.budget = Budget(self.budget)
         self.spaces = {"one": SearchSpace(Config), "two": SearchSpace(Config)}
         search = SimpleNamespace(seed=0, sampler="tpe", trials=self.trials, time_limit=self.time_limit)
-        self.config = SimpleNamespace(search=search, resources=SimpleNamespace(cpu=self.cpu, gpu=self.gpu))
+        resources, latency = SimpleNamespace(cpu=self.cpu, gpu=self.gpu), SimpleNamespace(batch=self.batches)
+        self.config = SimpleNamespace(search=search, resources=resources, latency=latency)
 
     def inputs(self) -> dict[str, Any]:
         return {"shape": [1, 8, 8], "classes": ["a", "b"], "mean": [0.5], "std": [0.25]}
@@ -109,6 +113,17 @@ class FakeWork(Work):
         if self.task["trouble"].get(str(trial.number)) == "measure":
             raise ValueError("cannot be measured")
         return [OperatingPoint(k, 0.4, 100.0 + k["t"]) for k in knobs]
+
+    def time(
+        self,
+        trial: TrialRecord,
+        point: OperatingPoint,
+        weights: Mapping[str, Any],
+        batches: Sequence[int],
+        grant: Grant,
+    ) -> list[Timing]:
+        assert weights["x"][0] == trial.config["x"]
+        return [Timing(n, point.macs * n, point.macs * n, time.time(), point.macs, 1000.0) for n in batches]
 
     def train_trunk(self, part: str, seed: int, grant: Grant) -> Any:
         if self.task["trouble"].get(part) == "slow":

@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from routesearch.domains import Cuts
 from routesearch.errors import Refusal
-from routesearch.points import OperatingPoint
+from routesearch.points import Budget, OperatingPoint
 from routesearch.pricing import Interval
 from routesearch.record import Outcome, State
 from routesearch.space import SearchSpace, Space, When
@@ -36,7 +36,7 @@ class FakeTask:
     """The part of a resolved study that the ledger needs."""
 
     dir: Path
-    budget: float | None = 500.0
+    budget: Any = 500.0
     seed: int = 0
     sampler: str = "tpe"
     facts: Mapping[str, str] = field(default_factory=lambda: {"data": "digits", "search.seed": "0"})
@@ -45,6 +45,10 @@ class FakeTask:
     )
     reference: float = 1000.0
     versions: Mapping[str, str] = field(default_factory=lambda: {"method wide": "core 1"})
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.budget, Budget):
+            self.budget = Budget(self.budget)
 
     @property
     def config(self) -> Any:

@@ -12,12 +12,13 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from routesearch.errors import Refusal
-from routesearch.points import OperatingPoint
+from routesearch.points import Budget, OperatingPoint, key
 from routesearch.record import Outcome, State, TrialRecord
 from routesearch.search.journal import LOG, META, Journal
-from routesearch.search.ledger import COPY, DECLINED, Ledger, records, test_points
+from routesearch.search.ledger import COPY, DECLINED, Ledger, records, test_points, timings
 from routesearch.search.lessons import place
 from routesearch.space import SearchSpace, Space
+from routesearch.timing import Timing
 
 test_points.__test__ = False  # type: ignore[attr-defined]
 
@@ -93,7 +94,7 @@ def test_refusals_are_taught_as_pruned_with_a_violated_constraint(
             assert record.bounds is not None
             assert trial.constraints == {"macs": pytest.approx(record.bounds[0] / 500 - 1)}
             assert trial.constraints["macs"] > 0
-        assert "cheapest route <= budget must hold, got" in str(refused[0].as_dict(500.0)["reason"])
+        assert "cheapest route <= budget must hold, got" in str(refused[0].as_dict(Budget(500.0))["reason"])
         assert ledger.counts[State.REFUSED] == len(refused)
         assert ledger.spent == 15
 
@@ -433,7 +434,7 @@ def test_test_results_are_kept_with_the_origin_of_their_trial(
         ledger.publish(0, [OperatingPoint({"t": 0}, 0.45, 410.0, (0.5, 0.5))])
         ledger.publish(0, [OperatingPoint({"t": 1}, 0.2, 210.0)])
     with Journal.open_for_reading(folder) as journal:
-        points = test_points(journal, 400.0)
+        points = test_points(journal, Budget(400.0))
     assert [(p.accuracy, p.macs, p.feasible, p.route_share) for p in points] == [
         (0.45, 410.0, False, (0.5, 0.5)),
         (0.2, 210.0, True, ()),
@@ -454,3 +455,55 @@ def test_place_finds_only_configs_of_the_space(make_task: Any) -> None:
     assert soft[0] == params | {"kind": "soft", "gamma": 0.9}
     for other in ({"cuts": [2, 9]}, {"beta": 20.0}, {"gamma": 0.9}, {"colour": "red"}):
         assert place(space, config | other) is None
+
+
+def timed(accuracy: float, macs: float, latency: float) -> Outcome:
+    points = (
+        OperatingPoint({"t": 0}, accuracy, macs, latency=latency),
+        OperatingPoint({"t": 1}, accuracy / 2, macs / 2, latency=latency / 2),
+    )
+    return Outcome(State.FINISHED, points, params=7)
+
+
+def test_a_latency_budget_is_told_to_the_sampler_and_may_change_its_number(
+    make_task: Any, folder: Path
+) -> None:
+    with Journal.open_for_writing(folder) as journal:
+        ledger = Ledger(journal, make_task(budget=Budget(None, 0.003)))
+        ledger.finish(ledger.ask("deep").number, timed(0.8, 900.0, 0.004))
+        (stored,) = trials(journal, "deep").values()
+        assert stored[0].values == [0.4, 450.0]  # the better one takes too long
+        assert stored[0].constraints == {"latency": pytest.approx(0.002 / 0.003 - 1)}
+        Ledger(journal, make_task(budget=Budget(None, 0.001)))
+        copies = trials(journal, "deep")[
+            "deep@none,0.001s#" + next(iter(trials(journal, "deep"))).split("#")[1]
+        ]
+    assert [t.constraints for t in copies if COPY in t.user_attrs] == [{"latency": pytest.approx(1.0)}]
+
+
+def test_the_best_within_the_latency_may_lie_off_the_front(make_task: Any, folder: Path) -> None:
+    budget = Budget(None, 0.003)
+    with Journal.open_for_writing(folder) as journal:
+        ledger = Ledger(journal, make_task(budget=budget))
+        ledger.finish(ledger.ask("deep").number, timed(0.8, 400.0, 0.009))
+        ledger.finish(ledger.ask("wide").number, timed(0.7, 500.0, 0.002))
+        for again in (ledger, Ledger(journal, make_task(budget=budget))):
+            assert {p.trial for p in again.front} == {0}
+            best = budget.best(again.candidates)
+            assert best is not None
+            assert (best.trial, best.accuracy, best.feasible) == (1, 0.7, True)
+
+
+def test_of_two_timings_of_a_batch_the_last_counts(make_task: Any, folder: Path, outcome: Any) -> None:
+    one, two = Timing(1, 0.1, 0.2, 0.3, 10.0, 20.0), Timing(8, 0.4, 0.5, 0.6, 10.0, 20.0)
+    again = Timing(1, 0.7, 0.8, 0.9, 10.0, 20.0)
+    with Journal.open_for_writing(folder) as journal:
+        ledger = Ledger(journal, make_task())
+        ledger.finish(ledger.ask("deep").number, outcome())
+        point = ledger.front[0]
+        ledger.keep_timing(point, {"cpu": 1, "gpu": 0}, [one, two])
+        assert timings(journal) == {key(point): {1: one, 8: two}}
+        ledger.keep_timing(point, {"cpu": 2, "gpu": 0}, [again])
+    with Journal.open_for_reading(folder) as journal:
+        assert timings(journal) == {key(point): {1: again, 8: two}}
+        assert timings(journal, {"cpu": 2, "gpu": 0}) == {key(point): {1: again}}

@@ -8,6 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from routesearch.domains import Choices, Cuts
+from routesearch.points import Budget
 from routesearch.search.naming import budget_of, study_name
 from routesearch.space import SearchSpace, Space
 
@@ -24,12 +25,14 @@ class Every(Space):
 @pytest.mark.parametrize(
     ("method", "budget", "config", "name"),
     [
-        ("dgate", 4e7, Every, "dgate@40000000#37d7829b"),
-        ("dgate", None, Every, "dgate@none#37d7829b"),
-        ("static", 1234567.5, Space, "static@1234567.5#a3a6bf43"),
+        ("dgate", Budget(4e7), Every, "dgate@40000000#37d7829b"),
+        ("dgate", Budget(), Every, "dgate@none#37d7829b"),
+        ("static", Budget(1234567.5), Space, "static@1234567.5#a3a6bf43"),
+        ("dgate", Budget(4e7, 0.002), Every, "dgate@40000000,0.002s#37d7829b"),
+        ("dgate", Budget(None, 5e-05), Every, "dgate@none,5e-05s#37d7829b"),
     ],
 )
-def test_names_stay_what_they_are(method: str, budget: float | None, config: type[Space], name: str) -> None:
+def test_names_stay_what_they_are(method: str, budget: Budget, config: type[Space], name: str) -> None:
     assert study_name(method, budget, SearchSpace(config)) == name
     assert budget_of(name) == budget
 
@@ -41,4 +44,4 @@ def test_a_scale_makes_another_study() -> None:
     class Log(Space):
         alpha: Annotated[float, FloatDistribution(0.1, 10.0, log=True)] = 1.0
 
-    assert study_name("m", None, SearchSpace(Plain)) != study_name("m", None, SearchSpace(Log))
+    assert study_name("m", Budget(), SearchSpace(Plain)) != study_name("m", Budget(), SearchSpace(Log))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from routesearch import Backbone, Batch, Data, Images, Refusal, RunFailed, Stage, Trunk, mult_adds, run
+from routesearch import Backbone, Batch, Data, Refusal, RunFailed, Stage, Trunk, mult_adds, run
 from routesearch.backbones import (
     AlexNetCifar,
     DenseNet201Cifar,
@@ -22,13 +22,11 @@ from routesearch.backbones import (
     VGG16Cifar,
     WRN28x10,
 )
-from routesearch.data.base import moments
 from routesearch.fit import fit, place, states, training_work
 from routesearch.measure import measure
-from routesearch.method import plan
 from routesearch.plugins import load_plugins
-from routesearch.pricing import executed
 from routesearch.recipe import Recipe
+from routesearch.testing import MethodContract, toy_data
 from routesearch_jungle import (
     Jungle,
     Opened,
@@ -56,18 +54,8 @@ class ResNet8(ResNet38):
 
 @pytest.fixture(scope="module")
 def data() -> Data:
-    """Four patterns of 1 x 8 x 8 under noise; their superclass is the pattern's number modulo 2."""
-    random = torch.Generator().manual_seed(0)
-    patterns = torch.rand(4, 1, 8, 8, generator=random)
-
-    def split(count: int) -> Images:
-        labels = torch.arange(count) % 4
-        share = torch.where(torch.arange(count) % 3 == 0, 0.2, 0.7)[:, None, None, None]
-        pixels = (1 - share) * patterns[labels] + share * torch.rand(count, 1, 8, 8, generator=random)
-        return Images(pixels, labels, {"superclass": labels % 2})
-
-    train, validation, test = split(96), split(48), split(24)
-    return Data("toy", tuple("abcd"), (1, 8, 8), train, validation, test, *moments(train.pixels))
+    """Four patterns of 1 x 8 x 8 under noise, two of each superclass."""
+    return toy_data(4, counts=(96, 48, 24), superclass=True)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +99,18 @@ def dense(net: Jungle, x: Tensor) -> Tensor:
 
 def readers(net: Jungle) -> list[Reader]:
     return [unit.reader for unit in net.chain if isinstance(unit, Opened)]
+
+
+class TestContract(MethodContract):
+    """Both guides and scales, superclasses, and groups that are fewer than classes."""
+
+    method = Jungle
+    configs = (
+        {},
+        {"guide": "class", "scale": "plain", "groups": 2},
+        {"from_unit": 3, "guide": "class", "balance": 1.0},
+        {"scale": "plain", "aux_units": [4, 5], "aux_classes": 2},
+    )
 
 
 # ---- S, G and the loss ---------------------------------------------------------------------------------
@@ -292,25 +292,6 @@ def test_the_loss_is_softmax_and_every_layers_deviation(backbone: Backbone, data
             expected += float(((mass - goal).square().sum() / mass.square().sum()).detach())
     expected += float(F.cross_entropy(y, labels).detach())
     assert float(net._loss(Batch(x, labels, 0.0)).detach()) == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_loss_reaches_every_parameter(trained: Jungle, data: Data) -> None:
-    loss = trained._loss(Batch(data.inputs(data.train.pixels[:32]), data.train.labels[:32], 0.0))
-    gradients = torch.autograd.grad(loss, list(trained.parameters()))
-    assert all(bool(g.abs().sum() > 0) for g in gradients)
-
-
-@pytest.mark.parametrize("kind", ["node", "class"])
-@pytest.mark.parametrize("scale", ["relative", "plain"])
-def test_the_loss_is_finite_under_bfloat16(backbone: Backbone, data: Data, kind: str, scale: str) -> None:
-    net = make(backbone, guide=kind, scale=scale).train()
-    x, labels = data.inputs(data.train.pixels[:16]), data.train.labels[:16]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = net._loss(Batch(x, labels, 0.0))
-    loss.backward()
-    assert loss.dtype == torch.float32
-    assert bool(torch.isfinite(loss))
-    assert all(bool(torch.isfinite(p.grad).all()) for p in net.parameters())
 
 
 @pytest.mark.parametrize("keep", ["node", "class"])
@@ -519,29 +500,6 @@ def test_just_over_zero_only_silence_is_unread(trained: Jungle, data: Data) -> N
     assert bool(torch.isfinite(run(trained, silent, {"threshold": 0.5}).logits).all())
 
 
-def test_an_image_alone_goes_the_same_way(trained: Jungle, data: Data) -> None:
-    images = data.inputs(data.validation.pixels)
-    together = run(trained, images, {"threshold": 1.0})
-    assert len(together.ran.unique(dim=0)) > 5, "groups that are always read would show nothing"
-    for i in range(0, len(images), 3):
-        alone = run(trained, images[i : i + 1], {"threshold": 1.0})
-        torch.testing.assert_close(alone.logits[0], together.logits[i], rtol=1e-3, atol=1e-4)
-        assert torch.equal(alone.ran[0], together.ran[i])
-        assert int(alone.macs) == int(together.macs[i])
-
-
-@pytest.mark.parametrize("kind", [NiN, ResNet8])
-def test_a_bill_is_of_what_ran(kind: type[Backbone], data: Data) -> None:
-    net = train(make(kind((1, 8, 8), 4, 0.1 if kind is NiN else 0.5), balance=0.5), data)
-    images = data.inputs(data.validation.pixels)
-    for knob in net.knobs()[::3]:
-        run(net, images, knob)
-        with executed(net) as work:
-            routed = run(net, images, knob)
-        assert work.macs == int(routed.macs.sum())
-        assert all(macs in net.bounds() for macs in routed.macs.tolist())
-
-
 def test_measured_points_make_a_curve(trained: Jungle, data: Data) -> None:
     points = measure(trained, data, data.validation, CPU)
     bounds = trained.bounds()
@@ -556,29 +514,20 @@ def test_measured_points_make_a_curve(trained: Jungle, data: Data) -> None:
 # ---- state ---------------------------------------------------------------------------------------------
 
 
-def test_groups_are_part_of_the_state(trained: Jungle, backbone: Backbone, data: Data) -> None:
-    other = make(backbone, seed=1)
-    other.load_state_dict(states(trained))
-    images = data.inputs(data.validation.pixels)
-    for mode in (other.eval(), other.train().eval()):  # and what was stored gives the same groups again
-        one, two = (run(net, images, {"threshold": 1.0}) for net in (trained, mode))
-        assert torch.equal(one.ran, two.ran)
-        torch.testing.assert_close(one.logits, two.logits)
-    assert len(states(trained)) == len(list(backbone.plain().parameters())) + len(readers(trained)) + len(
-        trained.alike
-    )
-
-
-def test_training_is_repeatable(backbone: Backbone, data: Data) -> None:
-    nets = [train(make(backbone), data, RECIPE.model_copy(update={"epochs": 2})) for _ in range(2)]
-    assert all(torch.equal(a, states(nets[1])[name]) for name, a in states(nets[0]).items())
-
-
-def test_evaluation_leaves_the_running_means_alone(trained: Jungle, data: Data) -> None:
+def test_a_loss_in_evaluation_leaves_the_running_means_alone(trained: Jungle, data: Data) -> None:
     before = {name: t.clone() for name, t in trained.named_buffers()}
     trained._loss(Batch(data.inputs(data.train.pixels[:8]), data.train.labels[:8], 0.0))
-    run(trained, data.inputs(data.validation.pixels))
     assert all(torch.equal(before[name], t) for name, t in trained.named_buffers())
+
+
+def test_the_state_is_the_backbones_and_the_means(trained: Jungle, backbone: Backbone) -> None:
+    """And one order of maps for each convolution that reads them in groups."""
+    buffers = len(readers(trained)) + len(trained.alike)
+    assert len(states(trained)) == len(list(backbone.plain().parameters())) + buffers
+
+
+def test_fields_are_described() -> None:
+    assert all(field.description for field in Jungle.Config.model_fields.values())
 
 
 # ---- laws ----------------------------------------------------------------------------------------------
@@ -670,18 +619,6 @@ def test_a_unit_that_reads_elsewhere_first_is_refused() -> None:
     assert first_conv(odd.unit(8)) == "conv"
     with pytest.raises(Refusal, match=r"^jungle: a unit's first convolution must read the unit's input, got"):
         make(odd).bounds()
-
-
-@pytest.mark.parametrize("kind", [NiN, AlexNetCifar, ResNet8])
-def test_every_config_of_the_space_can_be_built(kind: type[Backbone]) -> None:
-    backbone = kind((1, 16, 16), 4, 0.25)
-    space = Jungle.space(backbone)
-    for config in [*space.extremes(), *(space.draw(Random(seed)) for seed in range(5))]:
-        bounds = plan(Jungle, config, backbone).bounds
-        assert 0 < bounds.min < bounds.max
-    default: Any = space.default()
-    assert space.parse(default.model_dump(mode="json")) == default
-    assert all(field.description for field in Jungle.Config.model_fields.values())
 
 
 def test_a_loss_that_is_not_finite_fails_the_training(backbone: Backbone, data: Data) -> None:

@@ -1,0 +1,131 @@
+"""The laws of the conformance kit, for every backbone of the core and for a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from routesearch.backbones import (
+    BACKBONES,
+    VGG16,
+    AlexNet,
+    AlexNetCifar,
+    Backbone,
+    DenseNet201,
+    DenseNet201Cifar,
+    NiN,
+    Pyramid8,
+    ResNet38,
+    ResNet74,
+    ResNet101,
+    ResNet101Cifar,
+    ResNet110,
+    ResNet152,
+    VGG16Cifar,
+    WRN28x10,
+)
+from routesearch.plugins import load_file
+from routesearch.testing import BackboneContract
+
+OWN = load_file(Path(__file__).parents[1] / "fixtures" / "own_backbone.py")
+PHOTOS = ((1, 33, 40),)
+"""For stems that halve an image twice, and more."""
+
+TRANSITIONS = (7, 20, 69)
+DROPPED = {r"units\.[135]\.norms\.0\.\w+": "the next column drops this scale"}
+
+
+class TestPocket(BackboneContract):
+    backbone = OWN.Pocket
+
+
+class TestNiN(BackboneContract):
+    backbone = NiN
+
+
+class TestResNet38(BackboneContract):
+    backbone = ResNet38
+
+
+class TestResNet74(BackboneContract):
+    backbone = ResNet74
+    shapes = ((3, 12, 10),)
+
+
+@pytest.mark.slow
+class TestResNet110(BackboneContract):
+    backbone = ResNet110
+
+
+@pytest.mark.slow
+class TestResNet152(BackboneContract):
+    backbone = ResNet152
+
+
+class TestWRN28x10(BackboneContract):
+    backbone = WRN28x10
+    width = 0.05
+
+
+class TestPyramid8(BackboneContract):
+    backbone = Pyramid8
+    without_gradient = DROPPED
+
+
+class TestResNet101Cifar(BackboneContract):
+    backbone = ResNet101Cifar
+    width = 0.1
+
+
+class TestDenseNet201Cifar(BackboneContract):
+    backbone = DenseNet201Cifar
+    width = 0.2
+    narrows_at = TRANSITIONS
+
+
+class TestVGG16Cifar(BackboneContract):
+    backbone = VGG16Cifar
+    width = 0.1
+
+
+class TestAlexNetCifar(BackboneContract):
+    backbone = AlexNetCifar
+    width = 0.1
+
+
+class TestResNet101(BackboneContract):
+    backbone = ResNet101
+    width = 0.1
+    shapes = PHOTOS
+
+
+class TestDenseNet201(BackboneContract):
+    backbone = DenseNet201
+    width = 0.2
+    shapes = PHOTOS
+    narrows_at = TRANSITIONS
+
+
+class TestVGG16(BackboneContract):
+    backbone = VGG16
+    width = 0.1
+    shapes = PHOTOS
+
+
+class TestAlexNet(BackboneContract):
+    backbone = AlexNet
+    width = 0.1
+    shapes = ((1, 64, 72),)
+
+
+def held() -> Iterator[type[Backbone]]:
+    """The backbones of the classes above."""
+    for value in globals().values():
+        if isinstance(value, type) and issubclass(value, BackboneContract) and value is not BackboneContract:
+            yield value.backbone
+
+
+def test_no_backbone_is_missing() -> None:
+    assert set(held()) == {*BACKBONES, OWN.Pocket}
