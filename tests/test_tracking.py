@@ -23,7 +23,7 @@ import pytest
 from routesearch.errors import Refusal, RunFailed
 from routesearch.points import Budget, Point, front, hypervolume, representative
 from routesearch.record import State, TrialRecord
-from routesearch.tracking import Tracker, default_uri, link_of, open_ui, resolve_uri
+from routesearch.tracking import Tracker, default_uri, link_of, open_ui, resolve_uri, view
 from routesearch.tracking.client import connect
 from routesearch.tracking.mirror import Mirror
 from routesearch.tracking.view import TAG
@@ -433,3 +433,25 @@ def answers(port: int | None) -> bool:
 def test_a_server_that_cannot_start_says_why() -> None:
     with pytest.raises(RunFailed, match=r"did not start: .*nonsense"):
         open_ui("nonsense://somewhere", "", None, lambda address: None)
+
+
+def test_a_note_is_as_long_as_mlflow_keeps() -> None:
+    points = [
+        Point(
+            trial=n,
+            method="actor",
+            config={f"a_field_with_a_long_name_{i}": [n, i, 0.123] for i in range(12)},
+            knob={"stop_bias": n / 7},
+            accuracy=0.5 + n / 100,
+            macs=1e6 + n * 1e5,
+            feasible=True,
+            split="validation",
+            seed=0,
+            params=10,
+        )
+        for n in range(40)
+    ]
+    text = view.note(points, [], Budget(max_macs=5e6), 1e7, points[-1])
+    assert 2000 < len(text) <= view.MOST_TEXT
+    assert "of 40 points" in text
+    assert text.endswith("|"), "no row is cut"

@@ -24,6 +24,9 @@ TRAINING = "workflowType=machine_learning"
 MOST_ROWS = 50
 """Of the front in a note; the table, the page and the picture have all."""
 
+MOST_TEXT = 8000
+"""Characters of a note: MLflow cuts what is longer, in the middle of a row."""
+
 
 def link(experiment_id: str) -> str:
     """The address of the stored view's charts, behind the server's."""
@@ -102,12 +105,15 @@ def note(
     if budget:
         found = f"{percent(one.accuracy)}, {one.method}, trial {one.trial}" if one else "none"
         budgeted = f"Best within the budget of {limits(budget, reference)}: **{found}**."
-    lines = [f"{budgeted} {backbone}" if budget else backbone]
-    shown = front if len(front) <= MOST_ROWS else front[:: -(-len(front) // MOST_ROWS)]
-    if len(shown) < len(front):
-        lines.append(f"{len(shown)} of {len(front)} points; the artifact `front.html` shows all.")
-    else:
-        lines.append(
-            "Chosen on validation data; the artifact `front.html` shows the points off the front too."
-        )
-    return "\n\n".join([*lines, front_table(shown, reference, test).markdown()])
+    head = f"{budgeted} {backbone}" if budget else backbone
+    rows = MOST_ROWS
+    while True:
+        shown = front if len(front) <= rows else front[:: -(-len(front) // rows)]
+        if len(shown) < len(front):
+            told = f"{len(shown)} of {len(front)} points; the artifact `front.html` shows all."
+        else:
+            told = "Chosen on validation data; the artifact `front.html` shows the points off the front too."
+        text = "\n\n".join([head, told, front_table(shown, reference, test).markdown()])
+        if len(text) <= MOST_TEXT or rows == 1:
+            return text
+        rows //= 2
