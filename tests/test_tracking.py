@@ -442,16 +442,16 @@ def test_a_note_is_as_long_as_mlflow_keeps() -> None:
             method="actor",
             config={f"a_field_with_a_long_name_{i}": [n, i, 0.123] for i in range(12)},
             knob={"stop_bias": n / 7},
-            accuracy=0.5 + n / 100,
+            accuracy=0.4 + n / 100,
             macs=1e6 + n * 1e5,
             feasible=True,
             split="validation",
             seed=0,
             params=10,
         )
-        for n in range(40)
+        for n in range(50)
     ]
     text = view.note(points, [], Budget(max_macs=5e6), 1e7, points[-1])
     assert 2000 < len(text) <= view.MOST_TEXT
-    assert "of 40 points" in text
+    assert "of 50 points" in text
     assert text.endswith("|"), "no row is cut"
