@@ -105,7 +105,8 @@ class Scores:
 
     Attributes:
         scores: N x decisions: whatever :meth:`RoutedNet.decide` reads.
-        predictions: N x routes, int64: the label each image gets if it takes that route.
+        predictions: N x routes, int64: the label each image gets if it takes that route. N x 0 where routes
+            are too many to list: scores then only choose knobs, and each knob is run.
         prices: routes, float64, MACs: filled in by the core before :meth:`RoutedNet.knobs` sees the
             scores; None where a route has no single price.
     """
