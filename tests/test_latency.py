@@ -134,7 +134,7 @@ def test_a_plugins_network_can_be_timed(own_method: ModuleType, pocket: Backbone
     method = next(m for m in own_method.routesearch_methods())
     net = method(method.space(pocket).default(), pocket)
     (timing,) = time_network(net, net.knobs()[0], [0.5, 0.5], CPU, batches=(4,), seconds=0.02)
-    assert timing.macs < timing.static_macs * 2
+    assert timing.macs in plan(method, net.config, pocket).bounds
 
 
 def test_all_blocks_may_be_skipped(pocket: Backbone) -> None:
