@@ -14,7 +14,6 @@ import argparse
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from routesearch import Meter, RoutedNet, build
+from routesearch import Meter, RoutedNet, build, mult_adds
 from routesearch.fit import place
+from routesearch.latency import clock
 from routesearch.pricing import map_tensors
 from routesearch.search.cluster import WORKER_ENV
 
@@ -167,11 +167,11 @@ def _row(case: Case, batch: int, repeats: int, device: torch.device) -> str:
         times: dict[str, list[float]] = {name: [] for name in runs}
         for repeat in range(repeats + 1):  # the first is the warm-up
             for name, run in runs.items():
-                seconds = _timed(run, device)
+                seconds = clock(run, device)
                 if repeat:
                     times[name].append(seconds / rounds)
     medians = {name: statistics.median(seconds) for name, seconds in times.items()}
-    whole = net_macs(plain, images)
+    whole = mult_adds(plain, images)
     ratio = {
         name: medians["static"] / medians[name] / (whole / spent[name]) for name in ("given", "computed")
     }
@@ -180,22 +180,6 @@ def _row(case: Case, batch: int, repeats: int, device: torch.device) -> str:
         f"{medians['computed'] * 1e3:9.2f} {whole / spent['computed']:6.2f} {ratio['given']:6.2f} "
         f"{ratio['computed']:8.2f} {medians['static'] / medians['masked']:6.2f}"
     )
-
-
-def net_macs(plain: nn.Module, images: Tensor) -> int:
-    from routesearch import mult_adds
-
-    return mult_adds(plain, images)
-
-
-def _timed(run: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

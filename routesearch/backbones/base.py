@@ -93,7 +93,10 @@ class Backbone(ABC):
         return Plain([self.unit(k, width) for k in range(1, depth + 1)], self.exit(depth, width))
 
     def shape(self, k: int, width: float = 1.0) -> tuple[int, ...]:
-        """Shape of unit ``k``'s output for one image (k = 0: the image), found on the meta device."""
+        """Shape of unit ``k``'s output for one image (k = 0: the image), found on the meta device.
+
+        A list of maps has no one shape: where a unit gives one, that of the neck's vector.
+        """
         if k == 0:
             return self.image_shape
         self.check(k)
@@ -102,7 +105,8 @@ class Backbone(ABC):
                 x = torch.empty(1, *self.image_shape)
                 for i in range(1, len(self) + 1):
                     x = self.unit(i, width).eval()(x)
-                    self._shapes[i, width] = tuple(x.shape[1:])
+                    one = isinstance(x, Tensor)
+                    self._shapes[i, width] = tuple(x.shape[1:]) if one else (self.channels(i, width),)
         return self._shapes[k, width]
 
     def scaled(self, channels: int, width: float = 1.0) -> int:

@@ -118,13 +118,6 @@ class Pyramid8(Backbone):
     def head(self, width: float = 1.0) -> nn.Module:
         return self.exit(len(self), width)
 
-    def shape(self, k: int, width: float = 1.0) -> tuple[int, ...]:
-        """Of the neck's vector: a list of maps has no one shape (k = 0: the image)."""
-        if k == 0:
-            return self.image_shape
-        self.check(k)
-        return (self.channels(k, width),)
-
 
 def _drawn(module: nn.Module) -> nn.Module:
     """Draw weights from the normal with variance 1 / fan-in, biases 0, as the authors do."""

@@ -93,13 +93,6 @@ class ToyScales(Backbone):
     def head(self, width: float = 1.0) -> nn.Module:
         return self.exit(len(self), width)
 
-    def shape(self, k: int, width: float = 1.0) -> tuple[int, ...]:
-        """Of the neck's vector: a list of maps has no one shape (k = 0: the image)."""
-        if k == 0:
-            return self.image_shape
-        self.check(k)
-        return (self.channels(k, width),)
-
 
 class _Halves(nn.Module):
     """Images to a list: as they are, and every second pixel of them."""
