@@ -269,6 +269,10 @@ class Plan(Meter):
 
     def patch(self, mask: Tensor, block: nn.Module, *inputs: Tensors, into: Tensor) -> Tensor:
         _check_choice(mask, len(self))
+        got = block(*inputs)
+        if got.shape != into.shape:
+            law = "a patched block must give the shape of what it is patched into"
+            raise ValueError(f"{law}, got {tuple(got.shape[1:])} and {tuple(into.shape[1:])}")
         self._interval = self._interval + Interval(0, mult_adds(block, *inputs))
         self._site += 1
         return into

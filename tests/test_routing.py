@@ -536,3 +536,11 @@ def test_real_tensors_are_left_alone() -> None:
         assert (x > 0.5).all()
         assert F.linear(x, x).eq(2).all()
         assert x.fill_(3).eq(3).all()
+
+
+def test_a_plan_refuses_a_patch_that_would_not_fit() -> None:
+    x = torch.empty(1, 3, 8, 8, device="meta")
+    with torch.device("meta"):
+        narrow = nn.Conv2d(3, 3, 3)
+    with pytest.raises(ValueError, match=r"patched into, got \(3, 6, 6\) and \(3, 8, 8\)"):
+        Plan().patch(torch.empty(1, dtype=torch.bool, device="meta"), narrow, x, into=x)

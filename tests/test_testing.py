@@ -193,7 +193,7 @@ class TooWide(Exit):
     def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
         if images.is_meta:
             x = meter.run(self.front, images)
-            meter.patch(x.amax((1, 2, 3)) > 0, self.early, x, into=x)
+            meter.patch(x.amax((1, 2, 3)) > 0, self.early, x, into=self.early(x))
         super().route(meter, images, knob)
 
 
