@@ -135,7 +135,10 @@ class _Loop:
                 self.on_epoch(self.steps // self.per_epoch)
 
     def _rows(self, stage: Stage, expect: Callable[[Tensor], None]) -> Iterator[Tensor]:
-        """Row numbers of batches, epoch after epoch without end; ``expect`` is told of each one early."""
+        """Row numbers of batches, epoch after epoch without end; ``expect`` is told of each one early.
+
+        On the CPU: files are opened by them there, and a GPU takes them as they are.
+        """
         labels = self.data.train.labels
         while True:
             batches = iter(stage.batches(labels, self.recipe.batch_size, self.generator))
@@ -147,7 +150,7 @@ class _Loop:
                 following = next(batches, None)
                 if following is not None:
                     expect(following)
-                yield rows.to(self.device)
+                yield rows
                 rows = following
 
     def _source(self, stage: Stage) -> tuple[Callable[[Tensor], Any], Callable[[Tensor], None], int]:

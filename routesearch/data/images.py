@@ -58,7 +58,8 @@ class Images:
         return int(np.prod(self.sizes)) * self.dtype.itemsize
 
     def take(self, index: Tensor) -> Images:
-        """The images at ``index`` (int64, on the same device), copied, still channels_last."""
+        """The images at ``index`` (int64, on any device), copied, still channels_last."""
+        index = index.to(self.labels.device)
         # rows of N,H,W,C are whole pieces of memory: copying them is several times faster than x[index]
         rows = self.pixels.permute(0, 2, 3, 1).index_select(0, index)
         return Images(rows.permute(0, 3, 1, 2), self.labels.index_select(0, index), chosen(self.aux, index))

@@ -107,7 +107,8 @@ class StreamedImages(Images):
         Raises:
             Refusal: a file is gone or broken; names it.
         """
-        rows = index.cpu().numpy()
+        rows = index.cpu().numpy()  # file names live here: an index on a GPU has to be waited for
+        index = index.to(self.labels.device)
         batch = next((batch for batch in self._expected if np.array_equal(batch.rows, rows)), None)
         if batch is None:
             batch = _Batch(self.files, rows)
@@ -123,7 +124,7 @@ class StreamedImages(Images):
 
     def chunks(self, size: int) -> Iterator[Images]:
         """All images in order, ``size`` at a time; from the second on, the next is decoded meanwhile."""
-        parts = torch.arange(len(self), device=self.labels.device).split(size) if len(self) else ()
+        parts = torch.arange(len(self)).split(size) if len(self) else ()
         for number, part in enumerate(parts):
             if 0 < number < len(parts) - 1:
                 self.expect(part)
