@@ -526,3 +526,21 @@ def test_states_are_plain_memory(net: Net) -> None:
     found = states(net.to(memory_format=torch.channels_last))
     assert found.keys() == net.state_dict().keys()
     assert all(t.is_contiguous() and not t.requires_grad for t in found.values())
+
+
+def test_there_must_be_stages_with_shares(net: Net, train: Callable[..., Fitted]) -> None:
+    for stages, got in (([], r"\[\]"), ([Stage(net.loss), Stage(net.loss, share=0.0)], r"\[1.0, 0.0\]")):
+        with pytest.raises(RunFailed, match=rf"a stage or more, each with a share over 0, got shares {got}"):
+            train(*stages)
+
+
+def test_a_stage_may_ask_for_a_part_of_the_rate(net: Net, train: Callable[..., Fitted]) -> None:
+    rates: list[float] = []
+
+    def watched(parameters: Any) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(parameters, lr=0.5)
+        optimizer.register_step_pre_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+        return optimizer
+
+    train(Stage(net.loss, optimizer=watched, rate=0.2, schedule=lambda progress: 1.0))
+    assert rates == pytest.approx([0.1] * STEPS)

@@ -345,3 +345,12 @@ def test_measuring_changes_nothing(looked: Looked, data: Data) -> None:
     before = {name: value.clone() for name, value in looked.train().state_dict().items()}
     measure(looked, data, data.validation, CPU)
     assert all(torch.equal(value, before[name]) for name, value in looked.state_dict().items())
+
+
+def test_a_method_without_a_knob_fails_the_run(looked: Looked, data: Data) -> None:
+    class Wordless(Looked):
+        def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> list[Knob]:
+            return [] if scores is not None else super().knobs()
+
+    with pytest.raises(RunFailed, match=r"knobs must give one setting or more with scores, got none"):
+        measure(same_weights(looked, Wordless), data, data.validation, CPU)
