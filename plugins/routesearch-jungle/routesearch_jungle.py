@@ -442,6 +442,10 @@ class Jungle(RoutedNet):
     def _group(self) -> None:
         for (nodes, classes), units in self.alike.items():
             for mass, k in zip(self.get_buffer(_mass(nodes, classes)), units, strict=True):
+                if bool(mass.min() < 0):
+                    law = f"maps must be what a ReLU gives, >= 0, on backbone {self.backbone.name}"
+                    got = f"a mean response of {float(mass.min()):.3g} in unit {k}"
+                    raise Refusal(f"jungle: {law}, got {got}")
                 unit = self.chain[k]
                 if isinstance(unit, Opened):
                     unit.reader.group(mass)

@@ -636,3 +636,21 @@ def test_knobs_start_with_everything_and_end_with_one_group(
     assert (thresholds[0], thresholds[-1]) == (0.0, max(thresholds))
     assert len(set(thresholds)) == len(thresholds)
     assert (len(thresholds) > 20) == quantiles
+
+
+def test_maps_that_no_relu_made_are_refused_when_they_are_grouped() -> None:
+    class Raw(NiN):
+        """Without the last ReLU of its units."""
+
+        def unit(self, k: int, width: float = 1.0, width_in: float | None = None) -> nn.Module:
+            layers = [m for m in super().unit(k, width, width_in) if not isinstance(m, nn.ReLU)]
+            return nn.Sequential(*layers)
+
+    data = toy_data()
+    backbone = Raw(data.shape, len(data.classes), 0.1)
+    trunk = Trunk(states(backbone.plain()), 0.0)
+    net = make(backbone, trunk=trunk)
+    with pytest.raises(
+        Refusal, match=r"jungle: maps must be what a ReLU gives, >= 0, on backbone nin, got a"
+    ):
+        fit(net, net.stages(), data, RECIPE, epochs=1, seed=0, device=CPU)
