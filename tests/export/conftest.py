@@ -31,6 +31,8 @@ CASES: Mapping[str, tuple[str, type[Backbone], float, dict[str, Any]]] = {
     "decisionet": ("decisionet", ToyChain, 1.0, {"split_positions": (2, 4), "width_rule": "size"}),
     "skipnet-rnngate": ("skipnet", ToyResidual, 0.25, {"gate_type": "rnngate"}),
     "skipnet-ffgate2": ("skipnet", ToyResidual, 0.25, {"gate_type": "ffgate2"}),
+    "skipnet-ffgate1": ("skipnet", ToyResidual, 0.25, {"gate_type": "ffgate1"}),
+    "critic": ("critic", ToyChain, 1.0, {"positions": (2, 4)}),
     "actor": ("actor", Pyramid8, 0.125, {"positions": (3, 6), "branching": 1}),
     "actor-told": ("actor", ToyChain, 1.0, {"positions": (4,), "dynamic_k_cpt": True}),
     "jungle": ("jungle", ToyChain, 1.0, {"from_unit": 5}),
@@ -99,8 +101,8 @@ def parted(net: RoutedNet, images: Tensor) -> Mapping[str, Any]:
     elif net.name == "jungle":
         assert seen is not None
         [knob["threshold"]] = middle(seen.flatten()[:, None])
-    elif net.name == "actor":
-        _part_actor(net, images, knob)
+    elif net.name in ("actor", "critic"):
+        _part_junctions(net, images, knob)
     return knob
 
 
@@ -117,7 +119,7 @@ def _part_gates(net: Any, images: Tensor, knob: Mapping[str, Any]) -> None:
         last.bias[1] -= bar
 
 
-def _part_actor(net: Any, images: Tensor, knob: Mapping[str, Any]) -> None:
+def _part_junctions(net: Any, images: Tensor, knob: Mapping[str, Any]) -> None:
     """Give every router a bias at which its sinks are equally good on the whole."""
     asked: list[Tensor] = []
     for level in net.levels[:-1]:

@@ -32,6 +32,8 @@ ROUTES = {
     "decisionet": 4,
     "skipnet-rnngate": 1,
     "skipnet-ffgate2": 1,
+    "skipnet-ffgate1": 1,
+    "critic": 3,
     "actor": 5,
     "actor-told": 2,
     "jungle": 1,
