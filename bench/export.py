@@ -24,7 +24,7 @@ from routesearch import Backbone, RoutedNet, Trunk, export_model
 from routesearch.backbones import NiN, ResNet38
 from routesearch.data.base import normalised
 from routesearch.export.runner import Runner
-from routesearch.plugins import load_plugins
+from routesearch.plugin.loader import load_plugins
 from routesearch.saved import Card, SavedModel
 from routesearch.saved.card import Measured
 

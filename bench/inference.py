@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from routesearch import Meter, RoutedNet, build, mult_adds
-from routesearch.fit import place
-from routesearch.latency import clock
-from routesearch.pricing import map_tensors
-from routesearch.search.cluster import WORKER_ENV
+from routesearch.evaluation.latency import clock
+from routesearch.routing.cost import map_tensors
+from routesearch.search.ray_cluster import WORKER_ENV
+from routesearch.training.loop import place
 
 SHAPE, CLASSES = (3, 32, 32), 10
 IMAGES = 64

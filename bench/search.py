@@ -23,16 +23,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from routesearch.points import OperatingPoint
-from routesearch.record import Outcome, State, TrialRecord
+from routesearch.results.journal import Journal
+from routesearch.results.points import OperatingPoint
+from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.results.timing import Timing
 from routesearch.search.dispatcher import Snapshot
 from routesearch.search.driver import run_search
-from routesearch.search.journal import Journal
-from routesearch.search.ledger import Ledger
-from routesearch.search.work import Grant, Work
-from routesearch.study import load_study
-from routesearch.task import Task, resolve
-from routesearch.timing import Timing
+from routesearch.search.trials import Ledger
+from routesearch.search.worker import Grant, Work
+from routesearch.study.config import load_study
+from routesearch.task.resolve import Task, resolve
 
 WHAT = ("ray", "ask", "memory")
 STUDY = Path(__file__).parents[1] / "studies" / "quickstart.yaml"

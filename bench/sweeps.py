@@ -17,10 +17,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from routesearch.measure import _looked_up
-from routesearch.method import Knob, RoutedNet, Scores
-from routesearch.routing import Plan
-from routesearch.sweeps import exit_front, first_exit, sequential_curve, shared_curve
+from routesearch.evaluation.measure import _looked_up
+from routesearch.methods.base import Knob, RoutedNet, Scores
+from routesearch.methods.thresholds import exit_front, first_exit, sequential_curve, shared_curve
+from routesearch.routing.meter import Plan
 
 POINTS = 10_000
 

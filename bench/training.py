@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from routesearch.backbones import NiN, ResNet38
 from routesearch.data import Data, Images
 from routesearch.data.base import moments
-from routesearch.fit import fit, make_optimizer, place, states
-from routesearch.method import Batch, Stage, Trunk, cosine
-from routesearch.pricing import map_tensors, tensors
-from routesearch.recipe import Recipe
-from routesearch.search.cluster import WORKER_ENV
-from routesearch.task import Blueprint
+from routesearch.methods.base import Batch, Stage, Trunk
+from routesearch.methods.schedules import cosine
+from routesearch.routing.cost import map_tensors, tensors
+from routesearch.search.ray_cluster import WORKER_ENV
+from routesearch.study.recipe import Recipe
+from routesearch.task.blueprint import Blueprint
+from routesearch.training.loop import fit, make_optimizer, place, states
 
 STEPS = {"nin": 4, "nin@0.25": 16, "resnet38": 8}
 BATCH = 128

@@ -15,43 +15,47 @@ if TYPE_CHECKING:
     from routesearch.api import Study, build
     from routesearch.backbones.base import Backbone, Plain, kaiming
     from routesearch.data.base import Data, Dataset, Images, Source
-    from routesearch.domains import Choices, Cuts
     from routesearch.errors import Refusal, RouteSearchError, RunFailed
     from routesearch.export import export_model
-    from routesearch.hookspecs import hookimpl
-    from routesearch.method import Batch, Knob, RoutedNet, Scores, Stage, Trunk, balanced, cosine, run
-    from routesearch.points import OperatingPoint, Point
-    from routesearch.pricing import Interval, mult_adds
-    from routesearch.routing import Meter, Routed
+    from routesearch.methods.base import Batch, Knob, RoutedNet, Scores, Stage, Trunk
+    from routesearch.methods.running import run
+    from routesearch.methods.schedules import balanced, cosine
+    from routesearch.methods.thresholds import (
+        exit_thresholds,
+        first_exit,
+        sequential_thresholds,
+        spread_thresholds,
+    )
+    from routesearch.plugin.hookspecs import hookimpl
+    from routesearch.results.points import Interval, OperatingPoint, Point
+    from routesearch.routing.cost import mult_adds
+    from routesearch.routing.meter import Meter, Routed
     from routesearch.saved import Prediction, SavedModel, load
-    from routesearch.space import SearchSpace, Space, When
-    from routesearch.sweeps import exit_thresholds, first_exit, sequential_thresholds, spread_thresholds
+    from routesearch.space.domains import Choices, Cuts
+    from routesearch.space.space import SearchSpace, Space, When
 
 _HOME = {
     "routesearch.api": ("Study", "build"),
     "routesearch.backbones.base": ("Backbone", "Plain", "kaiming"),
     "routesearch.data.base": ("Data", "Dataset", "Images", "Source"),
-    "routesearch.domains": ("Choices", "Cuts"),
     "routesearch.errors": ("Refusal", "RouteSearchError", "RunFailed"),
     "routesearch.export": ("export_model",),
-    "routesearch.hookspecs": ("hookimpl",),
-    "routesearch.method": (
-        "Batch",
-        "Knob",
-        "RoutedNet",
-        "Scores",
-        "Stage",
-        "Trunk",
-        "balanced",
-        "cosine",
-        "run",
+    "routesearch.methods.base": ("Batch", "Knob", "RoutedNet", "Scores", "Stage", "Trunk"),
+    "routesearch.methods.running": ("run",),
+    "routesearch.methods.schedules": ("balanced", "cosine"),
+    "routesearch.methods.thresholds": (
+        "exit_thresholds",
+        "first_exit",
+        "sequential_thresholds",
+        "spread_thresholds",
     ),
-    "routesearch.points": ("OperatingPoint", "Point"),
-    "routesearch.pricing": ("Interval", "mult_adds"),
-    "routesearch.routing": ("Meter", "Routed"),
+    "routesearch.plugin.hookspecs": ("hookimpl",),
+    "routesearch.results.points": ("Interval", "OperatingPoint", "Point"),
+    "routesearch.routing.cost": ("mult_adds",),
+    "routesearch.routing.meter": ("Meter", "Routed"),
     "routesearch.saved": ("Prediction", "SavedModel", "load"),
-    "routesearch.space": ("SearchSpace", "Space", "When"),
-    "routesearch.sweeps": ("exit_thresholds", "first_exit", "sequential_thresholds", "spread_thresholds"),
+    "routesearch.space.domains": ("Choices", "Cuts"),
+    "routesearch.space.space": ("SearchSpace", "Space", "When"),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 

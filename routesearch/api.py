@@ -12,18 +12,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from routesearch import points
 from routesearch.errors import Refusal, RouteSearchError, RunFailed
-from routesearch.points import Budget, Point
-from routesearch.record import State, TrialRecord
-from routesearch.study import StudyConfig, load_study, macs_of, parse_latency, parse_macs
+from routesearch.results import points
+from routesearch.results.points import Budget, Point
+from routesearch.results.record import State, TrialRecord
+from routesearch.study.config import StudyConfig, load_study, macs_of, parse_latency, parse_macs
 
 if TYPE_CHECKING:
-    from routesearch.method import RoutedNet
+    from routesearch.methods.base import RoutedNet
+    from routesearch.results.journal import Journal
+    from routesearch.results.timing import Timing
     from routesearch.search.dispatcher import Snapshot
-    from routesearch.search.journal import Journal
-    from routesearch.task import Task
-    from routesearch.timing import Timing
+    from routesearch.task.resolve import Task
     from routesearch.tracking import Tracker
 
 
@@ -77,7 +77,7 @@ class Study:
     @cached_property
     def task(self) -> Task:
         """Everything looked up and ready to run."""
-        from routesearch.task import resolve
+        from routesearch.task.resolve import resolve
 
         return resolve(self.config)
 
@@ -99,8 +99,8 @@ class Study:
             Refusal: nothing was started.
             KeyboardInterrupt: interrupted; what is stored can be continued.
         """
+        from routesearch.results.journal import move_aside
         from routesearch.search.driver import run_search
-        from routesearch.search.journal import move_aside
 
         task = self.task
         _ = task.data  # a missing file is told before anything is written
@@ -256,7 +256,7 @@ class Study:
             Refusal: no such point, its weights are gone, or the folder cannot be written.
         """
         from routesearch.saved import save
-        from routesearch.search.store import weights_path
+        from routesearch.search.weights import weights_path
 
         with self.reading(), self._journal() as journal:
             point = self.best(max_macs, max_latency)
@@ -316,9 +316,9 @@ class Study:
     def timings(self) -> dict[tuple[int, str], list[Timing]]:
         """Timings of the front at the batch sizes of the study's ``latency``: a point's key -> timings.
 
-        The key is :func:`routesearch.points.key`'s; points that are not timed yet are missing.
+        The key is :func:`routesearch.results.points.key`'s; points that are not timed yet are missing.
         """
-        from routesearch.search.ledger import timings
+        from routesearch.search.trials import timings
 
         wanted = self.config.latency.batch or ()
         with self._journal() as journal:
@@ -354,12 +354,12 @@ class Study:
             return False
 
     def _journal(self) -> AbstractContextManager[Journal]:
-        from routesearch.search.journal import Journal
+        from routesearch.results.journal import Journal
 
         return Journal.open_for_reading(self.config.dir) if self._open is None else nullcontext(self._open)
 
     def _records(self, journal: Journal) -> list[TrialRecord]:
-        from routesearch.search.ledger import records
+        from routesearch.search.trials import records
 
         if journal is not self._open:
             return records(journal)
@@ -368,7 +368,7 @@ class Study:
         return self._read
 
     def _tested(self, journal: Journal) -> list[Point]:
-        from routesearch.search.ledger import test_points
+        from routesearch.search.trials import test_points
 
         return test_points(journal, self._budget(journal))
 
@@ -468,8 +468,8 @@ def build(
     Raises:
         Refusal: unknown names, unknown fields, values outside their range.
     """
-    from routesearch.plugins import load_plugins
-    from routesearch.task import Blueprint
+    from routesearch.plugin.loader import load_plugins
+    from routesearch.task.blueprint import Blueprint
 
     registry = load_plugins([Path(file) for file in plugins])
     return Blueprint.of(method, backbone, dataset, shape, classes, config, registry).build()

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from routesearch.backbones.base import Backbone
     from routesearch.data.base import Data, Images
-    from routesearch.record import TrialRecord
-    from routesearch.space import Space
-    from routesearch.task import Task
+    from routesearch.results.record import TrialRecord
+    from routesearch.space.space import Space
+    from routesearch.task.resolve import Task
 
 # Where the tests run in the background, Ctrl-C is ignored there and in all that they start; some send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -40,14 +40,14 @@ def fixtures() -> Path:
 
 @pytest.fixture(scope="session")
 def own_backbone(fixtures: Path) -> ModuleType:
-    from routesearch.plugins import load_file
+    from routesearch.plugin.loader import load_file
 
     return load_file(fixtures / "own_backbone.py")
 
 
 @pytest.fixture(scope="session")
 def own_method(fixtures: Path) -> ModuleType:
-    from routesearch.plugins import load_file
+    from routesearch.plugin.loader import load_file
 
     return load_file(fixtures / "own_method.py")
 
@@ -108,11 +108,12 @@ def trained_study(tmp_path_factory: pytest.TempPathFactory, data: Data, fixtures
     """That study with two skippers really trained: weights, points, the front on test. Not to be changed."""
     import torch
 
-    from routesearch import Study, files
-    from routesearch.search.journal import Journal
-    from routesearch.search.ledger import Ledger
-    from routesearch.search.store import weights_path
-    from routesearch.trial import TrialSpec, measure_again, run_trial
+    from routesearch import Study
+    from routesearch.results.journal import Journal
+    from routesearch.search.trial import TrialSpec, measure_again, run_trial
+    from routesearch.search.trials import Ledger
+    from routesearch.search.weights import weights_path
+    from routesearch.utils.arrays import write_arrays
 
     cpu, threads = torch.device("cpu"), torch.get_num_threads()
     torch.set_num_threads(1)  # small steps on a busy machine: more threads wait for each other
@@ -128,7 +129,7 @@ def trained_study(tmp_path_factory: pytest.TempPathFactory, data: Data, fixtures
             record = ledger.ask("skipper")
             spec = TrialSpec(record.number, record.method, record.config, record.seed)
             outcome, arrays = run_trial(spec, task, task.data, None, cpu)
-            files.write(weights_path(task.dir, record.number), arrays)
+            write_arrays(weights_path(task.dir, record.number), arrays)
             ledger.finish(record.number, outcome)
             specs[record.number], weights[record.number] = spec, arrays
         for point in ledger.front:
@@ -152,8 +153,8 @@ def trained_model(trained_study: Path) -> Path:
 @pytest.fixture
 def make_task(write_study: Callable[..., Path]) -> Callable[..., Task]:
     """The study of ``write_study``, resolved."""
-    from routesearch.study import load_study
-    from routesearch.task import resolve
+    from routesearch.study.config import load_study
+    from routesearch.task.resolve import resolve
 
     return lambda **changes: resolve(load_study(write_study(**changes)))
 
@@ -169,8 +170,8 @@ def make_records() -> Callable[..., list[TrialRecord]]:
     """Made-up trials of two methods on a backbone of 3.2 M MACs: a curve each, some failed, some refused."""
     import random
 
-    from routesearch.points import OperatingPoint, thin
-    from routesearch.record import Outcome, State, TrialRecord
+    from routesearch.results.points import OperatingPoint, thin
+    from routesearch.results.record import Outcome, State, TrialRecord
 
     def gated(dice: random.Random) -> tuple[dict[str, Any], tuple[OperatingPoint, ...]]:
         places = sorted(dice.sample(range(1, 8), dice.randint(1, 3)))

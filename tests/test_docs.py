@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from routesearch import hookspecs
-from routesearch.plugins import load_plugins
-from routesearch.study import load_study
-from routesearch.task import resolve
+from routesearch.plugin import hookspecs
+from routesearch.plugin.loader import load_plugins
+from routesearch.study.config import load_study
+from routesearch.task.resolve import resolve
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "plugins.md").read_text()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from routesearch.study import load_study
-from routesearch.task import resolve
+from routesearch.study.config import load_study
+from routesearch.task.resolve import resolve
 
 STUDIES = Path(__file__).parents[1] / "studies"
 FILES = sorted(STUDIES.rglob("*.yaml"))

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from routesearch.errors import Refusal
-from routesearch.meta import shapes_only
+from routesearch.routing.cost import mult_adds
+from routesearch.routing.shapes import shapes_only
 
 
 class Plain(nn.Module):
@@ -152,3 +153,11 @@ def kaiming(module: nn.Module, mode: Literal["fan_in", "fan_out"] = "fan_in") ->
         if m.bias is not None:
             nn.init.zeros_(m.bias)
     return module
+
+
+def reference_cost(backbone: Backbone) -> tuple[int, int]:
+    """Parameters and MACs of the static backbone, found on the meta device."""
+    with shapes_only():
+        net = backbone.plain().eval()
+        macs = mult_adds(net, torch.empty(1, *backbone.image_shape))
+    return sum(p.numel() for p in net.parameters()), macs

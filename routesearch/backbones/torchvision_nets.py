@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from routesearch.backbones.base import Backbone, kaiming
 from routesearch.errors import Refusal
-from routesearch.meta import shapes_only
+from routesearch.routing.shapes import shapes_only
 
 STEM = 64
 

@@ -16,7 +16,7 @@ from routesearch.errors import Refusal
 if TYPE_CHECKING:
     from routesearch.backbones.base import Backbone
     from routesearch.data.base import Shape
-    from routesearch.plugins import Registry, Shelf
+    from routesearch.plugin.loader import Registry, Shelf
 
 SHAPES = ((3, 32, 32), (3, 224, 224))
 """Images that backbones are described on: the first of these that one takes, with ten classes."""
@@ -39,7 +39,7 @@ def methods(plugins: Plugins = None, as_json: Json = False) -> Answer:
 
     Ranges that depend on the backbone are shown as far as they are known without one.
     """
-    from routesearch.space import SearchSpace
+    from routesearch.space.space import SearchSpace
 
     registry = _registry(plugins)
     schemas = {name: SearchSpace(kind.Config).schema() for name, kind in registry.methods.items.items()}
@@ -117,10 +117,10 @@ def cost(
 
     Needs no data, no trunk and no weights.
     """
-    from routesearch.plugins import load_plugins
+    from routesearch.plugin.loader import load_plugins
     from routesearch.report import Table
     from routesearch.report.table import mega
-    from routesearch.task import Blueprint
+    from routesearch.task.blueprint import Blueprint
 
     size = None if shape is None else _parse_shape(shape)
     if classes is not None and classes < 2:
@@ -142,7 +142,7 @@ def cost(
 
 
 def _registry(plugins: Sequence[Path] | None) -> Registry:
-    from routesearch.plugins import load_plugins
+    from routesearch.plugin.loader import load_plugins
 
     registry = load_plugins(plugins or ())
     tell_problems(registry.problems)
@@ -165,7 +165,7 @@ def _entry(
 
 def _facts(kind: type[Backbone]) -> dict[str, Any]:
     """A backbone on the first of ``SHAPES`` that it takes; only its description where it takes none."""
-    from routesearch.task import reference_cost
+    from routesearch.backbones.base import reference_cost
 
     facts: dict[str, Any] = {"description": first_line(kind.__doc__)}
     reason = ""

@@ -15,8 +15,8 @@ from routesearch.errors import Refusal, RunFailed
 
 if TYPE_CHECKING:
     from routesearch.backbones.base import Backbone
-    from routesearch.method import RoutedNet
-    from routesearch.plugins import Registry
+    from routesearch.methods.base import RoutedNet
+    from routesearch.plugin.loader import Registry
     from routesearch.testing import MethodContract
 
 SHAPES = ((1, 8, 8), (3, 32, 32), (3, 64, 64))
@@ -53,7 +53,7 @@ def check(
         raise Refusal(f"{what} ({error})") from None
     import torch
 
-    from routesearch.plugins import load_plugins
+    from routesearch.plugin.loader import load_plugins
     from routesearch.testing import examine
 
     registry = load_plugins(plugins or ())
@@ -109,7 +109,7 @@ def _contract(
 
 def _backbone(kind: type[RoutedNet], text: str, fields: Mapping[str, Any], registry: Registry) -> Backbone:
     """The named backbone on the first of ``SHAPES`` that suits it and the method."""
-    from routesearch.study import parse_backbone
+    from routesearch.study.config import parse_backbone
     from routesearch.testing.toys import CLASSES
 
     name, width = parse_backbone(text)

@@ -17,7 +17,7 @@ from routesearch.errors import Refusal
 
 if TYPE_CHECKING:
     from routesearch.data.base import Dataset, Shape
-    from routesearch.space import SearchSpace
+    from routesearch.space.space import SearchSpace
 
 BACKBONE = "nin@0.25"
 BUDGET = "0.5x"
@@ -63,7 +63,7 @@ def init(
     ] = None,
 ) -> Answer:
     """Write a commented study file for your own images, with every default in it; nothing is overwritten."""
-    from routesearch.study import USUAL_NAME
+    from routesearch.study.config import USUAL_NAME
 
     file = folder / USUAL_NAME
     if file.exists() or file.is_symlink():
@@ -170,9 +170,9 @@ def _as_seen_from(folder: Path, data: Path) -> Path:
 
 def _text(folder: Path, found: Found) -> str:
     from routesearch.cli.template import study_text
-    from routesearch.plugins import load_plugins
-    from routesearch.recipe import Recipe
-    from routesearch.study import USUAL_NAME, BackboneConfig, BudgetConfig, StudyConfig, parse_backbone
+    from routesearch.plugin.loader import load_plugins
+    from routesearch.study.config import USUAL_NAME, BackboneConfig, BudgetConfig, StudyConfig, parse_backbone
+    from routesearch.study.recipe import Recipe
 
     registry = load_plugins()
     tell_problems(registry.problems)

@@ -83,7 +83,7 @@ def _sizes(text: str) -> list[int]:
     Raises:
         Refusal: for anything else.
     """
-    from routesearch.study import MOST_BATCH
+    from routesearch.study.config import MOST_BATCH
 
     parts = [part.strip() for part in text.split(",")]
     if not all(p.isascii() and p.isdigit() and len(p) < 7 and 1 <= int(p) <= MOST_BATCH for p in parts):

@@ -70,7 +70,7 @@ def _check_name(name: str) -> None:
     """Refuse what cannot be a module, a distribution and the name of a method, or is one already."""
     import yaml
 
-    from routesearch.plugins import load_plugins
+    from routesearch.plugin.loader import load_plugins
 
     if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9_]{0,48}[A-Za-z0-9])?", name):
         law = "NAME must be up to 50 letters, digits and underscores, a letter first and no underscore last"

@@ -32,7 +32,7 @@ def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
     Raises:
         Refusal: for a text without ``=`` or a value that is not YAML.
     """
-    from routesearch.reading import parse_yaml
+    from routesearch.utils.validation import parse_yaml
 
     values: dict[str, Any] = {}
     for text in settings or ():

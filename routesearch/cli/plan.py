@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from routesearch.cli.options import Json, Settings, StudyFile, open_study
 from routesearch.cli.output import Answer, log, tell_problems
-from routesearch.machine import cores
+from routesearch.utils.machine import cores
 
 if TYPE_CHECKING:
-    from routesearch.preflight import Forecast
-    from routesearch.task import Task
+    from routesearch.task.forecast import Forecast
+    from routesearch.task.resolve import Task
 
 
 def plan(study: StudyFile, settings: Settings = None, as_json: Json = False) -> Answer:
@@ -21,7 +21,7 @@ def plan(study: StudyFile, settings: Settings = None, as_json: Json = False) -> 
     opened = open_study(study, settings)
     task = opened.task
     tell_problems(task.registry.problems)
-    from routesearch.preflight import forecast
+    from routesearch.task.forecast import forecast
 
     found = forecast(task)
     law = task.unmet(found.reach)

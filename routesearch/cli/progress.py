@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 from routesearch.cli.output import log
-from routesearch.points import Budget
 from routesearch.report.table import limits, mega, percent
+from routesearch.results.points import Budget
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

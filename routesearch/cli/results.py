@@ -17,9 +17,9 @@ from routesearch.errors import Refusal
 
 if TYPE_CHECKING:
     from routesearch.api import Study
-    from routesearch.points import Budget, Point
-    from routesearch.record import TrialRecord
-    from routesearch.timing import Timing
+    from routesearch.results.points import Budget, Point
+    from routesearch.results.record import TrialRecord
+    from routesearch.results.timing import Timing
 
 
 REPEATED = "M MACs on test"
@@ -54,7 +54,7 @@ def front(
     It is chosen on validation data; the same points are measured again on test when a search ends.
     """
     from routesearch import report
-    from routesearch.points import key
+    from routesearch.results.points import key
 
     opened = open_study(study, settings)
     drawn = html is not None or png is not None
@@ -96,8 +96,8 @@ def _rank_correlations(
     points: Iterable[Point], timings: Mapping[tuple[int, str], Sequence[Timing]]
 ) -> list[dict[str, Any]]:
     """Whether fewer MACs are less time: Spearman's coefficient for each method and batch size."""
-    from routesearch.points import key
-    from routesearch.timing import rank_correlation
+    from routesearch.results.points import key
+    from routesearch.results.timing import rank_correlation
 
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for p in points:
@@ -161,9 +161,9 @@ def best(
     as_json: Json = False,
 ) -> Answer:
     """Show the most accurate point within a budget, on validation data; --save writes it as a model."""
-    from routesearch.points import key
     from routesearch.report import Table
     from routesearch.report.table import mega, milli, percent, short
+    from routesearch.results.points import key
 
     opened = open_study(study, settings)
     with opened.reading():
@@ -214,8 +214,8 @@ def trials(study: StudyFile, settings: Settings = None, as_json: Json = False) -
 
 
 def _trial_row(record: TrialRecord, reference: float, budget: Budget) -> tuple[str, ...]:
-    from routesearch.points import representative
     from routesearch.report.table import mega, percent, short
+    from routesearch.results.points import representative
 
     points, outcome = record.points(budget), record.outcome
     accuracy = macs = ""

@@ -17,8 +17,8 @@ from routesearch.errors import Refusal, RunFailed
 
 if TYPE_CHECKING:
     from routesearch.api import Study, Summary
-    from routesearch.points import Budget, Point
-    from routesearch.record import TrialRecord
+    from routesearch.results.points import Budget, Point
+    from routesearch.results.record import TrialRecord
 
 MOST_ROWS = 16
 """Points of the front that the end of a search shows; ``front`` shows all."""
@@ -97,9 +97,9 @@ def _reasons(failed: list[TrialRecord], most: int = 3) -> str:
 
 
 def _ending(opened: Study, summary: Summary, file: Path) -> list[Any]:
-    from routesearch.points import key
     from routesearch.report import front_table
     from routesearch.report.table import limits
+    from routesearch.results.points import key
 
     if not summary.front:
         return []

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from routesearch.cli.fields import range_of
 from routesearch.data.base import Dataset
-from routesearch.space import SearchSpace
-from routesearch.study import StudyConfig
+from routesearch.space.space import SearchSpace
+from routesearch.study.config import StudyConfig
 
 COLUMN = 30
 """Where comments begin."""

@@ -5,6 +5,6 @@
 """
 
 from routesearch.export.engines import check_engine
-from routesearch.export.make import Exported, export_model
+from routesearch.export.exporter import Exported, export_model
 
 __all__ = ["Exported", "check_engine", "export_model"]

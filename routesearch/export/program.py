@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from routesearch.errors import Refusal
 from routesearch.export.trace import ENTER, MERGE, Finish, Patch, Split, Way, traced
-from routesearch.method import Knob, RoutedNet
+from routesearch.methods.base import Knob, RoutedNet
 
 SIZES = (3, 4)
 """Images in the two passes; what grows with them in the recorded numbers is the batch's size."""

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from routesearch.errors import Refusal
-from routesearch.method import Knob, RoutedNet
-from routesearch.pricing import Tensors, map_tensors, mult_adds
-from routesearch.routing import Meter
+from routesearch.methods.base import Knob, RoutedNet
+from routesearch.routing.cost import Tensors, map_tensors, mult_adds
+from routesearch.routing.meter import Meter
 
 _MARKS = torch.library.Library("routesearch_export", "FRAGMENT")
 _MARKS.define("enter(Tensor x, int region) -> Tensor")

@@ -4,7 +4,7 @@ matplotlib and plotly are imported where they draw, so that importing this costs
 """
 
 from routesearch.report.chart import PALETTE
-from routesearch.report.files import write_csv
+from routesearch.report.front_csv import write_csv
 from routesearch.report.page import front_html
 from routesearch.report.picture import front_figure_png
 from routesearch.report.table import Table, front_table, short

@@ -8,8 +8,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from routesearch.points import Budget, Point, key
 from routesearch.report.table import limits
+from routesearch.results.points import Budget, Point, key
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#6B6B6B")
 """Told apart by colour-blind readers too (after Okabe and Ito; their yellow is lost on white)."""

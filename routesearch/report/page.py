@@ -8,10 +8,10 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from routesearch.points import Budget, Point
 from routesearch.report.chart import Chart, chart
-from routesearch.report.files import write_whole
+from routesearch.report.front_csv import write_whole
 from routesearch.report.table import Table, front_table, mega, percent, short
+from routesearch.results.points import Budget, Point
 
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
 INK, GREY, RED = "#333333", "#8a8a8a", "#c0392b"

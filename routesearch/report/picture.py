@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from routesearch.points import Budget, Point
 from routesearch.report.chart import Chart, chart
-from routesearch.report.files import write_whole
+from routesearch.report.front_csv import write_whole
 from routesearch.report.table import mega, percent
+from routesearch.results.points import Budget, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

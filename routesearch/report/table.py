@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from routesearch.points import Budget, Point, key
-from routesearch.timing import Timing
+from routesearch.results.points import Budget, Point, key
+from routesearch.results.timing import Timing
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@
 """
 
 from routesearch.saved.card import Card
-from routesearch.saved.files import read_files
 from routesearch.saved.folder import PLUGINS, read
-from routesearch.saved.make import save
+from routesearch.saved.image_files import read_files
 from routesearch.saved.model import Prediction, SavedModel, load
+from routesearch.saved.save import save
 
 __all__ = ["PLUGINS", "Card", "Prediction", "SavedModel", "load", "read", "read_files", "save"]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from routesearch.errors import Refusal
-from routesearch.reading import explain, short
+from routesearch.utils.validation import explain, short
 
 FORMAT = 1
 """Raised when an older version could not read what is written now; further keys are no such change."""

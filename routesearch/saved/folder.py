@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from routesearch import files
 from routesearch.errors import Refusal
 from routesearch.saved.card import Card, read_card
+from routesearch.utils.arrays import read_arrays
 
 CARD, WEIGHTS, PLUGINS = "model.json", "model.safetensors", "plugins"
 
@@ -112,7 +112,7 @@ def read(folder: Path) -> tuple[Card, dict[str, npt.NDArray[Any]]]:
             raise Refusal(
                 f"{file} {law}, got {found[:16]}… and not {card.weights[:16]}…: damaged or exchanged"
             )
-        return card, files.read(file)[0]
+        return card, read_arrays(file)[0]
     except FileNotFoundError:
         raise Refusal(f"{folder}: a saved model has its weights in {WEIGHTS}, got none") from None
     except (OSError, ValueError) as error:

@@ -17,16 +17,17 @@ from torch import Tensor
 from routesearch.data.arrays import as_pixels
 from routesearch.data.base import normalised
 from routesearch.errors import Refusal, UnknownName, origin
-from routesearch.fit import place
-from routesearch.latency import BATCHES, SECONDS, time_network
-from routesearch.method import RoutedNet, Trunk, run
-from routesearch.plugins import Registry, Shelf, load_plugins
-from routesearch.reading import explain
-from routesearch.routing import Routed
+from routesearch.evaluation.latency import BATCHES, SECONDS, time_network
+from routesearch.methods.base import RoutedNet, Trunk
+from routesearch.methods.running import run
+from routesearch.plugin.loader import Registry, Shelf, load_plugins
+from routesearch.results.timing import Timing
+from routesearch.routing.meter import Routed
 from routesearch.saved.card import Card, Part
 from routesearch.saved.folder import read
-from routesearch.study import parse_backbone
-from routesearch.timing import Timing
+from routesearch.study.config import parse_backbone
+from routesearch.training.loop import place
+from routesearch.utils.validation import explain
 
 log = logging.getLogger("routesearch")
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from routesearch.points import Point, hypervolume
-from routesearch.record import Outcome, State, TrialRecord
-from routesearch.search import store
-from routesearch.search.journal import Journal
-from routesearch.search.ledger import Ledger, records
+from routesearch.results.journal import Journal
+from routesearch.results.points import Point, hypervolume
+from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.search.trials import Ledger, records
+from routesearch.search.weights import keep_weights, sweep_weight_drafts
 
 MOST_REFUSED = 200
 """Refused configs in a row after which a method is set aside for this run."""
@@ -103,7 +103,7 @@ class Dispatcher:
         finished = (State.FINISHED, State.STOPPED)
         self._proven = {r.method for r in records(ledger.journal) if r.state in finished}
         self._failures: dict[str, tuple[str | None, int]] = {}  # method -> the reason, and how often in a row
-        store.sweep_drafts(ledger.journal.dir)
+        sweep_weight_drafts(ledger.journal.dir)
         self._prune_weights()
 
     def start(self, time_limit: float | None = None) -> None:
@@ -219,4 +219,4 @@ class Dispatcher:
         """Keep only weights that can still be asked for: of points ahead, and of trials about to end."""
         ahead = {p.trial for p in (*self.ledger.front, *self.ledger.candidates)}
         wanted = ahead | self._live.keys()
-        store.keep_weights(self.ledger.journal.dir, wanted)
+        keep_weights(self.ledger.journal.dir, wanted)

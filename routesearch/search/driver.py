@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from routesearch.errors import Refusal, RunFailed
-from routesearch.points import OperatingPoint, Point, key
-from routesearch.record import Outcome
-from routesearch.search import remote, store
-from routesearch.search.cluster import Capacity, check_fits, connect, environment, first_line
+from routesearch.results.journal import Journal
+from routesearch.results.points import OperatingPoint, Point, key
+from routesearch.results.record import Outcome
+from routesearch.search import ray_tasks as remote
 from routesearch.search.dispatcher import Dispatcher, Observer, Snapshot
 from routesearch.search.interrupt import Interrupts
-from routesearch.search.journal import Journal
-from routesearch.search.ledger import Ledger, test_results, timings
-from routesearch.search.tune import Abort, Bridge, make_callback, make_searcher
-from routesearch.search.work import Grant, TrialWork, Work
+from routesearch.search.ray_cluster import Capacity, check_fits, connect, environment, first_line
+from routesearch.search.ray_tune import Abort, Bridge, make_callback, make_searcher
+from routesearch.search.trials import Ledger, test_results, timings
+from routesearch.search.weights import read_weights, weights_path
+from routesearch.search.worker import Grant, TrialWork, Work
 
 if TYPE_CHECKING:
-    from routesearch.task import Task
+    from routesearch.task.resolve import Task
 
 _TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no files for each trial
@@ -46,7 +47,7 @@ def run_search(
 
     At the end the front is timed, where the study wants that.
 
-    What came of it is read back from the journal (:mod:`routesearch.search.ledger`).
+    What came of it is read back from the journal (:mod:`routesearch.search.trials`).
 
     Args:
         task: the resolved study, its pre-flight done (:meth:`Task.preflight`).
@@ -140,7 +141,7 @@ def _publish(ledger: Ledger, order: remote.Order, dispatcher: Dispatcher, check:
         check()
         while left and len(running) < max(1, capacity()):  # weights wait on disk, not in memory
             number, points = left.pop()
-            weights = store.read(store.weights_path(ledger.journal.dir, number))
+            weights = read_weights(weights_path(ledger.journal.dir, number))
             knobs = [dict(p.knob) for p in points]
             running[measure.remote(ledger.record(number), knobs, weights, order)] = number
         ready, _ = ray.wait(list(running), timeout=_POLL)
@@ -158,7 +159,7 @@ def _unmeasured(ledger: Ledger) -> dict[int, list[Point]]:
     known = {n: [p.knob for p in points] for n, points in test_results(ledger.journal).items()}
     missing: dict[int, list[Point]] = {}
     for point in _shown(ledger):
-        kept = store.weights_path(ledger.journal.dir, point.trial).is_file()
+        kept = weights_path(ledger.journal.dir, point.trial).is_file()
         if kept and point.knob not in known.get(point.trial, []):
             missing.setdefault(point.trial, []).append(point)
     return missing
@@ -182,7 +183,7 @@ def _time_front(
     )
     for point, batches in _untimed(ledger):
         record = ledger.record(point.trial)
-        weights = store.read(store.weights_path(ledger.journal.dir, point.trial))
+        weights = read_weights(weights_path(ledger.journal.dir, point.trial))
         measured = OperatingPoint(point.knob, point.accuracy, point.macs, point.route_share)
         try:
             found = _wait(time_point.remote(record, measured, weights, batches, order), check)
@@ -201,7 +202,7 @@ def _untimed(ledger: Ledger) -> list[tuple[Point, list[int]]]:
     known, left = timings(ledger.journal, _measured_with(ledger.task)), []
     for point in _shown(ledger):
         missing = [batch for batch in wanted if batch not in known.get(key(point), {})]
-        if missing and store.weights_path(ledger.journal.dir, point.trial).is_file():
+        if missing and weights_path(ledger.journal.dir, point.trial).is_file():
             left.append((point, missing))
     return left
 

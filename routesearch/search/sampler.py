@@ -15,7 +15,7 @@ from optuna import samplers
 from optuna.exceptions import ExperimentalWarning
 
 from routesearch.errors import UnknownName
-from routesearch.study import Sampler
+from routesearch.study.config import Sampler
 
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 STARTUP = 10

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Shape
 from routesearch.errors import Refusal
-from routesearch.meta import shapes_only
-from routesearch.pricing import Tensors, map_tensors, mult_adds, tensors
+from routesearch.routing.cost import Tensors, map_tensors, mult_adds, tensors
+from routesearch.routing.shapes import shapes_only
 from routesearch.testing.contract import broken
 
 CLASSES = 4

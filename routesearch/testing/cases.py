@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Data
-from routesearch.fit import fit
-from routesearch.method import Knob, RoutedNet, Scores, Stage, Trunk, run
-from routesearch.recipe import Recipe
-from routesearch.routing import Routed
-from routesearch.space import SearchSpace, Space
+from routesearch.methods.base import Knob, RoutedNet, Scores, Stage, Trunk
+from routesearch.methods.running import run
+from routesearch.routing.meter import Routed
+from routesearch.space.space import SearchSpace, Space
+from routesearch.study.recipe import Recipe
 from routesearch.testing.toys import CPU, RECIPE, toy_data, toy_trunk
+from routesearch.training.loop import fit
 
 KNOBS = 6
 """Settings at which a network is tried, spread over all that it proposes."""

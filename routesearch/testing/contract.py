@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from routesearch.backbones.base import Backbone
 from routesearch.errors import Refusal
-from routesearch.fit import states
-from routesearch.method import Knob, RoutedNet, Scores, Stage, plan, run
-from routesearch.pricing import Interval, executed
-from routesearch.reading import explain
-from routesearch.routing import Meter, Plan, Routed
-from routesearch.space import SearchSpace, Space
+from routesearch.methods.base import Knob, RoutedNet, Scores, Stage
+from routesearch.methods.running import plan, run
+from routesearch.results.points import Interval
+from routesearch.routing.cost import executed
+from routesearch.routing.meter import Meter, Plan, Routed
+from routesearch.space.space import SearchSpace, Space
 from routesearch.testing.cases import KNOBS, Case, configs_of, observed, spread
 from routesearch.testing.toys import CHAIN, RESIDUAL, SCALES, states_equal
 from routesearch.testing.walks import (
@@ -39,6 +39,8 @@ from routesearch.testing.walks import (
     follow,
     seen_by_torchinfo,
 )
+from routesearch.training.loop import states
+from routesearch.utils.validation import explain
 
 CLOSE = 1e-4
 """How close logits of the same image are in float32."""
@@ -571,7 +573,7 @@ def _valid(configs: Iterator[Space]) -> Iterator[Space]:
 
 
 def _suggest(dice: Any, name: str, distribution: Any) -> Any:
-    from routesearch.domains import draw
+    from routesearch.space.domains import draw
 
     return draw(distribution, dice)
 

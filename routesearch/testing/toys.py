@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from routesearch.backbones.base import Backbone, kaiming
 from routesearch.backbones.resnet import CifarResNet
 from routesearch.data.base import Data, Images, Shape, moments
-from routesearch.fit import states
-from routesearch.method import Trunk
-from routesearch.recipe import Recipe
-from routesearch.trunk import train_trunk
+from routesearch.methods.base import Trunk
+from routesearch.study.recipe import Recipe
+from routesearch.training.loop import states
+from routesearch.training.trunk import train_trunk
 
 CPU = torch.device("cpu")
 SHAPE = (1, 8, 8)

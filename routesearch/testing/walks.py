@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from routesearch.method import Knob, RoutedNet
-from routesearch.pricing import Tensors, macs_of
-from routesearch.routing import Meter, Routed
+from routesearch.methods.base import Knob, RoutedNet
+from routesearch.routing.cost import Tensors, macs_of
+from routesearch.routing.meter import Meter, Routed
 
 Pick = Callable[[Tensor, int, int], Tensor]
 """(rows of the batch, the how-manieth decision on their way, number of ways) to a way for each row."""

@@ -68,11 +68,13 @@ def _free(port: int | None) -> int:
 
 def _start(uri: str, port: int, output: IO[str]) -> subprocess.Popen[str]:
     folder = artifact_folder(uri)
-    leash = Path(__file__).with_name("leash.py")  # a closed terminal or a SIGKILL must leave no server behind
+    guard = Path(__file__).with_name(
+        "child_guard.py"
+    )  # a closed terminal or a SIGKILL must leave no server behind
     command = [
         sys.executable,
         "-I",
-        str(leash),
+        str(guard),
         sys.executable,
         "-m",
         "mlflow",

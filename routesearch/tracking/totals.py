@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from routesearch.points import Point, front, undominated
-from routesearch.record import State, TrialRecord
 from routesearch.report import PALETTE
+from routesearch.results.points import Point, front, undominated
+from routesearch.results.record import State, TrialRecord
 
 
 @dataclass

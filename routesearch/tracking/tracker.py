@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from routesearch.points import Budget, Point
-from routesearch.record import TrialRecord
+from routesearch.results.points import Budget, Point
+from routesearch.results.record import TrialRecord
 from routesearch.tracking.client import connect
-from routesearch.tracking.mirror import Mirror
+from routesearch.tracking.sync import Mirror
 from routesearch.tracking.view import link
 
 log = logging.getLogger("routesearch.tracking")

@@ -12,9 +12,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from routesearch.points import Budget, Point
 from routesearch.report import front_table
 from routesearch.report.table import limits, mega, percent
+from routesearch.results.points import Budget, Point
 
 KEY = "front"
 TAG = f"mlflow.sharedViewState.{KEY}"

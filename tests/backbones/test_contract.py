@@ -26,7 +26,7 @@ from routesearch.backbones import (
     VGG16Cifar,
     WRN28x10,
 )
-from routesearch.plugins import load_file
+from routesearch.plugin.loader import load_file
 from routesearch.testing import BackboneContract
 
 OWN = load_file(Path(__file__).parents[1] / "fixtures" / "own_backbone.py")

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from routesearch.backbones import NiN
-from routesearch.pricing import mult_adds
-from routesearch.task import reference_cost
+from routesearch.backbones.base import reference_cost
+from routesearch.routing.cost import mult_adds
 
 CIFAR10, FMNIST = (3, 32, 32), (1, 28, 28)
 

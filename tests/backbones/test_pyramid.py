@@ -13,9 +13,9 @@ from torch import nn
 from routesearch.backbones import Pyramid8
 from routesearch.backbones.pyramid import Column, Scales
 from routesearch.errors import Refusal
-from routesearch.meta import shapes_only
-from routesearch.pricing import mult_adds
-from routesearch.routing import Meter
+from routesearch.routing.cost import mult_adds
+from routesearch.routing.meter import Meter
+from routesearch.routing.shapes import shapes_only
 
 HYBRID = Pyramid8((3, 32, 32), 10)
 Count = Callable[..., int]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from routesearch.backbones import CifarResNet, ResNet38, ResNet74, ResNet110, ResNet152
-from routesearch.pricing import mult_adds
-from routesearch.task import reference_cost
+from routesearch.backbones.base import reference_cost
+from routesearch.routing.cost import mult_adds
 
 CIFAR10 = (3, 32, 32)
 WEIGHTS_ONLY = {

@@ -20,10 +20,9 @@ from routesearch.backbones import (
     ResNet101Cifar,
     VGG16Cifar,
 )
-from routesearch.backbones.base import kaiming
+from routesearch.backbones.base import kaiming, reference_cost
 from routesearch.errors import Refusal
-from routesearch.meta import shapes_only
-from routesearch.task import reference_cost
+from routesearch.routing.shapes import shapes_only
 
 CIFAR10, IMAGENET = (3, 32, 32), (3, 224, 224)
 LARGE = (ResNet101, DenseNet201, VGG16, AlexNet)

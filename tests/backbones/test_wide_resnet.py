@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from routesearch.backbones import WideResNet, WRN28x10
+from routesearch.backbones.base import reference_cost
 from routesearch.backbones.wide_resnet import PreActBlock
 from routesearch.errors import Refusal
-from routesearch.meta import shapes_only
-from routesearch.pricing import mult_adds
-from routesearch.task import reference_cost
+from routesearch.routing.cost import mult_adds
+from routesearch.routing.shapes import shapes_only
 
 CIFAR100 = WRN28x10((3, 32, 32), 100)
 

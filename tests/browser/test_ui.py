@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from routesearch.points import Budget, front
-from routesearch.record import State, TrialRecord
+from routesearch.results.points import Budget, front
+from routesearch.results.record import State, TrialRecord
 from routesearch.tracking import default_uri, link_of
-from routesearch.tracking.mirror import Mirror
+from routesearch.tracking.sync import Mirror
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

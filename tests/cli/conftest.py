@@ -63,10 +63,10 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def fill() -> Callable[..., None]:
     """Store trials of a study without training: static and skipper in turn, the last ones as told."""
     from routesearch import Study
-    from routesearch.points import OperatingPoint
-    from routesearch.record import Outcome, State
-    from routesearch.search.journal import Journal
-    from routesearch.search.ledger import Ledger
+    from routesearch.results.journal import Journal
+    from routesearch.results.points import OperatingPoint
+    from routesearch.results.record import Outcome, State
+    from routesearch.search.trials import Ledger
 
     def curve(number: int, task: Any) -> Outcome:
         points = tuple(

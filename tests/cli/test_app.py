@@ -127,7 +127,7 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def load_plugins(files: object) -> None:
         raise error
 
-    monkeypatch.setattr("routesearch.plugins.load_plugins", load_plugins)
+    monkeypatch.setattr("routesearch.plugin.loader.load_plugins", load_plugins)
 
 
 def test_only_the_answer_is_on_standard_output(

@@ -174,7 +174,7 @@ def test_what_cannot_be_priced(run: Any, words: list[str], told: str) -> None:
 
 
 def test_a_broken_plugin_is_a_warning(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from routesearch import plugins
+    from routesearch.plugin import loader as plugins
 
     def load(files: Sequence[Path] = ()) -> plugins.Registry:
         registry = real(files)

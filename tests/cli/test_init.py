@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import yaml
 
-from routesearch.study import StudyConfig, load_study
-from routesearch.task import resolve
+from routesearch.study.config import StudyConfig, load_study
+from routesearch.task.resolve import resolve
 
 
 @pytest.fixture

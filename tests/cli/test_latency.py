@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from routesearch import Study, load
-from routesearch.points import OperatingPoint, Point, key
-from routesearch.record import Outcome, State
-from routesearch.search.journal import Journal
-from routesearch.search.ledger import Ledger
-from routesearch.timing import Timing
+from routesearch.results.journal import Journal
+from routesearch.results.points import OperatingPoint, Point, key
+from routesearch.results.record import Outcome, State
+from routesearch.results.timing import Timing
+from routesearch.search.trials import Ledger
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, count in (("LEAST", 2), ("MOST", 2), ("WARM_UP", 1)):
-        monkeypatch.setattr(f"routesearch.latency.{name}", count)
+        monkeypatch.setattr(f"routesearch.evaluation.latency.{name}", count)
 
 
 @pytest.fixture

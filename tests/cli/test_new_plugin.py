@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from routesearch import RoutedNet
-from routesearch.plugins import load_plugins
-from routesearch.study import load_study
-from routesearch.task import resolve
+from routesearch.plugin.loader import load_plugins
+from routesearch.study.config import load_study
+from routesearch.task.resolve import resolve
 
 Run = Callable[..., Any]
 FILES = {"two_way.py", "tests/test_two_way.py", "study.yaml", "pyproject.toml", "README.md"}

@@ -65,7 +65,7 @@ def test_verbose_shows_why_a_trial_would_fail(
     def stages(self: object) -> None:
         raise RuntimeError("no stage")
 
-    monkeypatch.setattr("routesearch.builtin.Static.stages", stages)
+    monkeypatch.setattr("routesearch.plugin.builtin.Static.stages", stages)
     file = write_study(methods=["static"])
     told = "static: a trial of its default config fails: RuntimeError: no stage"
     assert run("plan", file).lines == [f"routesearch: warning: {told}"]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from routesearch import Refusal, Study
-from routesearch.search.journal import Journal
+from routesearch.results.journal import Journal
 
 KEYS = {
     *("study", "storage", "tracking_uri", "experiment", "finished", "stopped", "failed", "refused"),

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from routesearch.data import Cifar10, Cifar100, Dataset, cifar
 from routesearch.data.cifar import unpickle_arrays
 from routesearch.errors import Refusal
-from routesearch.reading import explain
+from routesearch.utils.validation import explain
 
 TRAIN10 = [f"data_batch_{number}.bin" for number in range(1, 6)]
 

@@ -21,10 +21,10 @@ from pydantic import ValidationError
 from routesearch.data import SPLITS, Augment, Data, ImageFolder, Images, StreamedImages, base, streamed
 from routesearch.data.streamed import as_bytes
 from routesearch.errors import Refusal
-from routesearch.fit import fit
-from routesearch.measure import measure
-from routesearch.method import Batch, Stage
-from routesearch.recipe import Recipe
+from routesearch.evaluation.measure import measure
+from routesearch.methods.base import Batch, Stage
+from routesearch.study.recipe import Recipe
+from routesearch.training.loop import fit
 
 COUNT = 40
 

@@ -16,7 +16,7 @@ import routesearch
 from routesearch import Backbone, Meter, RoutedNet, Stage, Trunk
 from routesearch.backbones import Pyramid8
 from routesearch.data.base import normalised
-from routesearch.plugins import load_plugins
+from routesearch.plugin.loader import load_plugins
 from routesearch.saved import Card, SavedModel
 from routesearch.saved.card import Measured
 from routesearch.testing.toys import ToyChain, ToyResidual

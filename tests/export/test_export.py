@@ -21,7 +21,7 @@ from routesearch import Meter, Refusal, RunFailed, export_model
 from routesearch.data.base import normalised
 from routesearch.export import engines
 from routesearch.export.runner import Runner
-from routesearch.method import plan, run
+from routesearch.methods.running import plan, run
 from routesearch.saved import SavedModel
 
 Digits = npt.NDArray[np.uint8]

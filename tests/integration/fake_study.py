@@ -22,14 +22,13 @@ import numpy as np
 from optuna.distributions import FloatDistribution
 
 from routesearch.errors import Refusal, RouteSearchError
-from routesearch.points import Budget, OperatingPoint
-from routesearch.pricing import Interval
-from routesearch.record import Outcome, State, TrialRecord
+from routesearch.results.journal import Journal
+from routesearch.results.points import Budget, Interval, OperatingPoint
+from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.results.timing import Timing
 from routesearch.search.driver import run_search
-from routesearch.search.journal import Journal
-from routesearch.search.work import Grant, Work
-from routesearch.space import SearchSpace, Space
-from routesearch.timing import Timing
+from routesearch.search.worker import Grant, Work
+from routesearch.space.space import SearchSpace, Space
 
 
 class Config(Space):

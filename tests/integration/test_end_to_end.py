@@ -169,7 +169,7 @@ def test_a_method_and_a_backbone_in_plain_files_join_a_study(tmp_path: Path) -> 
 def test_trials_that_break_are_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
         "from routesearch import hookimpl\n"
-        "from routesearch.builtin import Static\n\n\n"
+        "from routesearch.methods.static import Static\n\n\n"
         "class Broken(Static):\n"
         "    name = 'broken'\n\n"
         "    def stages(self):\n"
@@ -191,7 +191,7 @@ def test_pretrained_weights_and_a_method_that_asks_for_the_confusion_later(tmp_p
     torch.save(build("static", backbone="nin@0.1", dataset="digits").plain.state_dict(), tmp_path / "w.pth")
     (tmp_path / "curious.py").write_text(
         "from routesearch import hookimpl\n"
-        "from routesearch.builtin import Static\n\n\n"
+        "from routesearch.methods.static import Static\n\n\n"
         "class Curious(Static):\n"
         "    name = 'curious'\n"
         "    needs_confusion = True\n\n"

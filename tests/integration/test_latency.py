@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from routesearch import Study
-from routesearch.points import Budget, front, key
-from routesearch.search.journal import Journal
-from routesearch.search.ledger import records, timings
+from routesearch.results.journal import Journal
+from routesearch.results.points import Budget, front, key
+from routesearch.search.trials import records, timings
 
 SCRIPT = Path(__file__).with_name("fake_study.py")
 

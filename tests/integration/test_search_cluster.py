@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from routesearch.record import State
-from routesearch.search import store
-from routesearch.search.journal import Journal
-from routesearch.search.ledger import records
+from routesearch.results.journal import Journal
+from routesearch.results.record import State
+from routesearch.search.trials import records
+from routesearch.search.weights import read_weights
 
 SCRIPT = Path(__file__).with_name("fake_study.py")
 RAY = Path(sys.executable).with_name("ray")
@@ -92,7 +92,7 @@ def test_weights_travel_to_the_driver_and_the_cluster_stays_up(cluster: str, tmp
     files = list((tmp_path / "two" / "weights").iterdir())
     assert files
     for file in files:
-        weights = store.read(file)
+        weights = read_weights(file)
         assert weights["x"][0] == kept[int(file.stem)].config["x"]
 
 

@@ -17,10 +17,10 @@ import pytest
 from optuna.trial import TrialState
 
 from routesearch.errors import Refusal
-from routesearch.record import State, TrialRecord
-from routesearch.search import store
-from routesearch.search.journal import META, Journal
-from routesearch.search.ledger import records, test_results
+from routesearch.results.journal import META, Journal
+from routesearch.results.record import State, TrialRecord
+from routesearch.search.trials import records, test_results
+from routesearch.search.weights import read_weights
 
 SCRIPT = Path(__file__).with_name("fake_study.py")
 PATIENCE = 120
@@ -173,7 +173,9 @@ def test_killed_between_trunk_and_confusion_and_resumed_keeps_the_trunk(
     assert search(**needs, trouble={"trunk": "raise"}).end() == (0, "")
     assert (trunk.read_text(), confusion.read_text()) == ("42", "7")
     assert (trunk.stat().st_ino, trunk.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert {int(store.read(file)["trunk"][0]) for file in (tmp_path / "study" / "weights").iterdir()} == {49}
+    assert {int(read_weights(file)["trunk"][0]) for file in (tmp_path / "study" / "weights").iterdir()} == {
+        49
+    }
 
 
 def test_a_confusion_that_is_asked_for_later_leaves_the_trunk_as_it_was(

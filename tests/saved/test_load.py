@@ -14,7 +14,7 @@ import torch
 
 from routesearch import Refusal, load
 from routesearch.data.base import Data
-from routesearch.plugins import Registry, load_plugins
+from routesearch.plugin.loader import Registry, load_plugins
 
 
 def refusal(folder: Path, **options: Any) -> str:

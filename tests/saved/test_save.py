@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from routesearch import Refusal, Study, files, load
-from routesearch.search.journal import Journal
-from routesearch.search.ledger import Ledger
-from routesearch.search.store import weights_path
-from routesearch.task import CONFUSION
-from routesearch.trial import TrialSpec, build_net
+from routesearch import Refusal, Study, load
+from routesearch.results.journal import Journal
+from routesearch.search.trial import TrialSpec, build_net
+from routesearch.search.trials import Ledger
+from routesearch.search.weights import weights_path
+from routesearch.task.resolve import CONFUSION
+from routesearch.utils.arrays import write_arrays
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_weights_that_are_gone_or_damaged_are_told(study: Study, tmp_path: Path)
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(Refusal, match="cannot be read"):
         study.save(tmp_path / "model", "10x")
-    files.write(weights, {"other": np.zeros(3)})
+    write_arrays(weights, {"other": np.zeros(3)})
     with pytest.raises(
         Refusal, match=r"must fit the network that skipper builds, got RuntimeError: .*Missing key"
     ):
@@ -206,10 +207,10 @@ def test_a_structure_that_depends_on_the_confusion_is_rebuilt(
     write_study: Callable[..., Path], fixtures: Path, tmp_path: Path
 ) -> None:
     """With a stand-in for the trained trunk: its confusion is in the card, the data and it may go."""
-    from routesearch.method import Trunk
-    from routesearch.points import OperatingPoint
-    from routesearch.record import Outcome, State
-    from routesearch.trunk import save_trunk
+    from routesearch.methods.base import Trunk
+    from routesearch.results.points import OperatingPoint
+    from routesearch.results.record import Outcome, State
+    from routesearch.training.trunk import save_trunk
 
     (tmp_path / "tree.py").write_text(TREE)
     file = write_study(methods=["tree"], plugins=[str(fixtures / "own_backbone.py"), "tree.py"])
@@ -221,7 +222,7 @@ def test_a_structure_that_depends_on_the_confusion_is_rebuilt(
         record = ledger.ask("tree")
         net = build_net(TrialSpec(record.number, "tree", record.config, record.seed), task, trunk).eval()
         state = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
-        files.write(weights_path(task.dir, record.number), state)
+        write_arrays(weights_path(task.dir, record.number), state)
         outcome = Outcome(State.FINISHED, (OperatingPoint({}, 0.5, task.reference / 2),), params=7)
         ledger.finish(record.number, outcome)
     Study.load(file).save(tmp_path / "model", "1x")

@@ -11,12 +11,11 @@ from typing import Annotated, Any
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from routesearch.domains import Cuts
 from routesearch.errors import Refusal
-from routesearch.points import Budget, OperatingPoint
-from routesearch.pricing import Interval
-from routesearch.record import Outcome, State
-from routesearch.space import SearchSpace, Space, When
+from routesearch.results.points import Budget, Interval, OperatingPoint
+from routesearch.results.record import Outcome, State
+from routesearch.space.domains import Cuts
+from routesearch.space.space import SearchSpace, Space, When
 
 
 class Wide(Space):
@@ -82,7 +81,7 @@ def outcome() -> Callable[..., Outcome]:
 
 
 @pytest.fixture
-def make_task(tmp_path: Path) -> Callable[..., FakeTask]:
+def make_fake(tmp_path: Path) -> Callable[..., FakeTask]:
     return lambda **changes: FakeTask(tmp_path / "study", **changes)
 
 

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routesearch import files
 from routesearch.errors import Refusal, RunFailed
-from routesearch.record import Outcome, State, TrialRecord
-from routesearch.search import cluster, store
-from routesearch.search.cluster import Capacity, check_fits
+from routesearch.results.journal import Journal
+from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.search import ray_cluster as cluster
 from routesearch.search.dispatcher import MOST_FAILED, MOST_REFUSED, Dispatcher, Snapshot
 from routesearch.search.interrupt import Interrupts
-from routesearch.search.journal import Journal
-from routesearch.search.ledger import Ledger
-from routesearch.search.remote import pack_trial, unpack_trial
-from routesearch.search.tune import Abort, Bridge
-from routesearch.search.work import Grant
+from routesearch.search.ray_cluster import Capacity, check_fits
+from routesearch.search.ray_tasks import pack_trial, unpack_trial
+from routesearch.search.ray_tune import Abort, Bridge
+from routesearch.search.trials import Ledger
+from routesearch.search.weights import read_weights, weights_path
+from routesearch.search.worker import Grant
+from routesearch.utils.arrays import write_arrays
 
 
 class Clock:
@@ -33,7 +34,7 @@ class Clock:
 
 
 @pytest.fixture
-def start(make_task: Any, folder: Path) -> Iterator[Callable[..., Dispatcher]]:
+def start(make_fake: Any, folder: Path) -> Iterator[Callable[..., Dispatcher]]:
     """A dispatcher on the study in ``folder``; a new one closes the one before, as a crash would."""
     opened: list[Journal] = []
 
@@ -41,7 +42,7 @@ def start(make_task: Any, folder: Path) -> Iterator[Callable[..., Dispatcher]]:
         if opened:
             opened.pop().close()
         opened.append(Journal.open_for_writing(folder))
-        return Dispatcher(Ledger(opened[-1], task or make_task()), total, **settings)
+        return Dispatcher(Ledger(opened[-1], task or make_fake()), total, **settings)
 
     yield make
     for journal in opened:
@@ -99,9 +100,9 @@ def test_after_the_time_limit_nothing_starts_and_orphans_stay(start: Callable[..
 
 
 def test_a_method_that_is_refused_again_and_again_is_set_aside(
-    start: Callable[..., Dispatcher], make_task: Any, outcome: Any
+    start: Callable[..., Dispatcher], make_fake: Any, outcome: Any
 ) -> None:
-    task = make_task(budget=99.0, sampler="random")  # wide costs 100 at least
+    task = make_fake(budget=99.0, sampler="random")  # wide costs 100 at least
     task.bounds = lambda m, c: SimpleNamespace(min=50 if m == "deep" else 100 + int(900 * c.width), max=1000)
     notes: list[str | None] = []
     dispatcher = start(4, task, on_progress=lambda s: notes.append(s.note))
@@ -118,9 +119,9 @@ def test_a_method_that_is_refused_again_and_again_is_set_aside(
 
 
 def test_a_search_ends_when_every_method_is_set_aside(
-    start: Callable[..., Dispatcher], make_task: Any
+    start: Callable[..., Dispatcher], make_fake: Any
 ) -> None:
-    task = make_task(budget=10.0, sampler="random")
+    task = make_fake(budget=10.0, sampler="random")
     del task.spaces["deep"]
     dispatcher = start(4, task)
     assert dispatcher.next() is None
@@ -169,9 +170,9 @@ def test_failures_for_different_reasons_or_after_a_success_set_nothing_aside(
 
 
 def test_a_success_of_what_still_runs_brings_a_method_back(
-    start: Callable[..., Dispatcher], make_task: Any, outcome: Any
+    start: Callable[..., Dispatcher], make_fake: Any, outcome: Any
 ) -> None:
-    task = make_task()
+    task = make_fake()
     del task.spaces["deep"]
     dispatcher = start(20, task)
     running = [dispatcher.next() for _ in range(MOST_FAILED + 1)]
@@ -184,13 +185,13 @@ def test_a_success_of_what_still_runs_brings_a_method_back(
     assert dispatcher.next() is not None
 
 
-def test_drawing_lets_running_trials_be_heard(start: Callable[..., Dispatcher], make_task: Any) -> None:
+def test_drawing_lets_running_trials_be_heard(start: Callable[..., Dispatcher], make_fake: Any) -> None:
     class Slow(Clock):
         def __call__(self) -> float:
             self.now += 0.1
             return self.now
 
-    task, prices = make_task(sampler="random"), [100, 100, *[1000] * 50]  # the default is priced first
+    task, prices = make_fake(sampler="random"), [100, 100, *[1000] * 50]  # the default is priced first
     task.bounds = lambda *_: SimpleNamespace(min=prices.pop(0), max=1000)
     dispatcher = start(4, task, clock=Slow())
     assert dispatcher.next() is not None
@@ -234,14 +235,14 @@ def test_weights_are_kept_for_the_front_and_for_what_runs(
 ) -> None:
     dispatcher = start()
     for number in range(4):
-        files.write(store.weights_path(folder, number), {"w": np.zeros(3)})
+        write_arrays(weights_path(folder, number), {"w": np.zeros(3)})
     draft = folder / "weights" / ".000001.safetensors.77.part"
     draft.touch()
     running = [dispatcher.next() for _ in range(3)]
     assert all(running)
     numbers = [r.number for r in running if r is not None]
     for number in numbers:
-        files.write(store.weights_path(folder, number), {"w": np.zeros(3)})
+        write_arrays(weights_path(folder, number), {"w": np.zeros(3)})
     dispatcher.ended(numbers[0], outcome(0.9, 100.0))
     assert draft.exists()  # somebody may be writing it
     dispatcher.ended(numbers[1], outcome(0.5, 200.0))  # dominated
@@ -252,10 +253,10 @@ def test_weights_are_kept_for_the_front_and_for_what_runs(
 
 
 def test_weights_that_are_not_there_are_none(folder: Path) -> None:
-    path = store.weights_path(folder, 12)
-    assert store.read(path) == {}
-    files.write(path, {"w": np.ones(2)})
-    assert store.read(path)["w"].tolist() == [1, 1]
+    path = weights_path(folder, 12)
+    assert read_weights(path) == {}
+    write_arrays(path, {"w": np.ones(2)})
+    assert read_weights(path)["w"].tolist() == [1, 1]
 
 
 def test_a_half_written_trunk_is_swept_away(start: Callable[..., Dispatcher], folder: Path) -> None:

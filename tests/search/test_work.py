@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from routesearch.confusion import measure_confusion
-from routesearch.search.work import Grant, TrialWork
-from routesearch.study import load_study
-from routesearch.task import CONFUSION, NETWORK, resolve
+from routesearch.search.worker import Grant, TrialWork
+from routesearch.study.config import load_study
+from routesearch.task.resolve import CONFUSION, NETWORK, resolve
+from routesearch.training.confusion import measure_confusion
 
 GRANT = Grant(1, 0)
 

@@ -23,12 +23,12 @@ from routesearch.backbones import (
     VGG16Cifar,
     WRN28x10,
 )
-from routesearch.fit import fit, place
-from routesearch.measure import measure
-from routesearch.method import plan
-from routesearch.plugins import load_plugins
-from routesearch.recipe import Recipe
+from routesearch.evaluation.measure import measure
+from routesearch.methods.running import plan
+from routesearch.plugin.loader import load_plugins
+from routesearch.study.recipe import Recipe
 from routesearch.testing import MethodContract, ToyChain, toy_data
+from routesearch.training.loop import fit, place
 from routesearch_decisionet import (
     DecisioNet,
     agglomerate,

@@ -22,15 +22,15 @@ from routesearch import (
     sequential_thresholds,
 )
 from routesearch.backbones import DenseNet201Cifar, NiN, Pyramid8, ResNet38, ResNet101Cifar
-from routesearch.fit import fit
-from routesearch.measure import measure
-from routesearch.method import plan
-from routesearch.plugins import load_plugins
-from routesearch.points import best
-from routesearch.recipe import Recipe
-from routesearch.sweeps import exit_front
+from routesearch.evaluation.measure import measure
+from routesearch.methods.running import plan
+from routesearch.methods.thresholds import exit_front
+from routesearch.plugin.loader import load_plugins
+from routesearch.results.points import best
+from routesearch.study.recipe import Recipe
 from routesearch.testing import CHAIN, SCALES, MethodContract, toy_data
-from routesearch.trunk import train_trunk
+from routesearch.training.loop import fit
+from routesearch.training.trunk import train_trunk
 from routesearch_dgate import DGate
 
 CPU = torch.device("cpu")

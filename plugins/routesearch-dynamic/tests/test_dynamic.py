@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from routesearch import Backbone, Batch, Knob, Refusal, mult_adds, run
 from routesearch.backbones import NiN, Pyramid8, ResNet38
-from routesearch.fit import fit
-from routesearch.meta import shapes_only
-from routesearch.method import plan
-from routesearch.plugins import load_plugins
-from routesearch.recipe import Recipe
+from routesearch.methods.running import plan
+from routesearch.plugin.loader import load_plugins
+from routesearch.routing.shapes import shapes_only
+from routesearch.study.recipe import Recipe
 from routesearch.testing import CHAIN, SCALES, MethodContract, toy_data
+from routesearch.training.loop import fit
 from routesearch_dynamic import (
     FLOOR,
     SMOOTHING,

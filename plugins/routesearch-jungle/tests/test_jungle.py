@@ -22,11 +22,11 @@ from routesearch.backbones import (
     VGG16Cifar,
     WRN28x10,
 )
-from routesearch.fit import fit, place, states, training_work
-from routesearch.measure import measure
-from routesearch.plugins import load_plugins
-from routesearch.recipe import Recipe
+from routesearch.evaluation.measure import measure
+from routesearch.plugin.loader import load_plugins
+from routesearch.study.recipe import Recipe
 from routesearch.testing import MethodContract, toy_data
+from routesearch.training.loop import fit, place, states, training_work
 from routesearch_jungle import (
     Jungle,
     Opened,

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from routesearch import Backbone, Batch, Data, Meter, Refusal, RunFailed, Scores, mult_adds, run
 from routesearch.backbones import NiN, ResNet38, ResNet74, ResNet110, ResNet152
-from routesearch.fit import fit, place, training_work
-from routesearch.measure import measure
-from routesearch.method import plan
-from routesearch.plugins import load_plugins
-from routesearch.recipe import Recipe
+from routesearch.evaluation.measure import measure
+from routesearch.methods.running import plan
+from routesearch.plugin.loader import load_plugins
+from routesearch.study.recipe import Recipe
 from routesearch.testing import MethodContract, toy_data
+from routesearch.training.loop import fit, place, training_work
 from routesearch_skipnet import (
     GATES,
     SCHEDULES,

@@ -1,0 +1,277 @@
+"""Time, measured: what a routed network's saved multiply-adds are worth on a machine.
+
+The routed network and the static backbone run in one process, in turn. Images are random, but each goes a
+way that is drawn so that exits, leaves and units have the shares that they had on real images: groups,
+gathers and routers cost what they cost in use, and the MACs are those of the operating point.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from fcntl import LOCK_EX, flock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from routesearch.backbones.base import Backbone
+from routesearch.methods.base import Knob, RoutedNet
+from routesearch.results.points import OperatingPoint
+from routesearch.results.timing import Timing
+from routesearch.routing.cost import Tensors, mult_adds
+from routesearch.routing.meter import Meter, Plan
+from routesearch.routing.shapes import shapes_only
+from routesearch.training.loop import place
+
+BATCHES = (1, 8, 64, 256)
+SECONDS = 2.0
+"""What one batch size may take, roughly, both networks together."""
+
+POINT_SECONDS = 0.2
+"""What one point of a trial's curve may take, where latency is the budget."""
+
+MOST_TIMED = 12
+"""Points of a trial's curve that are timed, and kept, where latency is the budget."""
+
+LEAST, MOST, WARM_UP = 10, 500, 3
+"""Runs of each network that are timed, at one batch size; and runs before these."""
+
+Path = tuple[int, ...]
+"""The ways taken at the splits so far."""
+
+
+class Traffic:
+    """Which images go which way: draws batches of ways with given shares.
+
+    Args:
+        net: the network; its ways are found on the meta device.
+        knob: the operating point's.
+        share: per route (exit, leaf), or where blocks are skipped per site: what
+            ``OperatingPoint.route_share`` has.
+    """
+
+    def __init__(self, net: RoutedNet, knob: Knob, share: Sequence[float]) -> None:
+        ways = _Ways()
+        with shapes_only():
+            trunk = net.trunk.structure if net.trunk is not None and net.needs_confusion else None
+            twin = type(net)(net.config, net.backbone, trunk).eval()
+            twin.route(ways, torch.empty(1, *net.backbone.image_shape), knob)
+        self._sites = ways.sites
+        expected = ways.sites or max(ways.routes) + 1
+        if not 0 < len(share) <= expected or (not ways.sites and sum(share) <= 0):
+            law = f"a share for each of {expected} routes or sites"
+            raise ValueError(f"there must be {law}, of routes one over 0, got {list(share)}")
+        self._share = torch.zeros(expected, dtype=torch.float64)
+        self._share[: len(share)] = torch.tensor(share, dtype=torch.float64)
+        self._turns = {} if ways.sites else _turns(ways.reached, expected)
+
+    def draw(self, images: Tensor, random: torch.Generator) -> Meter:
+        """A meter on these images that follows drawn ways, whatever the network's own decisions are."""
+        count = len(images)
+        if self._sites:
+            ran = torch.rand(self._sites, count, generator=random, dtype=torch.float64)
+            return _Drawn(images, None, {}, (ran < self._share[:, None]).to(images.device))
+        route = torch.multinomial(self._share, count, replacement=True, generator=random) if count else None
+        at = torch.zeros(0, dtype=torch.int64) if route is None else route
+        turns = {path: table.to(images.device) for path, table in self._turns.items()}
+        return _Drawn(images, at.to(images.device), turns, None)
+
+
+class _Ways(Plan):
+    """A plan that notes which routes can be reached from where."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path: Path = ()
+        self.reached: dict[Path, set[int]] = {}
+
+    def split(self, choice: Tensor, ways: int, *state: Tensors) -> Iterator[tuple[Any, ...]]:
+        path = self.path
+        for way, group, *parts in super().split(choice, ways, *state):
+            group.path = (*path, way)
+            yield (way, group, *parts)
+
+    def finish(self, logits: Tensor, route: int = 0) -> None:
+        super().finish(logits, route)
+        for end in range(len(self.path) + 1):
+            self.reached.setdefault(self.path[:end], set()).add(route)
+
+
+class _Drawn(Meter):
+    """A meter whose images go where they were told.
+
+    Args:
+        route: N, where each image is to finish; None where sites decide.
+        turns: path -> table from route to the way that leads there.
+        ran: sites x N, bool: which blocks each image runs.
+    """
+
+    def __init__(
+        self, images: Tensor, route: Tensor | None, turns: dict[Path, Tensor], ran: Tensor | None
+    ) -> None:
+        super().__init__(images)
+        self.path: Path = ()
+        self.site = 0
+        self.route, self.turns, self.ran = route, turns, ran
+
+    def split(self, choice: Tensor, ways: int, *state: Tensors) -> Iterator[tuple[Any, ...]]:
+        path = self.path
+        if self.route is not None and path in self.turns:
+            choice = self.turns[path][self._own(self.route)]
+        for way, group, *parts in super().split(choice, ways, *state):
+            group.path = (*path, way)
+            yield (way, group, *parts)
+
+    def patch(self, mask: Tensor, block: nn.Module, *inputs: Tensors, into: Tensor) -> Tensor:
+        if self.ran is not None:
+            mask = self._own(self.ran[self.site])
+            self.site += 1
+        return super().patch(mask, block, *inputs, into=into)
+
+    def _own(self, values: Tensor) -> Tensor:
+        return values if self.rows is None else values[self.rows]
+
+
+def _turns(reached: dict[Path, set[int]], routes: int) -> dict[Path, Tensor]:
+    turns: dict[Path, Tensor] = {}
+    for path, ends in reached.items():
+        if path:
+            table = turns.setdefault(path[:-1], torch.zeros(routes, dtype=torch.int64))
+            table[sorted(ends)] = path[-1]
+    return turns
+
+
+def time_network(
+    net: RoutedNet,
+    knob: Knob,
+    share: Sequence[float],
+    device: torch.device,
+    batches: Sequence[int] = BATCHES,
+    seconds: float = SECONDS,
+) -> list[Timing]:
+    """Time a trained network at an operating point beside its static backbone.
+
+    Args:
+        share: the point's ``route_share``.
+        device: where; the network is moved there, in channels_last form.
+        batches: sizes, one timing each.
+        seconds: what a size may take, roughly.
+    """
+    net, plain = place(net, device).eval(), place(_plain(net.backbone), device).eval()
+    traffic, found = Traffic(net, knob, share), []
+    for batch in batches:
+        with _timing():
+            images, random = _images(net, batch, device)
+            routed = _Routed(net, knob, traffic, images, random)
+            spent, static = _in_turn((routed, lambda: clock(lambda: plain(images), device)), seconds)  # noqa: B023
+            timing = Timing(
+                batch=batch,
+                p50=statistics.median(spent),
+                p95=statistics.quantiles(spent, n=20, method="inclusive")[-1],
+                static_p50=statistics.median(static),
+                macs=statistics.fmean(routed.macs[WARM_UP:]),
+                static_macs=float(mult_adds(plain, images)),
+            )
+        found.append(timing)
+    return found
+
+
+def time_points(
+    net: RoutedNet,
+    points: Sequence[OperatingPoint],
+    device: torch.device,
+    batch: int,
+    seconds: float = POINT_SECONDS,
+) -> list[OperatingPoint]:
+    """The points with the median time of a batch as their ``latency``; of the routed network alone.
+
+    Args:
+        points: of this network.
+        seconds: what a point may take, roughly.
+    """
+    net, found = place(net, device).eval(), []
+    for point in points:
+        traffic = Traffic(net, point.knob, point.route_share)
+        with _timing():
+            (spent,) = _in_turn((_Routed(net, point.knob, traffic, *_images(net, batch, device)),), seconds)
+        found.append(replace(point, latency=statistics.median(spent)))
+    return found
+
+
+@contextmanager
+def _timing() -> Iterator[None]:
+    """No gradients, and nobody else on this machine who times: they would slow each other down."""
+    with torch.inference_mode(), open(_lock(), "rb") as lock:
+        flock(lock, LOCK_EX)  # gone with the file
+        yield
+
+
+def _lock() -> int:
+    """The file that all users of this machine lock, opened; it is never written, and never deleted."""
+    path = f"{tempfile.gettempdir()}/routesearch-timing.lock"
+    try:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)  # not to be created again: it may be another's
+    except FileNotFoundError:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CREAT, 0o644)
+
+
+def _images(net: RoutedNet, batch: int, device: torch.device) -> tuple[Tensor, torch.Generator]:
+    """A batch of noise, and the source of its ways: the same ones at every call."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, *net.backbone.image_shape, generator=random)
+    return images.to(device, memory_format=torch.channels_last), random
+
+
+def _plain(backbone: Backbone) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        return backbone.plain()
+
+
+class _Routed:
+    """Clocks a routed network, on other ways at every call, and keeps their mean MACs."""
+
+    def __init__(
+        self, net: RoutedNet, knob: Knob, traffic: Traffic, images: Tensor, random: torch.Generator
+    ) -> None:
+        self.net, self.knob, self.traffic = net, knob, traffic
+        self.images, self.random = images, random
+        self.macs: list[float] = []
+
+    def __call__(self) -> float:
+        meter = self.traffic.draw(self.images, self.random)
+        spent = clock(
+            lambda: (self.net.route(meter, self.images, self.knob), meter.bill()), self.images.device
+        )
+        self.macs.append(float(meter.bill().macs.double().mean()))
+        return spent
+
+
+def _in_turn(watches: Sequence[Callable[[], float]], seconds: float) -> list[list[float]]:
+    """What each watch says, one after the other again and again: what slows the machine slows all of them."""
+    for _ in range(WARM_UP):
+        for watch in watches:
+            watch()
+    ends, found = time.perf_counter() + seconds, [list[float]() for _ in watches]
+    for turn in range(MOST):
+        if turn >= LEAST and time.perf_counter() > ends:
+            break
+        for watch, times in zip(watches, found, strict=True):
+            times.append(watch())
+    return found
+
+
+def clock(run: Callable[[], Any], device: torch.device) -> float:
+    """Seconds that a call takes, the device's work included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

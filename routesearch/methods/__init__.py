@@ -1,0 +1,1 @@
+"""Routing methods: the interface, how one is priced and run, and what methods have in common."""

@@ -1,0 +1,233 @@
+"""The interface behind the hook ``routesearch_methods``: a network that decides for each image what to run.
+
+A complete method, early exit on confidence after one unit:
+
+    class OneExit(RoutedNet):
+        name = "one_exit"
+
+        class Config(Space):
+            position: Annotated[int, IntDistribution(1, 7)] = 3
+
+        @classmethod
+        def space(cls, backbone):
+            return super().space(backbone).refine(position=IntDistribution(1, len(backbone) - 1))
+
+        def __init__(self, config, backbone, trunk=None):
+            super().__init__(config, backbone, trunk)
+            k = config.position
+            self.front = nn.Sequential(*[backbone.unit(i) for i in range(1, k + 1)])
+            self.early = backbone.exit(k)
+            after = [backbone.unit(i) for i in range(k + 1, len(backbone) + 1)]
+            self.rest = nn.Sequential(*after, backbone.head())
+
+        def stages(self):
+            def loss(batch):
+                x = self.front(batch.inputs)
+                return sum(F.cross_entropy(exit(x), batch.labels) for exit in (self.early, self.rest))
+            return [Stage(loss)]
+
+        def route(self, meter, images, knob):
+            x = meter.run(self.front, images)
+            logits = meter.run(self.early, x)
+            sure = logits.softmax(1).amax(1) > knob["threshold"]
+            for way, group, x, logits in meter.split(sure, 2, x, logits):
+                group.finish(logits if way else group.run(self.rest, x), route=0 if way else 1)
+
+        def knobs(self, scores=None, labels=None):
+            return [{"threshold": t / 20} for t in range(20, -1, -1)]
+
+``route`` may branch only through the meter; it states no accuracy and no cost: both are measured.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from routesearch.backbones.base import Backbone
+from routesearch.methods.schedules import shuffled
+from routesearch.results.points import Interval
+from routesearch.routing.meter import Meter
+from routesearch.space.space import SearchSpace, Space
+
+Knob = Mapping[str, Any]
+"""A setting of a trained network that needs no training: name -> JSON value."""
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The backbone's static network, trained once in a study and shared by its methods.
+
+    Attributes:
+        state: the state dict of ``backbone.plain()``; empty where only the structure is wanted (a price).
+        accuracy: on validation data.
+        confusion: classes x classes, each row the mean softmax for images of that class, by networks that
+            were not trained on them; empty where no method of the study asks for it.
+    """
+
+    state: Mapping[str, Tensor]
+    accuracy: float
+    confusion: Sequence[Sequence[float]] = ()
+
+    @property
+    def structure(self) -> Trunk:
+        """What a structure may depend on: all but the weights."""
+        return replace(self, state={})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a stage's loss gets.
+
+    Attributes:
+        inputs: N images, normalised; or what ``Stage.cache`` made of them.
+        labels: N, int64.
+        progress: 0 at the stage's first step, towards 1 at its last: temperatures need no state of their own.
+        aux: further labels of the images (N, int64) by name: ``superclass``, where the data have it.
+    """
+
+    inputs: Any
+    labels: Tensor
+    progress: float
+    aux: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All decisions of a split from one dense pass: knobs can be tried without running the network again.
+
+    Attributes:
+        scores: N x decisions: whatever :meth:`RoutedNet.decide` reads.
+        predictions: N x routes, int64: the label each image gets if it takes that route. N x 0 where routes
+            are too many to list: scores then only choose knobs, and each knob is run.
+        prices: routes, float64, MACs: filled in by the core before :meth:`RoutedNet.knobs` sees the
+            scores; None where a route has no single price.
+    """
+
+    scores: Tensor
+    predictions: Tensor
+    prices: Tensor | None = None
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a method's training; the core runs its stages one after the other.
+
+    Attributes:
+        loss: a batch to a scalar; draws (noise, sampled actions) happen in here.
+        share: of the trial's epochs, relative to the other stages.
+        trains: modules whose parameters move (None: all); the rest is frozen and in eval mode.
+        still: trained modules that stay in eval mode (batch norm under policy gradients).
+        optimizer: parameters to an optimizer (None: the study's recipe); without the recipe's clipping.
+        rate: a factor of the learning rate throughout.
+        schedule: progress to a factor of the learning rate (None: the study's, by default :func:`cosine`).
+        batches: (labels, batch size, generator) to row numbers, one epoch of them.
+        cache: a frozen front, run once for each image instead of in every epoch; its output becomes
+            ``Batch.inputs``. Images are then not augmented.
+        after_backward: called between backward and the optimizer's step (TALR scales gradients here).
+    """
+
+    loss: Callable[[Batch], Tensor]
+    share: float = 1.0
+    trains: Sequence[nn.Module] | None = None
+    still: Sequence[nn.Module] = ()
+    optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None
+    rate: float = 1.0
+    schedule: Callable[[float], float] | None = None
+    batches: Callable[[Tensor, int, torch.Generator], Iterator[Tensor]] = shuffled
+    cache: Callable[[Tensor], Any] | None = None
+    after_backward: Callable[[], None] = nothing
+
+
+class RoutedNet(nn.Module, ABC):
+    """A network that decides, for each image, which of its blocks to run. Subclasses are final.
+
+    Args:
+        config: one point of the method's search space.
+        backbone: what to build from.
+        trunk: the trained backbone where ``needs_trunk`` or ``needs_confusion``; None while only the price
+            is wanted.
+
+    Must build under ``torch.device("meta")``: no look at weights in ``__init__``.
+
+    Attributes:
+        name: what a study calls the method.
+        needs_trunk: it starts from the trained backbone's weights.
+        needs_confusion: it reads ``Trunk.confusion``; it must build with a trunk whose ``state`` is empty.
+        contract: what the conformance tests have to know: declarations of
+            ``routesearch.testing.MethodContract`` by name.
+    """
+
+    name: ClassVar[str]
+    needs_trunk: ClassVar[bool] = False
+    needs_confusion: ClassVar[bool] = False
+    contract: ClassVar[Mapping[str, Any]] = {}
+
+    class Config(Space):
+        """The searched and the fixed fields."""
+
+    def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
+        super().__init__()
+        self.config: Any = config
+        self.backbone = backbone
+        self.trunk = trunk
+
+    @classmethod
+    def space(cls, backbone: Backbone) -> SearchSpace:
+        """The configs worth drawing on this backbone; refine ranges that depend on it here.
+
+        Raises:
+            Refusal: where the method cannot use the backbone, naming the law.
+        """
+        return SearchSpace(cls.Config)
+
+    @final
+    @classmethod
+    def uses_trunk(cls) -> bool:
+        """Whether a study with this method trains a trunk."""
+        return cls.needs_trunk or cls.needs_confusion
+
+    @classmethod
+    def cases(cls, config: Any, backbone: Backbone) -> Sequence[Trunk]:
+        """Trunks (without state) that give every structure, or the cheapest and the dearest, of a config.
+
+        Only for a method whose structure depends on ``Trunk.confusion``: its price without a trunk then
+        covers all of these. Empty, the default: the structure does not depend on the trunk.
+        """
+        return ()
+
+    @abstractmethod
+    def stages(self) -> Sequence[Stage]:
+        """How to train it."""
+
+    @abstractmethod
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        """Take each image of the group to its logits, running blocks through the meter only."""
+
+    @abstractmethod
+    def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
+        """Settings worth measuring, the default first; with validation scores and labels, more of them."""
+
+    def observe(self, images: Tensor) -> Scores | None:
+        """One dense pass over N images: what all decisions and routes would be. None: run every knob."""
+        return None
+
+    def decide(self, scores: Tensor, knob: Knob) -> Tensor:
+        """The route of each image (N, int64) by its row of ``Scores.scores``, the one :meth:`route` takes."""
+        raise TypeError(f"{self.name} offers scores, so it must say how it decides by them")
+
+    @final
+    def bounds(self) -> Interval:
+        """Cheapest and dearest route in MACs, by walking every way on the meta device."""
+        from routesearch.methods.running import plan  # which runs what is declared here
+
+        return plan(type(self), self.config, self.backbone, self.trunk).bounds

@@ -1,0 +1,66 @@
+"""A method's network priced without weights, and run on a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from routesearch.backbones.base import Backbone
+from routesearch.errors import Refusal, origin
+from routesearch.methods.base import Knob, RoutedNet, Trunk
+from routesearch.routing.meter import Meter, Plan, Routed
+from routesearch.routing.shapes import shapes_only
+from routesearch.space.space import Space
+
+
+def plan(method: type[RoutedNet], config: Space, backbone: Backbone, trunk: Trunk | None = None) -> Plan:
+    """Price a config without weights or data: bounds, and the price of each route.
+
+    Args:
+        trunk: where the structure depends on it (:meth:`RoutedNet.cases`); None covers all cases.
+
+    Raises:
+        Refusal: where the config breaks a law of the method, or the method's code fails.
+    """
+    try:
+        cases = method.cases(config, backbone) if method.needs_confusion else ()
+        if not cases:
+            return _walk(method, config, backbone, None)
+        if trunk is not None:
+            return _walk(method, config, backbone, trunk.structure)
+        return Plan.any_of([_walk(method, config, backbone, case) for case in cases])
+    except Refusal:
+        raise
+    except Exception as error:  # a stranger's code may raise anything
+        hint = "; route may branch through the meter only" if "meta tensors" in str(error) else ""
+        text = " ".join(str(error).split())
+        where = f"{type(error).__name__}: {text}{hint}{origin(error)}"
+        raise Refusal(f"{method.name}: {dict(config)} cannot be built and routed: {where}") from error
+
+
+def _walk(method: type[RoutedNet], config: Space, backbone: Backbone, trunk: Trunk | None) -> Plan:
+    priced = Plan()
+    with shapes_only():
+        net = method(config, backbone, trunk).eval()
+        if not net.knobs():
+            raise Refusal(f"{method.name}: knobs() must give one setting or more without data, got none")
+        priced.params = sum(p.numel() for p in net.parameters())
+        net.route(priced, torch.empty(1, *backbone.image_shape), net.knobs()[0])
+    if not priced.routes:
+        raise ValueError("a route must end in meter.finish, got none that does")
+    return priced
+
+
+def run(net: RoutedNet, images: Tensor, knob: Knob | None = None) -> Routed:
+    """Route a batch for real, in eval mode without gradients.
+
+    Args:
+        images: N, C, H, W, normalised, on the network's device.
+        knob: default: the network's own first one.
+    """
+    if net.training:  # going through all modules takes a fifth of a small network's time
+        net.eval()
+    with torch.inference_mode():
+        meter = Meter(images)
+        net.route(meter, images, net.knobs()[0] if knob is None else knob)
+        return meter.bill()

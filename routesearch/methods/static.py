@@ -1,0 +1,48 @@
+"""The unrouted reference that every routing method has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import torch.nn.functional as F
+from optuna.distributions import FloatDistribution
+from pydantic import Field
+from torch import Tensor
+
+from routesearch.backbones.base import Backbone
+from routesearch.methods.base import Batch, Knob, RoutedNet, Scores, Stage, Trunk
+from routesearch.routing.meter import Meter
+from routesearch.space.space import Space
+
+
+class Static(RoutedNet):
+    """The unrouted reference: the backbone, narrower or cut short, the same for every image."""
+
+    name: ClassVar[str] = "static"
+    contract: ClassVar[Mapping[str, Any]] = {"routes": False}
+
+    class Config(Space):
+        width_fraction: Annotated[float, FloatDistribution(0.2, 1.0)] = Field(
+            1.0, gt=0, description="of the backbone's channels"
+        )
+        depth: Annotated[float, FloatDistribution(0.2, 1.0)] = Field(
+            1.0, gt=0, le=1, description="fraction of the backbone's units that are kept"
+        )
+
+    def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
+        super().__init__(config, backbone, trunk)
+        units = max(1, round(self.config.depth * len(backbone)))
+        self.plain = backbone.plain(self.config.width_fraction, units)
+
+    def stages(self) -> Sequence[Stage]:
+        return [Stage(self._loss)]
+
+    def _loss(self, batch: Batch) -> Tensor:
+        return F.cross_entropy(self.plain(batch.inputs), batch.labels)
+
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        meter.finish(meter.run(self.plain, images))
+
+    def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
+        return [{}]

@@ -1,0 +1,1 @@
+"""The plugin system: three hooks, the search for plugins, and the plugin that the package itself is."""

@@ -1,0 +1,186 @@
+"""Finding plugins: installed ones by entry point, a study's own by file; nobody's fault stops the others."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar
+
+import pluggy
+
+from routesearch.backbones.base import Backbone
+from routesearch.data.base import Dataset
+from routesearch.errors import Refusal, UnknownName
+from routesearch.methods.base import RoutedNet
+from routesearch.plugin import hookspecs
+from routesearch.plugin.hookspecs import GROUP
+from routesearch.space.space import SearchSpace, Space
+
+T = TypeVar("T")
+
+
+@dataclass
+class Shelf(Generic[T]):
+    """What plugins offer of one kind, by name."""
+
+    kind: str
+    items: dict[str, type[T]] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+
+    def find(self, name: str) -> type[T]:
+        if name not in self.items:
+            raise UnknownName(self.kind, name, self.items)
+        return self.items[name]
+
+
+@dataclass
+class Registry:
+    """Everything that the loaded plugins offer.
+
+    Attributes:
+        problems: one line for each plugin, or part of one, that could not be used.
+        code: plugin -> what its code is known by: a package's name and version, a file's name and digest.
+    """
+
+    methods: Shelf[RoutedNet] = field(default_factory=lambda: Shelf("method"))
+    backbones: Shelf[Backbone] = field(default_factory=lambda: Shelf("backbone"))
+    datasets: Shelf[Dataset] = field(default_factory=lambda: Shelf("data set"))
+    problems: list[str] = field(default_factory=list)
+    code: dict[str, str] = field(default_factory=dict)
+
+    def blame(self) -> str:
+        """The problems in brackets, to end the complaint about a missing name; empty without any."""
+        return f" (not loaded: {'; '.join(self.problems)})" if self.problems else ""
+
+
+def load_plugins(files: Sequence[Path] = ()) -> Registry:
+    """Load the installed plugins and then ``files``, each a plain Python module with hooks in it.
+
+    Raises:
+        Refusal: when one of ``files`` does not exist.
+    """
+    registry = Registry()
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(hookspecs)
+    for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name != "core", p.name)):
+        registry.code[point.name] = _version(point)
+        _register(manager, registry, point.name, point.load)
+    for file in files:
+        if not file.is_file():
+            raise Refusal(f"plugins: a plugin must be a Python file, got {file}, which does not exist")
+        registry.code[str(file)] = _digest(file)
+        _register(manager, registry, str(file), partial(load_file, file))
+    return registry
+
+
+def _digest(file: Path) -> str:
+    try:
+        return f"{file.name} {sha256(file.read_bytes()).hexdigest()[:16]}"
+    except OSError:  # told when it is loaded
+        return f"{file.name} unread"
+
+
+def _version(point: EntryPoint) -> str:
+    package = getattr(point, "dist", None)
+    return f"{point.name} of no known version" if package is None else f"{package.name} {package.version}"
+
+
+def load_file(path: Path) -> ModuleType:
+    """Import one file as a module of its own, under a name that no installed module has."""
+    # The same in every process: classes travel by their module's name.
+    name = f"routesearch_file_{path.stem}_{sha256(bytes(path.resolve())).hexdigest()[:16]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"not a Python file: {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pydantic look their module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _register(
+    manager: pluggy.PluginManager, registry: Registry, name: str, load: Callable[[], object]
+) -> None:
+    def problem(text: str) -> None:
+        registry.problems.append(f"plugin {name!r}: {' '.join(text.split())}")
+
+    try:
+        plugin = load()
+        manager.register(plugin, name)
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything at import
+        problem(f"cannot be loaded: {type(error).__name__}: {error}")
+        return
+    known = {n for n in vars(hookspecs) if n.startswith(f"{GROUP}_")}
+    callers = manager.get_hookcallers(plugin) or []
+    if not callers:
+        problem(f"no hook in it; a function marked @hookimpl must be named one of {', '.join(sorted(known))}")
+    for caller in callers:
+        if caller.name not in known:
+            problem(f"unknown hook {caller.name!r}; hooks: {', '.join(sorted(known))}")
+            continue
+        shelf, base = _place(registry, caller.name)
+        for implementation in caller.get_hookimpls():
+            if implementation.plugin is plugin:
+                _collect(shelf, base, name, implementation.function, problem)
+
+
+def _place(registry: Registry, hook: str) -> tuple[Shelf[Any], type]:
+    places: Mapping[str, tuple[Shelf[Any], type]] = {
+        "routesearch_methods": (registry.methods, RoutedNet),
+        "routesearch_backbones": (registry.backbones, Backbone),
+        "routesearch_datasets": (registry.datasets, Dataset),
+    }
+    return places[hook]
+
+
+def _collect(
+    shelf: Shelf[Any],
+    base: type,
+    plugin: str,
+    offer: Callable[[], Any],
+    problem: Callable[[str], None],
+) -> None:
+    try:
+        offered = list(offer())
+    except Exception as error:  # whatever a stranger's hook raises must not stop the others
+        problem(f"its hook failed: {type(error).__name__}: {error}")
+        return
+    for item in offered:
+        name = getattr(item, "name", None)
+        if not (isinstance(item, type) and issubclass(item, base) and isinstance(name, str)):
+            problem(f"a {shelf.kind} must be a subclass of {base.__name__} with a name, got {item!r}")
+        elif unfinished := sorted(getattr(item, "__abstractmethods__", ())):
+            problem(f"{shelf.kind} {name!r} must define {', '.join(unfinished)}")
+        elif flaw := _flaw(item):
+            problem(f"{shelf.kind} {name!r}: {flaw}")
+        elif name in shelf.items:
+            problem(
+                f"{shelf.kind} {name!r} is already offered by plugin {shelf.origin[name]!r}; ignored here"
+            )
+        else:
+            shelf.items[name] = item
+            shelf.origin[name] = plugin
+
+
+def _flaw(item: type) -> str | None:
+    """What is wrong with a method's fields, whatever the backbone; None for a sound one."""
+    if not issubclass(item, RoutedNet):
+        return None
+    if not (isinstance(item.Config, type) and issubclass(item.Config, Space)):
+        return f"its Config must be a subclass of Space, got {item.Config!r}"
+    try:
+        SearchSpace(item.Config)
+    except Refusal as refusal:
+        return str(refusal)
+    return None

@@ -1,0 +1,50 @@
+"""Files of the report: written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from routesearch.errors import Refusal
+from routesearch.results.points import Point
+
+TEXTS = ("knob", "config", "route_share")
+"""Fields that a CSV file holds as JSON."""
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put ``content`` at ``path`` in one step; an older file stays until then.
+
+    Raises:
+        Refusal: where the path cannot be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            beside.write_bytes(content)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise Refusal(f"{path} must be a file in a writable folder: {error.strerror or error}") from error
+
+
+def write_csv(points: Sequence[Point], path: Path) -> None:
+    """One line per point with the contract's fields; knob, config and route_share as JSON.
+
+    Raises:
+        Refusal: where the path cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = ("trial", "method", "accuracy", "macs", "feasible", "split", "seed", "params")
+    writer.writerow([*names, *TEXTS, "latency"])
+    for p in points:
+        row: list[object] = [p.trial, p.method, p.accuracy, p.macs, str(p.feasible).lower(), p.split, p.seed]
+        texts = [json.dumps(getattr(p, name)) for name in TEXTS]
+        writer.writerow([*row, p.params, *texts, p.latency])
+    write_whole(path, text.getvalue().encode())

@@ -1,0 +1,254 @@
+"""Operating points and what is computed from sets of them: front, hypervolume, best under a budget.
+
+Plain numbers, no torch. Accuracy is to be large, MACs small. MACs are per image, of every block that
+ran for it, as torchinfo counts multiply-adds (:mod:`routesearch.routing.meter`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+MOST_STORED = 256
+"""Points that a trial keeps at most (the contract's *stored points*)."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Cheapest and dearest route, in MACs per image."""
+
+    min: int
+    max: int
+
+    def __add__(self, other: Interval) -> Interval:
+        """One after the other."""
+        return Interval(self.min + other.min, self.max + other.max)
+
+    def __or__(self, other: Interval) -> Interval:
+        """One or the other."""
+        return Interval(min(self.min, other.min), max(self.max, other.max))
+
+    def __contains__(self, macs: float) -> bool:
+        return self.min <= macs <= self.max
+
+
+class HasCost(Protocol):
+    """Anything with an accuracy and a price."""
+
+    @property
+    def accuracy(self) -> float: ...
+    @property
+    def macs(self) -> float: ...
+
+
+class HasLatency(HasCost, Protocol):
+    """And perhaps a measured latency."""
+
+    @property
+    def latency(self) -> float | None: ...
+
+
+P = TypeVar("P", bound=HasCost)
+L = TypeVar("L", bound=HasLatency)
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """A trained network at one knob, measured on one split.
+
+    Attributes:
+        knob: the setting that needs no training, name -> JSON value.
+        accuracy: share of images labelled right, in [0, 1].
+        macs: mean multiply-adds per image.
+        route_share: share of images per exit or leaf; for skips, share of images that ran each unit.
+        latency: seconds that the budget's batch takes (the median); None where it was not timed.
+    """
+
+    knob: Mapping[str, Any]
+    accuracy: float
+    macs: float
+    route_share: tuple[float, ...] = ()
+    latency: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """An operating point with its origin: what the command line and MLflow show."""
+
+    trial: int
+    method: str
+    config: Mapping[str, Any]
+    knob: Mapping[str, Any]
+    accuracy: float
+    macs: float
+    feasible: bool
+    split: str
+    seed: int
+    params: int
+    route_share: tuple[float, ...] = ()
+    latency: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def key(point: Point) -> tuple[int, str]:
+    """What makes a point the same point on another split: its trial and its knob."""
+    return point.trial, json.dumps(point.knob, sort_keys=True)
+
+
+def front(points: Sequence[P]) -> list[P]:
+    """The points that no other beats: at least as accurate and at most as costly, one of the two strictly.
+
+    Equal points all stay. Sorted by MACs, then accuracy.
+    """
+    if not points:
+        return []
+    from moocore import is_nondominated
+
+    costs = np.array([(-p.accuracy, p.macs) for p in points])
+    kept = [p for p, keep in zip(points, is_nondominated(costs, keep_weakly=True), strict=True) if keep]
+    return sorted(kept, key=lambda p: (p.macs, p.accuracy))
+
+
+def hypervolume(points: Sequence[HasCost], reference: float, limit: float | None = None) -> float:
+    """Area that the points dominate, from accuracy 0 and 1.0 x the backbone's MACs.
+
+    Args:
+        points: any set; dominated ones do not matter.
+        reference: the backbone's MACs; MACs are divided by it.
+        limit: a budget in MACs: only the area at or below it counts (never beyond the reference).
+
+    Returns:
+        A share in [0, 1]; points beyond the reference add nothing.
+    """
+    edge = 1.0 if limit is None else min(1.0, limit / reference)
+    inside = [(-p.accuracy, p.macs / reference) for p in points if p.macs / reference < edge]
+    if not inside:
+        return 0.0
+    from moocore import hypervolume as area
+
+    return float(area(np.array(inside), ref=[0.0, edge]))
+
+
+def best(points: Sequence[P], max_macs: float | None = None) -> P | None:
+    """The most accurate point within ``max_macs``; of equals the cheapest. None if there is none."""
+    within = [p for p in points if max_macs is None or p.macs <= max_macs]
+    return min(within, key=lambda p: (-p.accuracy, p.macs), default=None)
+
+
+def cheapest(points: Sequence[P]) -> P | None:
+    return min(points, key=lambda p: (p.macs, -p.accuracy), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a point may cost; with both bounds it must meet both, without any everything is allowed.
+
+    Attributes:
+        max_macs: mean MACs per image on validation data.
+        max_latency: median seconds of a batch, on the machine and with the cores that trials have.
+        batch: images of that batch.
+    """
+
+    max_macs: float | None = None
+    max_latency: float | None = None
+    batch: int = 1
+
+    def __bool__(self) -> bool:
+        return self.max_macs is not None or self.max_latency is not None
+
+    def allows(self, point: HasLatency) -> bool:
+        """Whether a point is within it; one that was not timed is within no latency."""
+        if self.max_macs is not None and point.macs > self.max_macs:
+            return False
+        return self.max_latency is None or (point.latency is not None and point.latency <= self.max_latency)
+
+    def within(self, points: Iterable[L]) -> list[L]:
+        return [p for p in points if self.allows(p)]
+
+    def best(self, points: Iterable[L]) -> L | None:
+        """The most accurate point within it; of equals the cheapest. None if there is none."""
+        return best(self.within(points))
+
+    def volume(self, points: Iterable[HasLatency], reference: float) -> float:
+        """:func:`hypervolume` of the points within it, and of MACs within it only."""
+        return hypervolume(self.within(points), reference, self.max_macs)
+
+    def excess(self, points: Sequence[HasLatency]) -> dict[str, float]:
+        """What a sampler is told of a curve: by how much its best placed point is over, as a share.
+
+        At most 0 if some point is within the bound. ``latency`` speaks of both bounds where there are both:
+        the cheapest point and the fastest one need not be the same.
+        """
+        found = {}
+        if self.max_macs is not None:
+            found["macs"] = min(p.macs for p in points) / self.max_macs - 1
+        if self.max_latency is not None:
+            macs = math.inf if self.max_macs is None else self.max_macs
+            # A point that was not timed counts as one of twice the latency allowed.
+            found["latency"] = min(
+                max(2.0 if p.latency is None else p.latency / self.max_latency, p.macs / macs) - 1
+                for p in points
+            )
+        return found
+
+
+def undominated(points: Sequence[L]) -> list[L]:
+    """The points that no other beats in accuracy, MACs and latency together.
+
+    The best point within any budget is one of them; without latencies they are the front.
+    """
+    timed = [p.latency for p in points if p.latency is not None]
+    if not timed:
+        return front(points)
+    from moocore import is_nondominated
+
+    never = 2 * max(timed) + 1
+    costs = np.array([(-p.accuracy, p.macs, never if p.latency is None else p.latency) for p in points])
+    return [p for p, keep in zip(points, is_nondominated(costs, keep_weakly=True), strict=True) if keep]
+
+
+def representative(points: Sequence[L], reference: float, budget: Budget) -> L:
+    """The one point that stands for a curve where only one can: for the sampler and for MLflow's metrics.
+
+    The best point within the budget; without a budget (or with none within it) the point whose
+    loss would take most hypervolume from the curve.
+
+    Raises:
+        ValueError: for an empty curve.
+    """
+    if not points:
+        raise ValueError("a curve must have at least one point, got none")
+    within = budget.best(points) if budget else None
+    if within is not None:
+        return within
+    curve = _distinct(front(points))  # of twins neither would be missed
+    whole = hypervolume(curve, reference)
+    shares = [whole - hypervolume(curve[:i] + curve[i + 1 :], reference) for i in range(len(curve))]
+    if max(shares) <= 0.0:  # all beyond the reference: the nearest to it stands for the rest
+        return curve[0]
+    return curve[int(np.argmax(shares))]
+
+
+def thin(points: Sequence[P], most: int = MOST_STORED) -> list[P]:
+    """The front of ``points``, at most ``most`` of them, spread evenly along it with both ends kept."""
+    curve = _distinct(front(points))
+    if len(curve) <= most:
+        return curve
+    keep = np.unique(np.linspace(0, len(curve) - 1, most).round().astype(int))
+    return [curve[i] for i in keep]
+
+
+def _distinct(curve: Sequence[P]) -> list[P]:
+    """The first of each run of equal points."""
+    return [
+        p
+        for i, p in enumerate(curve)
+        if i == 0 or (p.accuracy, p.macs) != (curve[i - 1].accuracy, curve[i - 1].macs)
+    ]

@@ -1,0 +1,142 @@
+"""A trial as the journal keeps it: plain data, no torch, the same for finished, failed and refused ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from routesearch.results.points import Budget, OperatingPoint, Point
+
+
+class State(StrEnum):
+    """The contract's states of a trial."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    REFUSED = "refused"
+    RUNNING = "running"
+
+    @property
+    def spends(self) -> bool:
+        """Whether a trial in this state counts against the study's number of trials."""
+        return self in (State.FINISHED, State.STOPPED, State.FAILED)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker hands back for one trial: a curve, or the reason why there is none.
+
+    Attributes:
+        points: the curve on validation data, at most ``MOST_STORED`` points; empty for a failure.
+        params: parameters of the whole network, all branches.
+        training_macs: multiply-adds spent in training (3 x forward where gradients flow, 1 x elsewhere).
+        seconds: wall time of building, training and measuring.
+        reason: one line, for a failure.
+        traceback: the whole story, for a failure.
+    """
+
+    state: State
+    points: tuple[OperatingPoint, ...] = ()
+    params: int = 0
+    training_macs: int = 0
+    seconds: float = 0.0
+    reason: str | None = None
+    traceback: str | None = None
+
+    def dumps(self) -> str:
+        """One compact string: a thousand trials of 256 points must stay small in the driver's memory."""
+        data: dict[str, Any] = {
+            "state": self.state,
+            "params": self.params,
+            "training_macs": self.training_macs,
+            "seconds": self.seconds,
+            "points": [
+                [p.knob, p.accuracy, p.macs, p.route_share, *([] if p.latency is None else [p.latency])]
+                for p in self.points
+            ],
+        }
+        if self.reason is not None:
+            data |= {"reason": self.reason, "traceback": self.traceback}
+        return json.dumps(data, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def loads(cls, text: str) -> Outcome:
+        data = json.loads(text)
+        points = tuple(OperatingPoint(k, a, m, tuple(r), *t) for k, a, m, r, *t in data.pop("points"))
+        return cls(points=points, **{**data, "state": State(data["state"])})
+
+    @classmethod
+    def failure(cls, reason: str, traceback: str | None = None, seconds: float = 0.0) -> Outcome:
+        return cls(State.FAILED, reason=" ".join(reason.split()), traceback=traceback, seconds=seconds)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial of a study: what was asked, and what came of it (``outcome`` is None while it runs).
+
+    Attributes:
+        number: unique over the whole study, all methods, refused ones included.
+        config: the method's fields, resolved, JSON values.
+        seed: of the trial's weights, batches and draws.
+        bounds: the static interval (cheapest, dearest route) in MACs; None where it could not be priced.
+    """
+
+    number: int
+    method: str
+    config: Mapping[str, Any]
+    seed: int
+    bounds: tuple[float, float] | None = None
+    outcome: Outcome | None = field(default=None, repr=False)
+
+    @property
+    def state(self) -> State:
+        return State.RUNNING if self.outcome is None else self.outcome.state
+
+    def points(self, budget: Budget, split: str = "validation") -> list[Point]:
+        """The stored curve as :class:`Point`, feasible or not under ``budget``."""
+        return [] if self.outcome is None else self.mark(self.outcome.points, budget, split)
+
+    def mark(self, points: Iterable[OperatingPoint], budget: Budget, split: str) -> list[Point]:
+        """Give measured points this trial's origin, and the latency that was measured at the same knob."""
+        params = 0 if self.outcome is None else self.outcome.params
+        own = () if self.outcome is None else self.outcome.points
+        latency = {_text(p.knob): p.latency for p in own if p.latency is not None}
+        timed = [replace(p, latency=latency.get(_text(p.knob))) for p in points] if latency else points
+        return [
+            Point(
+                trial=self.number,
+                method=self.method,
+                config=self.config,
+                knob=p.knob,
+                accuracy=p.accuracy,
+                macs=p.macs,
+                feasible=budget.allows(p),
+                split=split,
+                seed=self.seed,
+                params=params,
+                route_share=p.route_share,
+                latency=p.latency,
+            )
+            for p in timed
+        ]
+
+    def as_dict(self, budget: Budget) -> dict[str, Any]:
+        """The row of ``routesearch trials --json``."""
+        return {
+            "number": self.number,
+            "method": self.method,
+            "config": dict(self.config),
+            "state": str(self.state),
+            "reason": None if self.outcome is None else self.outcome.reason,
+            "seed": self.seed,
+            "training_macs": 0 if self.outcome is None else self.outcome.training_macs,
+            "points": [p.as_dict() for p in self.points(budget)],
+        }
+
+
+def _text(knob: Mapping[str, Any]) -> str:
+    return json.dumps(knob, sort_keys=True)

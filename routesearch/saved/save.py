@@ -1,0 +1,129 @@
+"""From a study's operating point to a saved model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from routesearch.errors import Refusal
+from routesearch.plugin.loader import Shelf
+from routesearch.results.points import Point
+from routesearch.saved.card import Card, Code, Files, Measured, Part, TrunkFacts
+from routesearch.saved.folder import PLUGINS, drafting, read, write
+from routesearch.saved.model import rebuild
+from routesearch.study.config import StudyConfig
+from routesearch.task.resolve import CONFUSION, Task, resolve
+from routesearch.training.trunk import load_trunk
+
+log = logging.getLogger("routesearch")
+
+MODES = {1: "L", 3: "RGB"}
+"""Channels -> how Pillow calls such images."""
+
+
+def save(
+    config: StudyConfig,
+    facts: Mapping[str, Any],
+    point: Point,
+    tested: Point | None,
+    weights: Path,
+    folder: Path,
+) -> None:
+    """Write a trained network at a knob as a folder; the network is rebuilt once before it takes its name.
+
+    Args:
+        config: of the study. Its data are not read.
+        facts: what the study's journal keeps of the whole study.
+        point: as measured on validation.
+        tested: the same on test, where it was measured.
+        weights: the trial's.
+
+    Raises:
+        Refusal: the weights are missing or do not fit, or the folder cannot be written.
+    """
+    if "inputs" not in facts:
+        law = "the study must know the mean and deviation of its images"
+        raise Refusal(f"{config.name}: {law}: run `routesearch search` on it once more, all trials stay")
+    inputs = facts["inputs"]
+    shape, classes = tuple(inputs["shape"]), tuple(inputs["classes"])
+    task = resolve(config, (shape, classes))
+    if not weights.is_file():
+        law = f"the weights of trial {point.trial} must be in {weights}, got no such file"
+        raise Refusal(f"{law}: only trials on the front keep theirs; ask again where a search is running")
+    code, copies = _code(task, point.method)
+    _warn_of_changes(task, facts.get("code") or {})
+    channels, height, width = task.shape
+    mode = MODES.get(channels)
+    card = Card(
+        study=task.config.name,
+        trial=point.trial,
+        seed=point.seed,
+        method=point.method,
+        config=dict(point.config),
+        knob=dict(point.knob),
+        backbone=task.config.backbone.name,
+        shape=task.shape,
+        classes=task.classes,
+        mean=inputs["mean"],
+        std=inputs["std"],
+        files=None if mode is None else Files(size=(height, width), mode=mode),
+        params=point.params,
+        backbone_macs=task.reference,
+        validation=_measured(point),
+        test=None if tested is None else _measured(tested),
+        trunk=_trunk(task, point.method, facts["fingerprint"]),
+        code=code,
+        versions={"routesearch": version("routesearch"), "torch": torch.__version__},
+    )
+    with drafting(folder) as draft:
+        write(draft, card, weights, copies)
+        written, arrays = read(draft)
+        rebuild(written, arrays, task.registry, weights)
+
+
+def _measured(point: Point) -> Measured:
+    return Measured(accuracy=point.accuracy, macs=point.macs, route_share=point.route_share)
+
+
+def _trunk(task: Task, method: str, fingerprint: Mapping[str, str]) -> TrunkFacts | None:
+    """What the structure depends on; the trunk's weights are among the network's own."""
+    if not task.methods[method].needs_confusion:
+        return None
+    trunk, _ = load_trunk(task.trunk_files(fingerprint)[CONFUSION])
+    return TrunkFacts(accuracy=trunk.accuracy, confusion=tuple(tuple(row) for row in trunk.confusion))
+
+
+def _warn_of_changes(task: Task, trained: Mapping[str, str]) -> None:
+    """The model is saved with the code that is there now, which may not be the code it was trained with."""
+    for part, now in task.code().items():
+        if trained.get(part, now) != now:
+            log.warning("the %s was trained with %s, the model is saved with %s", part, trained[part], now)
+
+
+def _code(task: Task, method: str) -> tuple[dict[Part, Code], dict[str, Path]]:
+    """Whose code the network needs, and what plain files of it are copied: name in the folder -> file."""
+    registry = task.registry
+    code: dict[Part, Code] = {}
+    copies: dict[str, Path] = {}
+    parts: dict[Part, tuple[Shelf[Any], str]] = {
+        "method": (registry.methods, method),
+        "backbone": (registry.backbones, task.backbone.name),
+    }
+    for part, (shelf, name) in parts.items():
+        plugin = shelf.origin[name]
+        file = next((f for f in task.config.plugin_files if str(f) == plugin), None)
+        copy = None
+        if file is not None:
+            known = {source: at for at, source in copies.items()}
+            taken = f"{PLUGINS}/{file.name}" in copies
+            copy = known.get(file, f"{PLUGINS}/{part}_{file.name}" if taken else f"{PLUGINS}/{file.name}")
+            copies[copy] = file
+        code[part] = Code(
+            plugin=plugin if file is None else file.name, version=registry.code[plugin], file=copy
+        )
+    return code, copies

@@ -1,0 +1,69 @@
+"""What a stored trial teaches a sampler: the state, the values and the place that Optuna is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState, create_trial
+
+from routesearch.errors import Refusal
+from routesearch.results.points import Budget, representative
+from routesearch.results.record import State, TrialRecord
+from routesearch.space.space import SearchSpace, Space
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a trial teaches a sampler."""
+
+    state: TrialState
+    values: list[float] | None
+    constraints: dict[str, float]
+
+    @property
+    def useful(self) -> bool:
+        """A refusal that the present budget would not repeat teaches nothing."""
+        return self.state is not TrialState.PRUNED or any(v > 0 for v in self.constraints.values())
+
+
+def lesson_of(record: TrialRecord, reference: float, budget: Budget) -> Lesson:
+    """Two objectives and the constraints of a measured trial; a violated constraint of a refused one.
+
+    A refused one is pruned, not failed: samplers overlook failed trials and would ask the same for ever.
+    """
+    outcome = record.outcome
+    assert outcome is not None
+    if outcome.state is State.REFUSED:
+        if record.bounds is None:
+            return Lesson(TrialState.PRUNED, None, {"law": 1.0})
+        excess = 0.0 if budget.max_macs is None else record.bounds[0] / budget.max_macs - 1
+        return Lesson(TrialState.PRUNED, None, {"macs": excess})
+    if outcome.state is State.FAILED:
+        return Lesson(TrialState.FAIL, None, {})
+    point = representative(outcome.points, reference, budget)
+    return Lesson(TrialState.COMPLETE, [point.accuracy, point.macs], budget.excess(outcome.points))
+
+
+def place(
+    space: SearchSpace, config: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, BaseDistribution]] | None:
+    """The sampler's parameters that make ``space`` draw ``config``; None if the config is not in it."""
+    distributions: dict[str, BaseDistribution] = {}
+
+    def suggest(name: str, distribution: BaseDistribution) -> Any:
+        distributions[name] = distribution
+        return params[name]
+
+    try:
+        model: Space = space.parse(config)
+        params = space.encode(model)
+        if space.ask(suggest) != model:
+            return None
+        params = {name: params[name] for name in distributions}
+        create_trial(values=[0.0, 0.0], params=params, distributions=distributions)  # checks the ranges
+    except (KeyError, ValueError, Refusal):
+        return None
+    return params, distributions

@@ -1,0 +1,201 @@
+"""Ray for the time of a search: on this machine alone, or a cluster that runs already."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from typing import Any
+
+from routesearch.errors import Refusal
+from routesearch.search.worker import Grant
+from routesearch.utils.machine import cores, threads
+
+_TOKEN = secrets.token_hex(16)
+"""What this process's own Ray asks of those who connect; without it Ray would leave a token of its own
+in the home folder, which may be read-only, and which changes how clusters start there from then on."""
+
+_ROOM = 40
+"""Longest name of a temporary folder that leaves room for the names of Ray's sockets (107 characters)."""
+
+WORKER_ENV = {
+    # glibc otherwise gives large blocks back to the kernel after each operation: up to 2.7 x in training.
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean in the driver
+    "PYTHONWARNINGS": "ignore",
+}
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # Ray prints a lost worker on stdout; it is that trial's reason
+}
+
+
+@contextlib.contextmanager
+def connect(address: str | None, cpu: float) -> Iterator[Path]:
+    """Connect to Ray; what was running before is left running.
+
+    Args:
+        address: of a cluster; None starts Ray on this machine alone.
+        cpu: cores of a trial: what libraries of the workers may use.
+
+    Yields:
+        A scratch folder of this search.
+
+    Raises:
+        Refusal: there is no Ray to be had.
+    """
+    with environment(_QUIET):
+        import ray  # some of the settings are read here
+
+    if ray.is_initialized():
+        with _short_folder() as scratch:
+            yield scratch
+        return
+    settings: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": WORKER_ENV | {"OMP_NUM_THREADS": str(threads(cpu))}},
+    }
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(_short_folder())
+        stack.enter_context(environment(_QUIET))
+        for name in ("ray", "ray.tune"):
+            stack.enter_context(_silent(logging.getLogger(name)))
+        if address is None:
+            stack.enter_context(environment({"RAY_AUTH_TOKEN": _TOKEN}))
+            settings |= {
+                "address": "local",
+                "num_cpus": cores(),
+                "include_dashboard": False,
+                "_temp_dir": str(scratch),
+            }
+        else:
+            _check_address(address)
+            settings["address"] = address
+        try:
+            ray.init(**settings)
+        except (OSError, ValueError, RuntimeError) as error:
+            ray.shutdown()
+            where = "on this machine" if address is None else f"at --address {address}"
+            raise Refusal(f"Ray must run {where}: {first_line(error)}") from error
+        try:
+            yield scratch
+        finally:
+            ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address where nobody listens: Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise Refusal(f"--address must be auto or HOST:PORT, got {address}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise Refusal(f"Ray must run at --address {address}: {error}") from error
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[Path]:
+    """A folder for Ray, whose sockets allow 107 characters; those of killed searches are removed."""
+    base = Path(tempfile.gettempdir())
+    if len(str(base)) > _ROOM:
+        base = Path("/tmp")
+    for old in base.glob(f"routesearch-{os.getuid()}-*"):
+        with contextlib.suppress(OSError), _held(old / "lock"):
+            shutil.rmtree(old)
+    folder = Path(tempfile.mkdtemp(prefix=f"routesearch-{os.getuid()}-", dir=base))
+    try:
+        with _held(folder / "lock"):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a file's lock; OSError if somebody else does."""
+    with path.open("a") as file:
+        flock(file, LOCK_EX | LOCK_NB)
+        yield
+
+
+def check_fits(grant: Grant) -> None:
+    """Refuse resources that no machine has: such trials would wait for ever."""
+    if Capacity(grant)() == 0:
+        alive = [n["Resources"] for n in _nodes() if n["Alive"]]
+        cpu, gpu = (max((n.get(name, 0) for n in alive), default=0) for name in ("CPU", "GPU"))
+        raise Refusal(
+            f"resources of a trial must fit on one machine, got cpu={grant.cpu:g}, gpu={grant.gpu:g};"
+            f" the largest here has {cpu:g} CPUs and {gpu:g} GPUs"
+        )
+
+
+def _nodes() -> list[dict[str, Any]]:
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call, unused-ignore]
+    return nodes
+
+
+class Capacity:
+    """How many trials fit on the cluster at once, looked up every few seconds: machines come and go."""
+
+    def __init__(self, grant: Grant) -> None:
+        self._grant = grant
+        self._known, self._when = 0, -1e9
+
+    def __call__(self) -> int:
+        if time.monotonic() - self._when > 5:
+            alive = [n["Resources"] for n in _nodes() if n["Alive"]]
+            self._known, self._when = sum(self._fit(n) for n in alive), time.monotonic()
+        return self._known
+
+    def _fit(self, resources: Mapping[str, float]) -> int:
+        wanted = {"CPU": self._grant.cpu, "GPU": self._grant.gpu}
+        return min(int(resources.get(name, 0) / need + 1e-9) for name, need in wanted.items() if need > 0)
+
+
+@contextlib.contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set what is not set, for a while."""
+    new = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in one line: its first, or the last where Ray put a whole traceback into it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (
+        lines[-1]
+        if any(line.startswith("Traceback") or "Traceback (" in line for line in lines)
+        else lines[0]
+    )

@@ -1,0 +1,119 @@
+"""One trial: build, fit, measure. The page to read first."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from routesearch.data.base import Data
+from routesearch.errors import origin
+from routesearch.evaluation.latency import MOST_TIMED, time_network, time_points
+from routesearch.evaluation.measure import measure
+from routesearch.methods.base import Knob, RoutedNet, Trunk
+from routesearch.results.points import OperatingPoint, thin
+from routesearch.results.record import Outcome, State
+from routesearch.results.timing import Timing
+from routesearch.task.resolve import Task
+from routesearch.training.loop import fit, place, states
+
+Weights = Mapping[str, npt.NDArray[Any]]
+
+FRONT_SECONDS = 0.5
+"""What one point of the front may take at one batch size, with the static backbone beside it."""
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """What is to be tried: a config of a method, and a seed."""
+
+    number: int
+    method: str
+    config: Mapping[str, Any]
+    seed: int
+
+
+def run_trial(
+    spec: TrialSpec, task: Task, data: Data, trunk: Trunk | None, device: torch.device
+) -> tuple[Outcome, Weights]:
+    """Build, fit and measure one config on validation data.
+
+    Whatever the method raises, running out of memory included, becomes a failure with its traceback;
+    the weights are then empty.
+    """
+    started = time.monotonic()
+    try:
+        torch.manual_seed(spec.seed)
+        net = place(build_net(spec, task, trunk), device)
+        recipe = task.config.training
+        fitted = fit(net, net.stages(), data, recipe, epochs=recipe.epochs, seed=spec.seed, device=device)
+        points = _timed(net, thin(measure(net, data, data.validation, device)), task, device)
+        outcome = Outcome(
+            State.FINISHED,
+            points=tuple(points),
+            params=sum(p.numel() for p in net.parameters()),
+            training_macs=fitted.macs,
+            seconds=time.monotonic() - started,
+        )
+        outcome.dumps()  # a knob that is no JSON value fails its trial here, not the worker that stores it
+        return outcome, {name: tensor.numpy() for name, tensor in states(net).items()}
+    except Exception as error:  # MemoryError and torch's out-of-memory errors are Exceptions too
+        reason = f"{type(error).__name__}: {error}{origin(error)}"
+        return Outcome.failure(reason, traceback.format_exc(), time.monotonic() - started), {}
+
+
+def measure_again(
+    spec: TrialSpec,
+    knobs: Sequence[Knob],
+    weights: Weights,
+    task: Task,
+    data: Data,
+    trunk: Trunk | None,
+    device: torch.device,
+    split: str = "test",
+) -> list[OperatingPoint]:
+    """The stored weights at the same knobs on another split."""
+    net = _load_net(spec, weights, task, trunk)
+    return measure(place(net, device), data, data.split(split), device, knobs)
+
+
+def time_again(
+    spec: TrialSpec,
+    point: OperatingPoint,
+    weights: Weights,
+    task: Task,
+    trunk: Trunk | None,
+    device: torch.device,
+    batches: Sequence[int],
+) -> list[Timing]:
+    """The stored weights at one operating point, timed beside the static backbone."""
+    net = _load_net(spec, weights, task, trunk)
+    return time_network(net, point.knob, point.route_share, device, batches, FRONT_SECONDS)
+
+
+def _timed(
+    net: RoutedNet, points: list[OperatingPoint], task: Task, device: torch.device
+) -> list[OperatingPoint]:
+    """Where latency is a budget: some points, spread along the curve, with theirs; only these are kept."""
+    if task.budget.max_latency is None:
+        return points
+    return time_points(net, thin(points, MOST_TIMED), device, task.budget.batch)
+
+
+def _load_net(spec: TrialSpec, weights: Weights, task: Task, trunk: Trunk | None) -> RoutedNet:
+    net = build_net(spec, task, trunk)
+    net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+    return net
+
+
+def build_net(spec: TrialSpec, task: Task, trunk: Trunk | None) -> RoutedNet:
+    """The network of a trial, untrained (or on its trunk)."""
+    method = task.methods[spec.method]
+    config = task.spaces[spec.method].parse(spec.config)
+    return method(config, task.backbone, trunk if method.uses_trunk() else None)

@@ -1,0 +1,36 @@
+"""Weights of a study's trials, under its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from routesearch.utils.arrays import read_arrays, sweep_drafts
+
+if TYPE_CHECKING:
+    from routesearch.search.trial import Weights
+
+
+def weights_path(folder: Path, number: int) -> Path:
+    """Where a trial's weights are kept, under the study's folder."""
+    return folder / "weights" / f"{number:06d}.safetensors"
+
+
+def read_weights(path: Path) -> Weights:
+    """The weights in a file; none where there is no file."""
+    return read_arrays(path)[0] if path.is_file() else {}
+
+
+def keep_weights(folder: Path, numbers: Collection[int]) -> None:
+    """Delete the weights of all trials but these."""
+    kept = {weights_path(folder, n).name for n in numbers}
+    for file in (folder / "weights").glob("[0-9]*.safetensors"):
+        if file.name not in kept:
+            file.unlink(missing_ok=True)
+
+
+def sweep_weight_drafts(folder: Path) -> None:
+    """Delete what a crash left half written under the study's folder; not while somebody writes."""
+    for name in ("weights", "trunks"):
+        sweep_drafts(folder / name)

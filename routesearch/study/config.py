@@ -1,0 +1,357 @@
+"""The study file: read safely, validated whole; a complaint names file, key, value, and what is right."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+
+from routesearch.errors import Refusal
+from routesearch.study.recipe import Recipe
+from routesearch.utils.validation import Part, explain, nearest, parse_yaml, short
+
+NOT_YET = {
+    "confirm": "confirmation by more seeds",
+    "storage.journal": "a shared journal",
+}
+"""Keys of the study format that this version does not serve; a value other than null is refused by name."""
+
+USUAL_NAME = "study.yaml"
+"""What ``init`` calls a study file."""
+
+MOST_BATCH = 1 << 16
+"""Images of a batch that is timed, at most."""
+
+Sampler = Literal["tpe", "random", "nsga2", "qmc", "gp"]
+"""The Optuna samplers that a study may name."""
+
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_TIMES = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_macs(text: object) -> str:
+    """Canonical text of a budget: ``40M``, ``1.2G``, a plain number of MACs, ``0.4x`` of the backbone."""
+    if isinstance(text, bool) or not re.fullmatch(
+        r"\d+(\.\d+)?([eE]\+?\d+)?\s*[kKmMgGtTxX]?", str(text).strip()
+    ):
+        raise ValueError(
+            "a budget must be MACs such as 40M, 1.2G, 40000000, or a fraction of the backbone such as 0.4x"
+        )
+    canonical = str(text).strip().replace(" ", "")
+    if not 0 < float(canonical.rstrip("kKmMgGtTxX")) < 1e30:
+        raise ValueError("a budget must be more than 0 and finite")
+    return canonical
+
+
+def macs_of(text: str, reference: float) -> float:
+    """The MACs that a budget means on a backbone of ``reference`` MACs."""
+    unit = text[-1].lower() if text[-1].isalpha() else ""
+    number = float(text[:-1] if unit else text)
+    return number * reference if unit == "x" else number * _UNITS[unit]
+
+
+def parse_latency(value: object) -> float | None:
+    """Seconds of ``500us``, ``2ms``, ``0.1s``; None stays None."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s)", str(value).strip().lower())
+    if found is None or not 0 < float(found[1]) < 1e9:
+        raise ValueError("a latency must be more than 0 with its unit, such as 500us, 2ms or 0.1s")
+    return float(found[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[found[2]]
+
+
+def _batches(value: object) -> object:
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _told_once(batches: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    return None if batches is None else tuple(sorted(set(batches)))
+
+
+def parse_time(value: object) -> float | None:
+    """Seconds of ``90``, ``90s``, ``10m``, ``1.5h``, ``2d``; None stays None."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip().lower())
+    if isinstance(value, bool) or found is None or not 0 < float(found[1]) < 1e9:
+        raise ValueError("a time must be more than 0, such as 90s, 10m or 1.5h")
+    return float(found[1]) * _TIMES[found[2]]
+
+
+def parse_backbone(text: str) -> tuple[str, float]:
+    """Name and width of ``nin`` or ``nin@0.25``.
+
+    Raises:
+        Refusal: for anything else.
+    """
+    found = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:@(\d+(?:\.\d+)?|\.\d+))?", text)
+    if found is None or (found[2] is not None and float(found[2]) <= 0):
+        raise Refusal(f"a backbone must be NAME or NAME@WIDTH such as nin@0.25, got {text!r}")
+    return found[1], 1.0 if found[2] is None else float(found[2])
+
+
+def _plain_name(text: str) -> str:
+    """A name that can be a folder's and leads nowhere else."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+        raise ValueError("must be letters, digits, '.', '_' and '-', a letter or digit first, 100 at most")
+    return text
+
+
+def _path(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("must be a path")
+    return text
+
+
+def _weights(text: str) -> str:
+    if not _path(text).endswith((".pth", ".pt", ".safetensors")):
+        raise ValueError("must be a .pth, .pt or .safetensors file")
+    return text
+
+
+def _backbone(text: str) -> str:
+    """Checked here, with its key: a Refusal passes through pydantic as it is."""
+    try:
+        parse_backbone(text)
+    except Refusal as refusal:
+        raise Refusal(f"backbone.name: {refusal}") from None
+    return text
+
+
+def _named(data: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(data.get("name"), str):
+        raise Refusal(f"data.name: a data set's name must be given, got {short(data.get('name'))}")
+    return data
+
+
+class BackboneConfig(Part):
+    """``nin@0.25``, or a mapping with these keys."""
+
+    name: Annotated[str, AfterValidator(_backbone)] = Field(description="a backbone, or NAME@WIDTH")
+    weights: Annotated[str, AfterValidator(_weights)] | None = Field(
+        None,
+        description="file (.pth, .pt, .safetensors) that the shared trunk starts from; methods without one"
+        " train from scratch all the same",
+    )
+
+
+class BudgetConfig(Part):
+    max_macs: Annotated[str, BeforeValidator(parse_macs)] | None = Field(
+        None,
+        description="mean MACs per image: 40M, 1.2G, 0.4x of the backbone; null: the whole front is the goal",
+    )
+    max_latency: Annotated[float | None, BeforeValidator(parse_latency)] = Field(
+        None,
+        description="median time of a batch, as timed after each trial: 500us, 2ms, 0.1s; beside max_macs"
+        " a point must meet both",
+    )
+    batch: int = Field(1, ge=1, le=MOST_BATCH, description="images of the batch that max_latency is of")
+
+
+class LatencyConfig(Part):
+    batch: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MOST_BATCH)], ...] | None,
+        BeforeValidator(_batches),
+        AfterValidator(_told_once),
+    ] = Field(
+        None,
+        min_length=1,
+        description="batch sizes at which the front is timed when a search ends, such as [1, 64]; null: none",
+    )
+
+
+class SearchConfig(Part):
+    trials: int = Field(
+        40, ge=1, description="trials of the whole study that are trained: finished, stopped or failed"
+    )
+    sampler: Sampler = Field("tpe", description="Optuna sampler")
+    time_limit: Annotated[float | None, BeforeValidator(parse_time)] = Field(
+        None, description="of one invocation's search phase (90s, 10m, 1.5h): no trial starts after it"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of the search: proposals, weights, order of images")
+
+
+class ResourcesConfig(Part):
+    cpu: float = Field(1, gt=0, description="cores of one trial; its torch threads")
+    gpu: float = Field(0, ge=0, description="GPUs of one trial; a fraction shares one")
+
+
+class StorageConfig(Part):
+    dir: Annotated[str, AfterValidator(_path)] | None = Field(
+        None, description="folder of journal, weights and database; null: .routesearch/NAME"
+    )
+    journal: None = Field(None, description="journal of many drivers")
+
+
+class TrackingConfig(Part):
+    uri: str | None = Field(None, description="MLflow tracking URI; null: SQLite inside storage.dir")
+
+
+class StudyConfig(Part):
+    """A validated study file."""
+
+    file: Path = Field(
+        exclude=True, description="where it was read from; paths in it are relative to its folder"
+    )
+    typed: str | None = Field(None, exclude=True, description="the file as the user named it, for messages")
+    name: Annotated[str, AfterValidator(_plain_name)] = Field(description="letters, digits, '.', '_', '-'")
+    data: Annotated[dict[str, Any], AfterValidator(_named)] = Field(
+        description="{name: DATASET, ...its settings}"
+    )
+    backbone: BackboneConfig
+    methods: dict[str, dict[str, Any]] = Field(
+        min_length=1, description="method -> its fields, fixed or narrowed"
+    )
+    budget: BudgetConfig = BudgetConfig()
+    search: SearchConfig = SearchConfig()
+    training: Recipe = Recipe()
+    resources: ResourcesConfig = ResourcesConfig()
+    storage: StorageConfig = StorageConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    latency: LatencyConfig = LatencyConfig()
+    plugins: list[str] = Field([], description="plain Python files with hooks in them")
+
+    @property
+    def where(self) -> str:
+        """The file as a message names it."""
+        return self.typed or str(self.file)
+
+    @property
+    def base(self) -> Path:
+        return self.file.parent
+
+    @property
+    def dir(self) -> Path:
+        """The study's folder."""
+        return (self.base / (self.storage.dir or f".routesearch/{self.name}")).resolve()
+
+    @property
+    def weights_file(self) -> Path | None:
+        """Pretrained weights."""
+        return None if self.backbone.weights is None else (self.base / self.backbone.weights).resolve()
+
+    @property
+    def plugin_files(self) -> list[Path]:
+        return [(self.base / p).resolve() for p in self.plugins]
+
+
+def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
+    """Read a study file.
+
+    Args:
+        path: YAML, read by the safe loader.
+        overrides: dotted path -> value, as ``--set`` gives them.
+
+    Raises:
+        Refusal: one line with file, key, value and what would be right.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        inside = path / USUAL_NAME
+        reason = f"{reason}; did you mean {inside}?" if inside.is_file() else reason
+        raise Refusal(f"{path}: a study must be a readable YAML file: {reason}") from None
+    raw = parse_yaml(text, str(path))
+    if not isinstance(raw, dict):
+        raise Refusal(f"{path}: a study must be a mapping with data, backbone and methods, got {short(raw)}")
+    for key, value in (overrides or {}).items():
+        _override(raw, key, value)
+    return _validate(path, raw)
+
+
+def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    parts = dotted.split(".")
+    if not all(parts):
+        raise Refusal(f"--set {dotted}: a key must be a dotted path such as search.trials")
+    here = raw
+    for i, part in enumerate(parts[:-1]):
+        if i == 0 and part == "methods" and isinstance(here.get(part), list):
+            here[part] = _mapped(f"--set {dotted}", here[part])
+        if i == 0 and part in ("data", "backbone") and isinstance(here.get(part), str):
+            here[part] = {"name": here[part]}
+        inner = here.get(part)
+        if inner is None:
+            inner = here[part] = {}
+        if not isinstance(inner, dict):
+            raise Refusal(f"--set {dotted}: {'.'.join(parts[: i + 1])} is {short(inner)}, which has no keys")
+        here = inner
+    here[parts[-1]] = value
+
+
+def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
+    values = dict(raw)
+    for key in ("file", "typed"):
+        if key in values:
+            raise Refusal(f"{path}: unknown key {key!r}{nearest(key, StudyConfig)}")
+    for dotted, what in NOT_YET.items():
+        if _dig(values, dotted) is not None:
+            raise Refusal(f"{path}: {dotted}: this version does not offer {what}; leave the key out")
+    values.pop("confirm", None)
+    if "budget" in values and _is_macs(values["budget"]):
+        budget = values["budget"]
+        law = f"must be a mapping with max_macs, got {short(budget)}; did you mean {{max_macs: {budget}}}?"
+        raise Refusal(f"{path}: budget: {law}")
+    if isinstance(values.get("budget"), dict):
+        values["budget"] = {k: v for k, v in values["budget"].items() if f"budget.{k}" not in NOT_YET}
+    if isinstance(values.get("backbone"), str):
+        values["backbone"] = {"name": values["backbone"]}
+    if isinstance(values.get("data"), str):
+        values["data"] = {"name": values["data"]}
+    if isinstance(values.get("methods"), list):
+        values["methods"] = _mapped(str(path), values["methods"])
+    if "methods" in values and not isinstance(values["methods"], dict):
+        law = "must be a list such as [static], or a mapping of methods to their fields"
+        raise Refusal(f"{path}: methods: {law}, got {short(values['methods'])}")
+    if isinstance(values.get("methods"), dict):
+        values["methods"] = {str(k): {} if v is None else v for k, v in values["methods"].items()}
+    for key in ("budget", "search", "training", "resources", "storage", "tracking", "latency", "plugins"):
+        if key in values and values[key] is None:
+            del values[key]
+    values.setdefault("name", path.stem)
+    try:
+        file = path.resolve()
+        typed = None if str(path) == str(file) else str(path)
+        return StudyConfig(file=file, typed=typed, **{str(k): v for k, v in values.items()})
+    except ValidationError as error:
+        raise Refusal(f"{path}: {explain(error, StudyConfig)}") from None
+    except Refusal as refusal:
+        raise Refusal(f"{path}: {refusal}") from None
+
+
+def _is_macs(value: object) -> bool:
+    try:
+        parse_macs(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _mapped(where: str, methods: Sequence[Any]) -> dict[str, Any]:
+    mapped: dict[str, Any] = {}
+    for item in methods:
+        pair = item.items() if isinstance(item, dict) else [(item, {})]
+        for name, fields in pair:
+            if not isinstance(name, str):
+                raise Refusal(f"{where}: methods: a method must be a name, got {short(name)}")
+            if name in mapped:
+                raise Refusal(f"{where}: methods: each method must be named once, got {name!r} twice")
+            mapped[name] = fields
+    return mapped
+
+
+def _dig(values: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits of any JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,306 @@
+"""A study made ready to run: names turned into classes, fields into search spaces, the budget into MACs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from routesearch.backbones.base import Backbone, reference_cost
+from routesearch.data.base import Data, Dataset, Shape
+from routesearch.errors import Refusal
+from routesearch.methods.base import RoutedNet
+from routesearch.methods.running import plan
+from routesearch.plugin.loader import Registry, Shelf, load_plugins
+from routesearch.results.points import Budget, Interval
+from routesearch.space.space import SearchSpace, Space
+from routesearch.study.config import StudyConfig, digest, macs_of, parse_backbone
+from routesearch.training.pretrained import content, is_whole, read_weights
+from routesearch.utils.validation import explain
+
+NETWORK, CONFUSION = "trunk", "confusion"
+"""Parts of the shared trunk (:class:`Trunk`), each trained and kept by itself."""
+
+log = logging.getLogger(__name__)
+
+DRAWS = 64
+"""Random configs that a pre-flight prices for each method, beside the extremes of its fields."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a method's space can cost, found among field extremes and random draws.
+
+    Attributes:
+        share: of the random draws, how many have a route within the budget.
+        macs: cheapest and dearest route found.
+        law: why no config could be priced, where none could.
+    """
+
+    share: float
+    macs: Interval | None
+    law: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What every part of a search needs to know of its study."""
+
+    config: StudyConfig
+    registry: Registry
+    dataset: Dataset
+    shape: Shape
+    classes: tuple[str, ...]
+    backbone: Backbone
+    spaces: Mapping[str, SearchSpace]
+    _prices: dict[str, Interval] = field(default_factory=dict)
+
+    @property
+    def dir(self) -> Path:
+        return self.config.dir
+
+    @property
+    def methods(self) -> Mapping[str, type[RoutedNet]]:
+        return {name: self.registry.methods.find(name) for name in self.spaces}
+
+    @property
+    def needs_trunk(self) -> bool:
+        """Whether a method starts from the trained backbone's weights."""
+        return any(method.needs_trunk for method in self.methods.values())
+
+    @property
+    def needs_confusion(self) -> bool:
+        """Whether a method asks which classes the backbone confuses."""
+        return any(method.needs_confusion for method in self.methods.values())
+
+    @cached_property
+    def reference(self) -> float:
+        """The static backbone's MACs per image."""
+        return float(reference_cost(self.backbone)[1])
+
+    @cached_property
+    def budget(self) -> Budget:
+        """What a point may cost."""
+        wish = self.config.budget
+        macs = None if wish.max_macs is None else macs_of(wish.max_macs, self.reference)
+        return Budget(macs, wish.max_latency, wish.batch)
+
+    @cached_property
+    def data(self) -> Data:
+        try:
+            return self.dataset.load(self.config.base)
+        except Refusal as refusal:
+            raise Refusal(f"{self.config.where}: data: {refusal}") from None
+
+    @cached_property
+    def weights(self) -> Mapping[str, Tensor] | None:
+        """Pretrained weights that the trunk starts from; None: it starts at random, or no method needs it.
+
+        Raises:
+            Refusal: for a file that cannot be read or does not fit the backbone.
+        """
+        path = self.config.weights_file
+        if path is None or not self.needs_trunk:
+            return None
+        with _naming(f"{self.config.where}: backbone.weights"):
+            weights = read_weights(path, self.backbone)
+        if self.config.training.trunk_epochs == 0 and not is_whole(weights, self.backbone):
+            law = "training.trunk_epochs: must be 1 or more where the class layer is to be learnt"
+            raise Refusal(f"{self.config.where}: {law}, got 0 and weights for other classes")
+        return weights
+
+    def bounds(self, method: str, config: Space) -> Interval:
+        """Static interval of a config's MACs.
+
+        Raises:
+            Refusal: where the config breaks a law of its method.
+        """
+        key = f"{method} {config.model_dump_json()}"
+        if key not in self._prices:
+            self._prices[key] = plan(self.methods[method], config, self.backbone).bounds
+        return self._prices[key]
+
+    def within(self, bounds: Interval) -> bool:
+        """Whether the cheapest route meets the budget of MACs; if not, the config is refused."""
+        return self.budget.max_macs is None or bounds.min <= self.budget.max_macs
+
+    def reach(self, method: str, draws: int = DRAWS) -> Reach:
+        """Price the field extremes and some random draws of a method's space."""
+        space, rng = self.spaces[method], Random(self.config.search.seed)
+        found: list[Interval] = []
+        law: str | None = None
+
+        def price(config: Space) -> bool:
+            """Whether the config can be built within the budget."""
+            nonlocal law
+            try:
+                found.append(self.bounds(method, config))
+            except Refusal as refusal:
+                law = str(refusal)
+                return False
+            return self.within(found[-1])
+
+        for config in space.extremes():
+            price(config)
+        hits = sum(price(space.draw(rng)) for _ in range(draws))
+        if not found:
+            return Reach(0.0, None, law)
+        return Reach(hits / max(1, draws), Interval(min(b.min for b in found), max(b.max for b in found)))
+
+    def preflight(self) -> None:
+        """What a search is refused for before anything is trained or written.
+
+        Raises:
+            Refusal: pretrained weights do not fit, or no method can meet the budget; names the cheapest
+                route found.
+        """
+        self.check_weights()
+        law = self.unmet({name: self.reach(name) for name in self.spaces})
+        if law is not None:
+            raise Refusal(f"{self.config.where}: {law}")
+
+    def check_weights(self) -> None:
+        """Read pretrained weights; a warning where no method of the study starts from them.
+
+        Raises:
+            Refusal: as :attr:`weights`.
+        """
+        if self.weights is None and self.config.weights_file is not None:
+            log.warning(
+                "backbone.weights: no method here starts from the trunk, so they are not used (methods: %s)",
+                ", ".join(self.spaces),
+            )
+
+    def unmet(self, reaches: Mapping[str, Reach]) -> str | None:
+        """Why a search would be refused, given what the methods' spaces span; None where it would run."""
+        for name, reach in reaches.items():
+            if reach.macs is None:
+                return f"methods.{name}: no config of its space can be built: {reach.law}"
+        cheapest = min(reaches, key=lambda name: reaches[name].macs.min)  # type: ignore[union-attr]
+        low = reaches[cheapest].macs
+        assert low is not None
+        if self.within(low):
+            return None
+        return (
+            f"budget.max_macs: some route must cost at most {self.budget.max_macs:,.0f} MACs, "
+            f"the cheapest found is {low.min:,} ({low.min / self.reference:.3f}x, method {cheapest})"
+        )
+
+    def fingerprint(self) -> dict[str, str]:
+        """What must not change while a study goes on, key by key."""
+        config = self.config
+        training = config.training.model_dump(mode="json")
+        path = config.weights_file
+        with _naming(f"{config.where}: backbone.weights"):
+            weights = {} if path is None else {"backbone.weights": content(path)}
+        budget = config.budget  # a curve without latencies, or of another batch, cannot be held against it
+        timed = {} if budget.max_latency is None else {"budget.max_latency": f"given, batch {budget.batch}"}
+        return (
+            weights
+            | timed
+            | {
+                "data": f"{config.data['name']} {digest(self.dataset.settings())} {self.data.fingerprint()}",
+                "backbone": config.backbone.name,
+                **{f"training.{name}": str(value) for name, value in training.items()},
+                "search.seed": str(config.search.seed),
+            }
+        )
+
+    def inputs(self) -> dict[str, Any]:
+        """What a trained network must know of its images, as JSON: a model is saved without the data."""
+        mean, std = self.data.mean, self.data.std
+        return {
+            "shape": list(self.shape),
+            "classes": list(self.classes),
+            "mean": list(mean),
+            "std": list(std),
+        }
+
+    def code(self) -> dict[str, str]:
+        """Whose code the study runs, by part; it may change while a study goes on, but not unnoticed."""
+        parts: list[tuple[Shelf[Any], str]] = [(self.registry.methods, name) for name in self.spaces]
+        parts += [(self.registry.backbones, self.backbone.name), (self.registry.datasets, self.dataset.name)]
+        return {f"{shelf.kind} {name}": self.registry.code[shelf.origin[name]] for shelf, name in parts}
+
+    def trunk_files(self, fingerprint: Mapping[str, str] | None = None) -> dict[str, Path]:
+        """Where the parts of the shared trunk lie, those that a method needs: its network, its confusion.
+
+        Names of files say what the trunk was trained from.
+
+        Args:
+            fingerprint: as the journal has it, where the data need not be read for it.
+        """
+        needed = {NETWORK: self.needs_trunk, CONFUSION: self.needs_confusion}
+        if not any(needed.values()):
+            return {}
+        facts = self.fingerprint() if fingerprint is None else dict(fingerprint)
+        stem = f"{self.config.backbone.name}-{digest(facts)}"
+        names = {NETWORK: f"{stem}.safetensors", CONFUSION: f"{stem}.confusion.safetensors"}
+        return {part: self.dir / "trunks" / names[part] for part, is_needed in needed.items() if is_needed}
+
+
+def resolve(config: StudyConfig, facts: tuple[Shape, tuple[str, ...]] | None = None) -> Task:
+    """Look every name of a study up and check its fields.
+
+    Args:
+        facts: image shape and class names, where they are known already (in a worker); otherwise the
+            data set says them, reading files only if it must.
+
+    Raises:
+        Refusal: naming file, key, value and what would be right.
+    """
+    file = config.where
+    with _naming(f"{file}"):
+        registry = load_plugins(config.plugin_files)
+    with _naming(f"{file}: data.name", registry):
+        dataset_class = registry.datasets.find(config.data["name"])
+    try:
+        dataset = dataset_class.model_validate({k: v for k, v in config.data.items() if k != "name"})
+    except ValidationError as error:
+        raise Refusal(f"{file}: {explain(error, dataset_class, 'data')}") from None
+    with _naming(f"{file}: methods", registry):
+        methods = {name: registry.methods.find(name) for name in config.methods}
+    name, width = parse_backbone(config.backbone.name)
+    with _naming(f"{file}: backbone.name", registry):
+        backbone_class = registry.backbones.find(name)
+    with _naming(f"{file}: data"):
+        shape, classes = facts or dataset.facts(config.base)
+    with _naming(f"{file}: backbone.name"):
+        backbone = backbone_class(shape, len(classes), width)
+    spaces: dict[str, SearchSpace] = {}
+    for name, wishes in config.methods.items():
+        with _naming(f"{file}: methods.{name}"):
+            spaces[name] = methods[name].space(backbone).narrow(wishes)
+    task = Task(config, registry, dataset, shape, classes, backbone, spaces)
+    _check_epochs(task)
+    return task
+
+
+def _check_epochs(task: Task) -> None:
+    """Raise Refusal where the trunk would not be trained and must be."""
+    config = task.config
+    if config.training.trunk_epochs:
+        return
+    key = f"{config.where}: training.trunk_epochs: must be 1 or more"
+    if task.needs_trunk and config.weights_file is None:
+        raise Refusal(f"{key} without backbone.weights, got 0")
+    if task.needs_confusion:
+        asking = next(name for name, method in task.methods.items() if method.needs_confusion)
+        raise Refusal(f"{key} for method {asking}, which compares classes by trained networks, got 0")
+
+
+@contextmanager
+def _naming(where: str, registry: Registry | None = None) -> Iterator[None]:
+    """Put file and key before a refusal; plugins that could not be loaded may be why a name is missing."""
+    try:
+        yield
+    except Refusal as refusal:
+        raise Refusal(f"{where}: {refusal}{registry.blame() if registry else ''}") from None

@@ -1,0 +1,1 @@
+"""The training loop, and what methods share before they train: the trunk, its confusion, given weights."""

@@ -1,0 +1,99 @@
+"""Which classes look alike to a backbone: its soft confusion on images that it was not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from routesearch.backbones.base import Backbone
+from routesearch.data.base import Data
+from routesearch.data.splits import Index
+from routesearch.errors import Refusal
+from routesearch.methods.base import Batch, Stage
+from routesearch.routing.cost import mult_adds
+from routesearch.study.recipe import Recipe
+from routesearch.training.loop import fit, place
+
+FOLDS = 3
+"""Parts of the images, and networks: training them costs FOLDS - 1 trunks at most. With two, networks that
+see half of a small data set learn too little to confuse the classes that the trunk confuses
+(docs/decisions.md)."""
+
+Confusion = Sequence[Sequence[float]]
+"""Classes x classes, rows that sum to 1: mean softmax for images of the row's class."""
+
+
+def measure_confusion(
+    backbone: Backbone, data: Data, recipe: Recipe, *, seed: int, device: torch.device
+) -> tuple[Confusion, int]:
+    """Train ``backbone.plain()`` afresh on all folds but one, predict that one, and so for each.
+
+    Training images only, equally many of each class: the images of :func:`folds`. Means of softmax, not
+    counts of errors: a backbone that makes none would leave all classes equally far from each other.
+
+    Returns:
+        The confusion, and the MACs that training and prediction cost.
+
+    Raises:
+        Refusal: where a class has fewer training images than there are folds.
+    """
+    parts = folds(data.train.labels.cpu().numpy(), data.classes, FOLDS, seed)
+    total = torch.zeros(len(data.classes), len(data.classes), dtype=torch.float64)
+    macs, where = 0, data.train.labels.device
+    for number, part in enumerate(parts):
+        seen = data.train.select(torch.from_numpy(_all_but(parts, number)).to(where))
+        own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+        torch.manual_seed(own)
+        net = place(backbone.plain(), device)
+
+        def loss(batch: Batch, net: torch.nn.Module = net) -> torch.Tensor:
+            return F.cross_entropy(net(batch.inputs), batch.labels)
+
+        fold = replace(data, train=seen)
+        fitted = fit(net, [Stage(loss)], fold, recipe, epochs=recipe.trunk_epochs, seed=own, device=device)
+        macs += fitted.macs
+        held = data.train.select(torch.from_numpy(part).to(where))
+        net.eval()
+        with torch.inference_mode():
+            for chunk in held.chunks(256):
+                inputs = data.inputs(chunk.pixels.to(device))
+                sure = net(inputs).float().softmax(1).double().cpu()
+                total.index_add_(0, chunk.labels.cpu(), sure)
+                macs += len(chunk) * mult_adds(net, inputs)
+    return tuple(map(tuple, (total / total.sum(1, keepdim=True)).tolist())), macs
+
+
+def folds(labels: Index, classes: Sequence[str], count: int, seed: int) -> list[Index]:
+    """Row numbers of ``count`` disjoint parts; in each, equally many images of every class.
+
+    Together they hold as many of a class as the rarest class has, rounded down to a multiple of ``count``.
+
+    Raises:
+        Refusal: where a class has fewer than ``count`` images.
+    """
+    sizes = np.bincount(labels, minlength=len(classes))
+    rarest = int(sizes.argmin())
+    each = int(sizes[rarest]) // count
+    if not each:
+        law = f"every class must have {count} training images, for what is confused is asked of networks"
+        name = classes[rarest]
+        raise Refusal(f"{law} that were trained on other images; got {sizes[rarest]} of class {name!r}")
+    random = np.random.RandomState((seed, count))
+    order = [random.permutation(np.flatnonzero(labels == c))[: each * count] for c in range(len(classes))]
+    return [np.sort(np.concatenate([rows[part::count] for rows in order])) for part in range(count)]
+
+
+def _all_but(parts: Sequence[Index], number: int) -> Index:
+    """Row numbers of all parts but one, in ascending order."""
+    return np.sort(np.concatenate([part for place, part in enumerate(parts) if place != number]))
+
+
+def equivalent_epochs(data: Data, recipe: Recipe) -> float:
+    """Epochs of the backbone on all training images that take as long as :func:`measure_confusion`."""
+    sizes = torch.bincount(data.train.labels, minlength=len(data.classes))
+    share = int(sizes.min()) // FOLDS * FOLDS * len(data.classes) / len(data.train)
+    return share * ((FOLDS - 1) * recipe.trunk_epochs + 1 / 3)  # a step is 3 x forward, about

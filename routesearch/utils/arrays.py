@@ -1,0 +1,71 @@
+"""Arrays on disk as safetensors: a file is there whole or not at all.
+
+Only safetensors and numpy are needed, so that a process that writes for others stays small.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, str] | None = None
+) -> None:
+    """Put ``arrays`` into one file: after a crash there is the old file or the new one, never a part.
+
+    Args:
+        path: its folder is made if need be.
+        facts: short texts that are kept beside the arrays.
+
+    Raises:
+        OSError: the disk does not take it; nothing is left of the attempt.
+    """
+    from safetensors.numpy import save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # asarray, not ascontiguousarray: that one makes a list of a single number.
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    try:
+        with draft.open("wb") as file:
+            file.write(save(whole, metadata=dict(facts) if facts else None))
+            file.flush()
+            os.fsync(file.fileno())  # else a power loss could leave the name without the content
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """The arrays of a file, and the facts beside them.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            facts = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def sweep_drafts(folder: Path) -> None:
+    """Delete what a crash left half written; not to be called while somebody writes."""
+    for file in folder.glob(".*.part"):
+        file.unlink(missing_ok=True)

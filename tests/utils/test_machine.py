@@ -1,0 +1,31 @@
+"""What a trial gets of this machine."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from routesearch.utils.machine import cores, device, threads
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    assert cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cores() == 64
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores() == 1
+
+
+def test_threads_are_whole_and_at_least_one() -> None:
+    assert [threads(cpu) for cpu in (0.25, 1, 2.75, 8)] == [1, 1, 2, 8]
+
+
+def test_a_gpu_is_never_replaced_by_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert [device(gpu) for gpu in (0, 0.5)] == [torch.device("cpu"), None]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert [device(gpu) for gpu in (0, 0.5)] == [torch.device("cpu"), torch.device("cuda")]
