@@ -68,9 +68,8 @@ def _free(port: int | None) -> int:
 
 def _start(uri: str, port: int, output: IO[str]) -> subprocess.Popen[str]:
     folder = artifact_folder(uri)
-    guard = Path(__file__).with_name(
-        "child_guard.py"
-    )  # a closed terminal or a SIGKILL must leave no server behind
+    # A closed terminal or a SIGKILL must leave no server behind.
+    guard = Path(__file__).with_name("child_guard.py")
     command = [
         sys.executable,
         "-I",
