@@ -29,7 +29,7 @@ from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.search.dispatcher import Snapshot
 from routesearch.search.driver import run_search
-from routesearch.search.trials import Ledger
+from routesearch.search.opening import open_trials
 from routesearch.search.worker import Grant, Work
 from routesearch.study.config import load_study
 from routesearch.task.resolve import Task, resolve
@@ -51,7 +51,7 @@ class EmptyWork(Work):
     def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Mapping[str, Any]]:
         return curve(trial), {}
 
-    def measure(
+    def measure_on_test(
         self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Any, grant: Grant
     ) -> list[OperatingPoint]:
         return []
@@ -62,21 +62,16 @@ class EmptyWork(Work):
         return []
 
     def train_trunk(self, part: str, seed: int, grant: Grant) -> Any:
-        return {}
+        return {}, {}
 
     @classmethod
-    def keep_trunk(cls, trunk: Any, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-    @classmethod
-    def read_trunk(cls, path: Path) -> Any:
-        return {}
+    def check_trunk(cls, part: str, stored: Any) -> None:
+        pass
 
 
 def curve(trial: TrialRecord) -> Outcome:
     rng = random.Random(trial.seed)
-    low, high = trial.bounds or (0.0, 1.0)
+    low, high = (0, 1) if trial.bounds is None else (trial.bounds.min, trial.bounds.max)
     top = rng.uniform(0.5, 0.95)
     points = tuple(
         OperatingPoint(
@@ -111,30 +106,30 @@ def bench_ask(stored: int, refused: int, asks: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         task = task_in(folder, 10 * stored)
         with Journal.open_for_writing(Path(folder)) as journal:
-            ledger = Ledger(journal, task)
+            trials = open_trials(journal, task)[0]
             rng = random.Random(0)
             import optuna
 
             # History is written as a sampler of no cost would have: what counts is how much there is.
             object.__setattr__(task.config.search, "sampler", "random")
-            while ledger.spent < stored or ledger.counts[State.REFUSED] < refused:
-                record = ledger.ask(rng.choice(list(task.spaces)))
+            while trials.spent < stored or trials.counts[State.REFUSED] < refused:
+                record = trials.ask(rng.choice(list(task.spaces)))
                 if record.state is State.RUNNING:
-                    if ledger.spent < stored:
-                        ledger.finish(record.number, curve(record))
+                    if trials.spent < stored:
+                        trials.finish(record.number, curve(record))
                     else:
-                        ledger.finish(record.number, Outcome.failure("enough"))
+                        trials.finish(record.number, Outcome.failure("enough"))
             object.__setattr__(task.config.search, "sampler", "tpe")
             optuna.logging.set_verbosity(optuna.logging.ERROR)
             times: dict[str, list[float]] = {name: [] for name in task.spaces}
             for _ in range(asks):
                 for method in task.spaces:
                     started = time.perf_counter()
-                    record = ledger.ask(method)
+                    record = trials.ask(method)
                     if record.state is State.RUNNING:
-                        ledger.finish(record.number, curve(record))
+                        trials.finish(record.number, curve(record))
                     times[method].append(1000 * (time.perf_counter() - started))
-            print(f"{stored} finished and {ledger.counts[State.REFUSED]} refused trials stored:")
+            print(f"{stored} finished and {trials.counts[State.REFUSED]} refused trials stored:")
             for method, values in times.items():
                 print(
                     f"  {method:>8}: ask + tell {statistics.median(values):.1f} ms, "
@@ -144,10 +139,10 @@ def bench_ask(stored: int, refused: int, asks: int) -> None:
 
 def bench_memory(trials: int) -> None:
     """Resident memory of the driver while MLflow follows along."""
-    from routesearch.api import Study, _Tracking
+    from routesearch.tracking import Tracker, tracking_uri
 
     with tempfile.TemporaryDirectory() as folder:
-        study = Study(load_study(STUDY, {"storage.dir": folder, "search.trials": trials}))
+        task = task_in(folder, trials)
         marks: dict[int, float] = {}
 
         def note(now: Snapshot) -> None:
@@ -155,9 +150,9 @@ def bench_memory(trials: int) -> None:
                 if now.finished >= mark:
                     marks.setdefault(mark, resident())
 
-        tracking = _Tracking(study)
-        run_search(study.task, observers=[tracking], on_progress=note, work=EmptyWork)
-        tracking.close()
+        tracker = Tracker(tracking_uri(task.config))
+        run_search(task, observers=[tracker], on_progress=note, work=EmptyWork)
+        tracker.close()
         print(
             f"driver at trial 50: {marks[50]:.0f} MB; at trial {trials}: {marks[trials]:.0f} MB "
             f"({marks[trials] - marks[50]:+.0f} MB); at the end {resident():.0f} MB"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from routesearch.backbones.base import Backbone
     from routesearch.data.base import Data, Images
+    from routesearch.results.reader import StudyResults
     from routesearch.results.record import TrialRecord
     from routesearch.space.space import Space
     from routesearch.task.resolve import Task
@@ -110,8 +111,8 @@ def trained_study(tmp_path_factory: pytest.TempPathFactory, data: Data, fixtures
 
     from routesearch import Study
     from routesearch.results.journal import Journal
-    from routesearch.search.trial import TrialSpec, measure_again, run_trial
-    from routesearch.search.trials import Ledger
+    from routesearch.search.opening import open_trials
+    from routesearch.search.trial import measure_on, run_trial
     from routesearch.search.weights import weights_path
     from routesearch.utils.arrays import write_arrays
 
@@ -122,20 +123,19 @@ def trained_study(tmp_path_factory: pytest.TempPathFactory, data: Data, fixtures
         tmp_path_factory.mktemp("trained"), data, fixtures, methods=["skipper"], training=training
     )
     task = Study.load(file).task
-    specs, weights = {}, {}
+    records, weights = {}, {}
     with Journal.open_for_writing(task.dir) as journal:
-        ledger = Ledger(journal, task)
+        trials = open_trials(journal, task)[0]
         for _ in range(2):
-            record = ledger.ask("skipper")
-            spec = TrialSpec(record.number, record.method, record.config, record.seed)
-            outcome, arrays = run_trial(spec, task, task.data, None, cpu)
+            record = trials.ask("skipper")
+            outcome, arrays = run_trial(record, task, task.data, None, cpu)
             write_arrays(weights_path(task.dir, record.number), arrays)
-            ledger.finish(record.number, outcome)
-            specs[record.number], weights[record.number] = spec, arrays
-        for point in ledger.front:
-            spec, arrays = specs[point.trial], weights[point.trial]
-            again = measure_again(spec, [point.knob], arrays, task, task.data, None, cpu)
-            ledger.publish(point.trial, again)
+            trials.finish(record.number, outcome)
+            records[record.number], weights[record.number] = record, arrays
+        for point in trials.front:
+            record, arrays = records[point.trial], weights[point.trial]
+            again = measure_on(record, [point.knob], arrays, task, task.data, None, cpu, "test")
+            trials.add_test_results(point.trial, again)
     torch.set_num_threads(threads)
     return file
 
@@ -170,7 +170,7 @@ def make_records() -> Callable[..., list[TrialRecord]]:
     """Made-up trials of two methods on a backbone of 3.2 M MACs: a curve each, some failed, some refused."""
     import random
 
-    from routesearch.results.points import OperatingPoint, thin
+    from routesearch.results.points import Interval, OperatingPoint, thin
     from routesearch.results.record import Outcome, State, TrialRecord
 
     def gated(dice: random.Random) -> tuple[dict[str, Any], tuple[OperatingPoint, ...]]:
@@ -199,8 +199,54 @@ def make_records() -> Callable[..., list[TrialRecord]]:
                 outcome = Outcome.failure("out of memory", "Traceback ...\nMemoryError", seconds=1.0)
             elif number % 23 == 22:
                 outcome = Outcome(State.REFUSED, reason="the cheapest route is over the budget")
-            records.append(TrialRecord(number, method, config, 7000 + number, (1e5, 3.2e6), outcome))
+            records.append(
+                TrialRecord(number, method, config, 7000 + number, Interval(100_000, 3_200_000), outcome)
+            )
         return records
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_results() -> Callable[..., StudyResults]:
+    """What a study called quickstart has found: these trials, and these points of them on test data."""
+    from types import SimpleNamespace
+
+    from routesearch.results.facts import with_test_results
+    from routesearch.results.journal import ASKED, OUTCOME
+    from routesearch.results.points import Budget, OperatingPoint, Point
+    from routesearch.results.reader import StudyResults
+    from routesearch.study.config import BackboneConfig, BudgetConfig, StudyConfig, TrackingConfig
+
+    def make(
+        records: Sequence[TrialRecord],
+        test: Sequence[Point] = (),
+        *,
+        budget: Budget = Budget(1.6e6),  # noqa: B008 (frozen)
+        reference: float = 3.2e6,
+        study: str = "0123456789abcdef",
+        uri: str | None = None,
+    ) -> StudyResults:
+        facts: dict[str, Any] = {"reference": reference}
+        for p in test:
+            measured = OperatingPoint(p.knob, p.accuracy, p.macs, p.route_share)
+            facts |= [with_test_results(facts, p.trial, [measured])]
+        stored = []
+        for record in records:
+            outcome = {} if record.outcome is None else {OUTCOME: record.outcome.dumps()}
+            stored.append(("study", SimpleNamespace(user_attrs={ASKED: record.proposal()} | outcome)))
+        journal: Any = SimpleNamespace(id=study, facts=lambda: facts, trials=lambda: stored)
+        macs = None if budget.max_macs is None else f"{budget.max_macs:.12g}"
+        config = StudyConfig(
+            file=Path("/nowhere/quickstart.yaml"),
+            name="quickstart",
+            data={"name": "digits"},
+            backbone=BackboneConfig(name="nin"),
+            methods={"static": {}},
+            budget=BudgetConfig(max_macs=macs, max_latency=budget.max_latency, batch=budget.batch),
+            tracking=TrackingConfig(uri=uri),
+        )
+        return StudyResults(config, journal)
 
     return make
 

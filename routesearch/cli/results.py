@@ -13,11 +13,10 @@ import typer
 
 from routesearch.cli.options import Json, Settings, StudyFile, open_study
 from routesearch.cli.output import Answer, log, without
-from routesearch.errors import Refusal
 
 if TYPE_CHECKING:
-    from routesearch.api import Study
-    from routesearch.results.points import Budget, Point
+    from routesearch.results.points import Budget, Point, PointKey
+    from routesearch.results.reader import StudyResults
     from routesearch.results.record import TrialRecord
     from routesearch.results.timing import Timing
 
@@ -54,21 +53,22 @@ def front(
     It is chosen on validation data; the same points are measured again on test when a search ends.
     """
     from routesearch import report
-    from routesearch.results.points import key
 
     opened = open_study(study, settings)
-    drawn = html is not None or png is not None
-    with opened.reading():
-        points, reference, budget = opened.front(split), opened.reference, opened.budget
-        timings = opened.timings()
-        tested = _tested(opened) if split == Split.VALIDATION else []
-        every = opened.all_points() if drawn else []
-    if drawn:
-        title = f"{opened.config.name}: {opened.config.backbone.name} on {opened.config.data['name']}"
-        if html is not None:
-            report.front_html(points, every, budget, reference, html, title, tested)
-        if png is not None:
-            report.front_figure_png(points, every, budget, reference, png)
+    results = opened.results()
+    points, reference, budget, timings = (
+        results.front_on(split),
+        results.reference,
+        results.budget,
+        results.timings,
+    )
+    tested = results.front_on_test if split == Split.VALIDATION else []
+    if html is not None:
+        config = opened.config
+        title = f"{config.name}: {config.backbone.name} on {config.data['name']}"
+        report.front_html(results, html, split, title)
+    if png is not None:
+        report.front_figure_png(results, png, split)
     if csv is not None:
         report.write_csv(points, csv)
     for file in (html, png, csv):
@@ -79,7 +79,7 @@ def front(
     document: dict[str, Any] = {"split": str(split), "reference": reference, "front": rows}
     if opened.config.latency.batch:
         for p, row in zip(points, rows, strict=True):
-            row["timings"] = [t.as_dict() for t in timings.get(key(p), ())]
+            row["timings"] = [t.as_dict() for t in timings.get(p.key, ())]
         document["rank_correlation"] = ranks
     mega = report.table.mega
     within = f"; budget {report.table.limits(budget, reference)}" if budget else ""
@@ -93,15 +93,14 @@ def front(
 
 
 def _rank_correlations(
-    points: Iterable[Point], timings: Mapping[tuple[int, str], Sequence[Timing]]
+    points: Iterable[Point], timings: Mapping[PointKey, Sequence[Timing]]
 ) -> list[dict[str, Any]]:
     """Whether fewer MACs are less time: Spearman's coefficient for each method and batch size."""
-    from routesearch.results.points import key
     from routesearch.results.timing import rank_correlation
 
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for p in points:
-        for timing in timings.get(key(p), ()):
+        for timing in timings.get(p.key, ()):
             found.setdefault((p.method, timing.batch), []).append((p.macs, timing.p50))
     return [
         {
@@ -163,12 +162,13 @@ def best(
     """Show the most accurate point within a budget, on validation data; --save writes it as a model."""
     from routesearch.report import Table
     from routesearch.report.table import mega, milli, percent, short
-    from routesearch.results.points import key
 
     opened = open_study(study, settings)
-    with opened.reading():
-        point, reference = _best(opened, (max_macs, max_latency), folder, name), opened.reference
-        again = next((p for p in opened.tested() if key(p) == key(point)), None)
+    results = opened.results()
+    point, reference = results.best_within(max_macs, max_latency), results.reference
+    again = results.on_test(point)
+    if folder is not None or name is not None:
+        _save(results, point, folder, name)
     rows = [
         ("trial", f"{point.trial}, seed {point.seed}"),
         ("accuracy", percent(point.accuracy) + (f", on test {percent(again.accuracy)}" if again else "")),
@@ -183,30 +183,28 @@ def best(
     return Answer(point.as_dict(), (Table(("method", point.method), shown),))
 
 
-def _best(
-    opened: Study, bounds: tuple[str | None, str | None], folder: Path | None, name: str | None
-) -> Point:
-    """The best point, saved and registered where the user wants it."""
-    if folder is None and name is None:
-        return opened.best(*bounds)
+def _save(results: StudyResults, point: Point, folder: Path | None, name: str | None) -> None:
+    """Save a point as a model, and register it where a name is given."""
+    from routesearch.saved import save
+
     with TemporaryDirectory() as scratch:
         place = Path(scratch) / "model" if folder is None else folder
-        point = opened.save(place, *bounds)
+        save(results, point, place)
         if folder is not None:
             log.info("saved trial %d (%s) in %s", point.trial, point.method, folder)
         if name is not None:
-            uri = opened.register(name, place)
-            log.info("registered as %s in %s", uri, opened.tracking_uri)
-    return point
+            from routesearch.tracking import registry, tracking_uri
+
+            uri = registry.register(results, name, place)
+            log.info("registered as %s in %s", uri, tracking_uri(results.config))
 
 
 def trials(study: StudyFile, settings: Settings = None, as_json: Json = False) -> Answer:
-    """List all trials, with what came of each."""
+    """List all trials, with the result of each."""
     from routesearch.report import Table
 
-    opened = open_study(study, settings)
-    with opened.reading():
-        records, reference, budget = opened.trials(), opened.reference, opened.budget
+    results = open_study(study, settings).results()
+    records, reference, budget = results.records, results.reference, results.budget
     tell_failures(records)
     columns = ("trial", "method", "state", "accuracy", "M MACs", "points", "seconds", "config", "reason")
     rows = tuple(_trial_row(record, reference, budget) for record in records)
@@ -223,7 +221,7 @@ def _trial_row(record: TrialRecord, reference: float, budget: Budget) -> tuple[s
         one = representative(points, reference, budget)
         accuracy, macs = percent(one.accuracy), mega(one.macs)
     elif record.bounds is not None:
-        macs = f"{mega(record.bounds[0])} or more"
+        macs = f"{mega(record.bounds.min)} or more"
     seconds = f"{outcome.seconds:.1f}" if outcome and outcome.seconds else ""
     reason = (outcome.reason or "") if outcome else ""
     told = (accuracy, macs, str(len(points)), seconds, short(record.config), reason)
@@ -246,8 +244,8 @@ def ui(
     settings: Settings = None,
 ) -> None:
     """Open MLflow's pages on the study's front, on this machine only, until Ctrl-C."""
-    opened = open_study(study, settings)
-    from routesearch.tracking import open_ui
+    results = open_study(study, settings).results()
+    from routesearch.tracking import charts_link, open_ui, tracking_uri
 
     def ready(address: str) -> None:
         log.info("%s  (Ctrl-C ends it)", address)
@@ -256,10 +254,10 @@ def ui(
 
             webbrowser.open(address)
 
-    charts = opened.charts()
+    charts = charts_link(results)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server is to end with this
     try:
-        open_ui(opened.tracking_uri, charts, port, ready)
+        open_ui(tracking_uri(results.config), charts, port, ready)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -281,11 +279,3 @@ def few(points: list[Point], best: Point | None, most: int) -> list[Point]:
     last = len(points) - 1
     keep = {round(i * last / (most - 2)) for i in range(most - 1)}
     return [p for i, p in enumerate(points) if i in keep or p is best]
-
-
-def _tested(opened: Study) -> list[Point]:
-    """The front on test; empty where it is not measured yet."""
-    try:
-        return opened.front("test")
-    except Refusal:
-        return []

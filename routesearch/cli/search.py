@@ -13,12 +13,12 @@ import typer
 from routesearch.cli.options import Json, Settings, StudyFile, open_study
 from routesearch.cli.output import Answer, log, tell_problems, without
 from routesearch.cli.results import REPEATED, few, tell_failures
-from routesearch.errors import Refusal, RunFailed
+from routesearch.errors import RunFailed
 
 if TYPE_CHECKING:
-    from routesearch.api import Study, Summary
     from routesearch.results.points import Budget, Point
     from routesearch.results.record import TrialRecord
+    from routesearch.results.summary import Summary
 
 MOST_ROWS = 16
 """Points of the front that the end of a search shows; ``front`` shows all."""
@@ -67,21 +67,19 @@ def search(
     except KeyboardInterrupt:
         log.warning("interrupted; the same command goes on from here")
         raise
-    with opened.reading():
-        failed = [r for r in opened.trials() if r.outcome is not None and r.state == "failed"]
-        ending = _ending(opened, summary, study)
-    error = None if summary.finished + summary.stopped else _nothing_finished(summary, failed, opened)
+    failed = [r for r in summary.results.records if r.outcome is not None and r.state == "failed"]
+    error = None if summary.finished + summary.stopped else _nothing_finished(summary, failed)
     if failed and error is None:
         count = "1 trial" if len(failed) == 1 else f"{len(failed)} trials"
         log.warning("%s failed: %s (`routesearch trials` lists them)", count, _reasons(failed))
     tell_failures(failed)
-    return Answer(summary.as_dict(), ending, error)
+    return Answer(summary.as_dict(), _ending(summary, study), error)
 
 
-def _nothing_finished(summary: Summary, failed: list[TrialRecord], opened: Study) -> RunFailed:
+def _nothing_finished(summary: Summary, failed: list[TrialRecord]) -> RunFailed:
     text = f"{summary.study}: no trial has finished, {summary.failed} failed, {summary.refused} refused"
     if failed:
-        spent = summary.failed >= opened.config.search.trials
+        spent = summary.failed >= summary.results.config.search.trials
         then = (
             "raise search.trials, or --fresh" if spent else "the same command goes on, --fresh starts anew,"
         )
@@ -96,29 +94,24 @@ def _reasons(failed: list[TrialRecord], most: int = 3) -> str:
     return "; ".join(told) + ("; …" if len(counts) > most else "")
 
 
-def _ending(opened: Study, summary: Summary, file: Path) -> list[Any]:
+def _ending(summary: Summary, file: Path) -> list[Any]:
     from routesearch.report import front_table
     from routesearch.report.table import limits
-    from routesearch.results.points import key
 
     if not summary.front:
         return []
-    try:
-        tested = opened.front("test")
-    except Refusal:  # some points are not measured yet
-        tested = []
-    reference, budget = opened.reference, opened.budget
+    results = summary.results
+    reference, budget = results.reference, results.budget
     shown = few(summary.front, summary.best, MOST_ROWS)
     more = "" if len(shown) == len(summary.front) else f" ({len(shown)} of {len(summary.front)} points)"
     parts: list[Any] = [
         f"{summary.study}: front on validation{more}",
-        without(front_table(shown, reference, tested, opened.timings()), REPEATED),
+        without(front_table(shown, reference, results.front_on_test, results.timings), REPEATED),
     ]
     if budget and summary.best is None:
         parts.append(f"No point is within the budget of {limits(budget, reference)}.")
     elif summary.best is not None:
-        again = next((p for p in opened.tested() if key(p) == key(summary.best)), None)
-        parts.append(_best_line(summary.best, again, reference, budget))
+        parts.append(_best_line(summary.best, results.on_test(summary.best), reference, budget))
     stopped = f", {summary.stopped} stopped early" if summary.stopped else ""
     refused = f"{summary.refused} refused"
     if summary.refused:

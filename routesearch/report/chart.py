@@ -9,7 +9,8 @@ from itertools import accumulate
 import numpy as np
 
 from routesearch.report.table import limits
-from routesearch.results.points import Budget, Point, key
+from routesearch.results.points import Budget, Point
+from routesearch.results.reader import StudyResults
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#6B6B6B")
 """Told apart by colour-blind readers too (after Okabe and Ito; their yellow is lost on white)."""
@@ -72,7 +73,7 @@ class Chart:
 
 
 def chart(points: Sequence[Point], all_points: Sequence[Point], budget: Budget, reference: float) -> Chart:
-    """Lay out a front.
+    """The layout of a front.
 
     Args:
         points: the front.
@@ -81,9 +82,9 @@ def chart(points: Sequence[Point], all_points: Sequence[Point], budget: Budget, 
         reference: the backbone's MACs.
     """
     front = tuple(sorted(points, key=lambda p: (p.macs, p.accuracy)))
-    on_front = {key(p) for p in front}
+    on_front = {p.key for p in front}
     split = front[0].split if front else "validation"
-    rest = [p for p in all_points if p.split == split and key(p) not in on_front]
+    rest = [p for p in all_points if p.split == split and p.key not in on_front]
     faint = _thinned(rest)
     xs = [p.macs / 1e6 for p in front or faint] + [reference / 1e6]
     limit = None if budget.max_macs is None else budget.max_macs / 1e6
@@ -102,6 +103,15 @@ def chart(points: Sequence[Point], all_points: Sequence[Point], budget: Budget, 
         x=(min(xs) / 1.3, max(xs) * 1.3) if logarithmic else (0.0, 1.06 * max(xs)),
         y=_accuracies(front, faint),
     )
+
+
+def chart_of(results: StudyResults, split: str) -> Chart:
+    """The layout of a study's front on a split.
+
+    Raises:
+        Refusal: as :meth:`StudyResults.front_on`.
+    """
+    return chart(results.front_on(split), results.points, results.budget, results.reference)
 
 
 def _thinned(rest: Sequence[Point]) -> list[Point]:

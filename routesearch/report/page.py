@@ -8,10 +8,11 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from routesearch.report.chart import Chart, chart
+from routesearch.report.chart import Chart, chart_of
 from routesearch.report.front_csv import write_whole
 from routesearch.report.table import Table, front_table, mega, percent, short
-from routesearch.results.points import Budget, Point
+from routesearch.results.points import Point
+from routesearch.results.reader import StudyResults
 
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
 INK, GREY, RED = "#333333", "#8a8a8a", "#c0392b"
@@ -44,32 +45,20 @@ th {{ color: #555; font-weight: 600; }}
 """
 
 
-def front_html(
-    points: Sequence[Point],
-    all_points: Sequence[Point],
-    budget: Budget,
-    reference: float,
-    path: Path,
-    title: str = "",
-    test: Sequence[Point] = (),
-) -> None:
+def front_html(results: StudyResults, path: Path, split: str = "validation", title: str = "") -> None:
     """Write the front as an interactive page that works without a network.
 
     Args:
-        points: the front, of one split.
-        all_points: every point of the study; those of other splits are left out.
-        budget: what a point may cost.
-        reference: the backbone's MACs.
         path: of the page; an older file is replaced.
+        split: where the points are measured; on validation, the table has their test results too.
         title: of the study.
-        test: the front measured again on test, for the table; empty where not measured.
 
     Raises:
-        Refusal: where the path cannot be written.
+        Refusal: where the path cannot be written, and as :meth:`StudyResults.front_on`.
     """
     from plotly.io import to_html
 
-    c = chart(points, all_points, budget, reference)
+    c = chart_of(results, split)
     figure = {"data": _traces(c), "layout": _layout(c)}
     # A plain dict, not validated: plotly's figure classes take long to import and add nothing here.
     drawn = to_html(
@@ -81,7 +70,8 @@ def front_html(
         div_id="front",
         config={"displaylogo": False, "responsive": True},
     )
-    table = _table(front_table(c.front, reference, test))
+    test = list(results.tested.values()) if split == "validation" else ()
+    table = _table(front_table(c.front, results.reference, test))
     page = _PAGE.format(title=escape(title or "Front"), caption=escape(_caption(c)), chart=drawn, table=table)
     write_whole(path, page.encode())
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from routesearch.report.chart import Chart, chart
+from routesearch.report.chart import Chart, chart_of
 from routesearch.report.front_csv import write_whole
 from routesearch.report.table import mega, percent
-from routesearch.results.points import Budget, Point
+from routesearch.results.points import Point
+from routesearch.results.reader import StudyResults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,26 +22,16 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 INK, GREY = "#333333", "#8a8a8a"
 
 
-def front_figure_png(
-    points: Sequence[Point],
-    all_points: Sequence[Point],
-    budget: Budget,
-    reference: float,
-    path: Path,
-    title: str = "",
-) -> None:
+def front_figure_png(results: StudyResults, path: Path, split: str = "validation", title: str = "") -> None:
     """Draw accuracy against MACs: the front as a line of stairs, everything else faint behind it.
 
     Args:
-        points: the front, of one split.
-        all_points: every point of the study; those of other splits are left out.
-        budget: what a point may cost.
-        reference: the backbone's MACs.
         path: of the PNG; an older file is replaced.
+        split: where the points are measured.
         title: of the study.
 
     Raises:
-        Refusal: where the path cannot be written.
+        Refusal: where the path cannot be written, and as :meth:`StudyResults.front_on`.
     """
     # Figure and canvas by hand: pyplot keeps global state and asks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -49,7 +40,7 @@ def front_figure_png(
     figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    c = chart(points, all_points, budget, reference)
+    c = chart_of(results, split)
     _frame(axes, c, title)
     _lines(axes, c)
     _points(axes, c)

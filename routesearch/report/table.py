@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from routesearch.results.points import Budget, Point, key
+from routesearch.results.points import Budget, Point, PointKey
 from routesearch.results.timing import Timing
 
 
@@ -38,7 +38,7 @@ def front_table(
     points: Sequence[Point],
     reference: float,
     test: Sequence[Point] = (),
-    timings: Mapping[tuple[int, str], Sequence[Timing]] | None = None,
+    timings: Mapping[PointKey, Sequence[Timing]] | None = None,
 ) -> Table:
     """One row per point, in the order given.
 
@@ -48,7 +48,7 @@ def front_table(
         test: the same points measured on test, where known; matched by trial and knob.
         timings: of the points, where they were timed; by the same match.
     """
-    measured = {key(p): p for p in test}
+    measured = {p.key: p for p in test}
     columns: tuple[str, ...] = (
         "trial",
         "method",
@@ -66,7 +66,7 @@ def front_table(
         row = [str(p.trial), p.method, percent(p.accuracy), mega(p.macs), f"{p.macs / reference:.3f}"]
         row += ["yes" if p.feasible else "no", short(p.knob), short(p.config)]
         if measured:
-            again = measured.get(key(p))
+            again = measured.get(p.key)
             row.insert(3, percent(again.accuracy) if again else "")
             row.insert(6, mega(again.macs) if again else "")
         rows.append(tuple(row))
@@ -77,7 +77,7 @@ def _with_times(
     table: Table,
     points: Sequence[Point],
     reference: float,
-    timings: Mapping[tuple[int, str], Sequence[Timing]],
+    timings: Mapping[PointKey, Sequence[Timing]],
 ) -> Table:
     """Columns of time beside those of MACs: the budget's latency, and what was timed at each batch size."""
     added: list[tuple[str, ...]] = []
@@ -87,7 +87,7 @@ def _with_times(
     if batches:
         added.append(("MAC saving", *(whole(1 - p.macs / reference) for p in points)))
     for batch in batches:
-        found = [next((t for t in timings.get(key(p), ()) if t.batch == batch), None) for p in points]
+        found = [next((t for t in timings.get(p.key, ()) if t.batch == batch), None) for p in points]
         added.append((f"ms at {batch}", *(milli(t.p50) if t else "" for t in found)))
         added.append((f"time saving at {batch}", *(whole(t.time_saving) if t else "" for t in found)))
     place = table.columns.index("in budget")

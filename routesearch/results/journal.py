@@ -15,7 +15,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from routesearch.errors import Refusal, RunFailed
 
@@ -30,6 +31,9 @@ LOG = "journal.log"
 LOCK = "driver.lock"
 META = "study"
 """Name of the Optuna study that holds no trials, only what belongs to the whole study."""
+
+ASKED, OUTCOME = "asked", "outcome"
+"""Attributes of an Optuna trial that make it a trial of the study: what was proposed, and its result."""
 
 _BLOCK = 1 << 16
 
@@ -113,6 +117,13 @@ class Journal:
     def names(self) -> dict[str, int]:
         """Optuna study name -> its id in the storage."""
         return {s.study_name: s._study_id for s in self.storage.get_all_studies()}
+
+    def trials(self) -> Iterator[tuple[str, FrozenTrial]]:
+        """All Optuna trials of all methods, with the name of their Optuna study; not to be changed."""
+        for name, study in self.names().items():
+            if name != META:
+                for trial in self.storage.get_all_trials(study, deepcopy=False):
+                    yield name, trial
 
     def get(self, key: str) -> Any:
         """A fact of the whole study (a JSON value), or None."""

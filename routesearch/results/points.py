@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
+
+from routesearch.study.config import BudgetConfig, macs_of
 
 MOST_STORED = 256
 """Points that a trial keeps at most (the contract's *stored points*)."""
@@ -76,6 +79,10 @@ class OperatingPoint:
     latency: float | None = None
 
 
+PointKey = tuple[int, str]
+"""The number of a trial, and :func:`knob_key` of a knob."""
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """An operating point with its origin: what the command line and MLflow show."""
@@ -93,13 +100,22 @@ class Point:
     route_share: tuple[float, ...] = ()
     latency: float | None = None
 
+    @property
+    def key(self) -> PointKey:
+        """Its trial and its knob, by which it is the same point on another split."""
+        return self.trial, knob_key(self.knob)
+
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Its fields by name; config and knob are not copied."""
+        return {name: getattr(self, name) for name in _POINT_FIELDS}
 
 
-def key(point: Point) -> tuple[int, str]:
-    """What makes a point the same point on another split: its trial and its knob."""
-    return point.trial, json.dumps(point.knob, sort_keys=True)
+_POINT_FIELDS = tuple(field.name for field in fields(Point))
+
+
+def knob_key(knob: Mapping[str, Any]) -> str:
+    """A knob as text: the same for equal knobs, whatever the order of their names."""
+    return json.dumps(knob, sort_keys=True)
 
 
 def front(points: Sequence[P]) -> list[P]:
@@ -111,9 +127,16 @@ def front(points: Sequence[P]) -> list[P]:
         return []
     from moocore import is_nondominated
 
-    costs = np.array([(-p.accuracy, p.macs) for p in points])
-    kept = [p for p, keep in zip(points, is_nondominated(costs, keep_weakly=True), strict=True) if keep]
-    return sorted(kept, key=lambda p: (p.macs, p.accuracy))
+    kept = is_nondominated(_costs(points), keep_weakly=True)
+    found = [p for p, keep in zip(points, kept, strict=True) if keep]
+    return sorted(found, key=lambda p: (p.macs, p.accuracy))
+
+
+def _costs(points: Sequence[HasCost]) -> npt.NDArray[np.float64]:
+    """N x 2, both to be small: accuracy with its sign turned, and MACs."""
+    count = len(points)
+    accuracy = np.fromiter((-p.accuracy for p in points), np.float64, count)
+    return np.column_stack((accuracy, np.fromiter((p.macs for p in points), np.float64, count)))
 
 
 def hypervolume(points: Sequence[HasCost], reference: float, limit: float | None = None) -> float:
@@ -160,8 +183,18 @@ class Budget:
     max_latency: float | None = None
     batch: int = 1
 
+    @classmethod
+    def of(cls, wish: BudgetConfig, reference: float) -> Budget:
+        """The budget of a study file, on a backbone of ``reference`` MACs."""
+        macs = None if wish.max_macs is None else macs_of(wish.max_macs, reference)
+        return cls(macs, wish.max_latency, wish.batch)
+
     def __bool__(self) -> bool:
         return self.max_macs is not None or self.max_latency is not None
+
+    def admits(self, bounds: Interval) -> bool:
+        """Whether a network of these bounds can be within it: its cheapest route costs no more MACs."""
+        return self.max_macs is None or bounds.min <= self.max_macs
 
     def allows(self, point: HasLatency) -> bool:
         """Whether a point is within it; one that was not timed is within no latency."""
@@ -210,8 +243,9 @@ def undominated(points: Sequence[L]) -> list[L]:
     from moocore import is_nondominated
 
     never = 2 * max(timed) + 1
-    costs = np.array([(-p.accuracy, p.macs, never if p.latency is None else p.latency) for p in points])
-    return [p for p, keep in zip(points, is_nondominated(costs, keep_weakly=True), strict=True) if keep]
+    latencies = np.array([never if p.latency is None else p.latency for p in points])
+    kept = is_nondominated(np.column_stack((_costs(points), latencies)), keep_weakly=True)
+    return [p for p, keep in zip(points, kept, strict=True) if keep]
 
 
 def representative(points: Sequence[L], reference: float, budget: Budget) -> L:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from routesearch.results.points import Budget, OperatingPoint, Point
+from routesearch.results.points import Budget, Interval, OperatingPoint, Point, knob_key
 
 
 class State(StrEnum):
@@ -76,25 +76,51 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial of a study: what was asked, and what came of it (``outcome`` is None while it runs).
+    """One trial of a study: what is to be tried, and its outcome (None while it runs).
 
     Attributes:
         number: unique over the whole study, all methods, refused ones included.
         config: the method's fields, resolved, JSON values.
         seed: of the trial's weights, batches and draws.
-        bounds: the static interval (cheapest, dearest route) in MACs; None where it could not be priced.
+        bounds: MACs of its cheapest and its most expensive route; None where it could not be priced.
     """
 
     number: int
     method: str
     config: Mapping[str, Any]
     seed: int
-    bounds: tuple[float, float] | None = None
+    bounds: Interval | None = None
     outcome: Outcome | None = field(default=None, repr=False)
 
     @property
     def state(self) -> State:
         return State.RUNNING if self.outcome is None else self.outcome.state
+
+    def proposal(self) -> dict[str, Any]:
+        """All but the outcome, as JSON values: what is stored before the trial runs."""
+        bounds = None if self.bounds is None else [float(self.bounds.min), float(self.bounds.max)]
+        return {
+            "number": self.number,
+            "method": self.method,
+            "config": self.config,
+            "seed": self.seed,
+            "bounds": bounds,
+        }
+
+    @classmethod
+    def of(cls, proposal: Mapping[str, Any], outcome: Outcome | None = None) -> TrialRecord:
+        """The inverse of :meth:`proposal`."""
+        bounds = proposal["bounds"]
+        interval = None if bounds is None else Interval(*map(int, bounds))
+        return cls(**{**proposal, "bounds": interval}, outcome=outcome)
+
+    def with_outcome(self, outcome: Outcome) -> TrialRecord:
+        """The same trial, ended."""
+        return replace(self, outcome=outcome)
+
+    def without_outcome(self) -> TrialRecord:
+        """The same trial as it was proposed."""
+        return replace(self, outcome=None)
 
     def points(self, budget: Budget, split: str = "validation") -> list[Point]:
         """The stored curve as :class:`Point`, feasible or not under ``budget``."""
@@ -104,8 +130,8 @@ class TrialRecord:
         """Give measured points this trial's origin, and the latency that was measured at the same knob."""
         params = 0 if self.outcome is None else self.outcome.params
         own = () if self.outcome is None else self.outcome.points
-        latency = {_text(p.knob): p.latency for p in own if p.latency is not None}
-        timed = [replace(p, latency=latency.get(_text(p.knob))) for p in points] if latency else points
+        latency = {knob_key(p.knob): p.latency for p in own if p.latency is not None}
+        timed = [replace(p, latency=latency.get(knob_key(p.knob))) for p in points] if latency else points
         return [
             Point(
                 trial=self.number,
@@ -136,7 +162,3 @@ class TrialRecord:
             "training_macs": 0 if self.outcome is None else self.outcome.training_macs,
             "points": [p.as_dict() for p in self.points(budget)],
         }
-
-
-def _text(knob: Mapping[str, Any]) -> str:
-    return json.dumps(knob, sort_keys=True)

@@ -13,12 +13,13 @@ import torch
 from routesearch.errors import Refusal
 from routesearch.plugin.loader import Shelf
 from routesearch.results.points import Point
+from routesearch.results.reader import StudyResults
 from routesearch.saved.card import Card, Code, Files, Measured, Part, TrunkFacts
 from routesearch.saved.folder import PLUGINS, drafting, read, write
 from routesearch.saved.model import rebuild
-from routesearch.study.config import StudyConfig
+from routesearch.search.weights import weights_path
 from routesearch.task.resolve import CONFUSION, Task, resolve
-from routesearch.training.trunk import load_trunk
+from routesearch.training.confusion import read_confusion
 
 log = logging.getLogger("routesearch")
 
@@ -26,26 +27,18 @@ MODES = {1: "L", 3: "RGB"}
 """Channels -> how Pillow calls such images."""
 
 
-def save(
-    config: StudyConfig,
-    facts: Mapping[str, Any],
-    point: Point,
-    tested: Point | None,
-    weights: Path,
-    folder: Path,
-) -> None:
+def save(results: StudyResults, point: Point, folder: Path) -> None:
     """Write a trained network at a knob as a folder; the network is rebuilt once before it takes its name.
 
     Args:
-        config: of the study. Its data are not read.
-        facts: what the study's journal keeps of the whole study.
+        results: of the point's study, whose data are not read.
         point: as measured on validation.
-        tested: the same on test, where it was measured.
-        weights: the trial's.
 
     Raises:
         Refusal: the weights are missing or do not fit, or the folder cannot be written.
     """
+    config, facts, tested = results.config, results.facts, results.on_test(point)
+    weights = weights_path(config.dir, point.trial)
     if "inputs" not in facts:
         law = "the study must know the mean and deviation of its images"
         raise Refusal(f"{config.name}: {law}: run `routesearch search` on it once more, all trials stay")
@@ -94,8 +87,8 @@ def _trunk(task: Task, method: str, fingerprint: Mapping[str, str]) -> TrunkFact
     """What the structure depends on; the trunk's weights are among the network's own."""
     if not task.methods[method].needs_confusion:
         return None
-    trunk, _ = load_trunk(task.trunk_files(fingerprint)[CONFUSION])
-    return TrunkFacts(accuracy=trunk.accuracy, confusion=tuple(tuple(row) for row in trunk.confusion))
+    confusion = read_confusion(task.trunk_files(fingerprint)[CONFUSION])
+    return TrunkFacts(accuracy=0.0, confusion=tuple(tuple(row) for row in confusion.rows))
 
 
 def _warn_of_changes(task: Task, trained: Mapping[str, str]) -> None:

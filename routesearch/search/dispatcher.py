@@ -1,4 +1,4 @@
-"""Which trial runs next, and what is done with its outcome: a search without the machines that run it."""
+"""Which trial runs next, and what happens to its outcome: a search without the machines that run it."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from routesearch.results.journal import Journal
 from routesearch.results.points import Point, hypervolume
+from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
-from routesearch.search.trials import Ledger, records
+from routesearch.search.trials import Trials
 from routesearch.search.weights import keep_weights, sweep_weight_drafts
 
-MOST_REFUSED = 200
-"""Refused configs in a row after which a method is set aside for this run."""
-MOST_FAILED = 5
-"""Trials of a method in a row that fail for one reason, after which it is set aside if none ever finished."""
+MAX_REFUSED = 200
+"""Refused configs in a row after which a method is excluded from this run."""
+MAX_FAILED = 5
+"""Trials of a method in a row that fail for one reason, after which it is excluded if none ever finished."""
 
 _PATIENCE = 0.5
 """Seconds that drawing may take while trials run; their results must not wait longer."""
 
 
 class Observer(Protocol):
-    """Somebody who wants to know how the search goes; called in the driver, must not block or raise."""
+    """What follows a search: called in the driver's process, must not block or raise."""
 
-    def search_started(self, journal: Journal) -> None:
-        """The study is open; nothing runs yet."""
+    def search_started(self, results: StudyResults) -> None:
+        """The study is open, nothing runs yet; ``results`` are those of earlier runs."""
 
     def trial_ended(self, record: TrialRecord) -> None:
         """A trial finished, was stopped, or failed."""
 
-    def search_ended(self) -> None:
-        """No more trials, and the front has been measured on test data."""
+    def search_ended(self, results: StudyResults) -> None:
+        """No more trials, and the front has been measured on test data; ``results`` are those of all runs."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +66,20 @@ class Snapshot:
 
 
 class Dispatcher:
-    """Hands out trials and takes in what came of them.
+    """Hands out trials and takes in their outcomes.
 
     Trials that an earlier run left come first, with their number, config and seed. Then the method
     with the fewest trials is asked, until the study's total is spent or the time is over.
 
     Args:
-        ledger: the study's trials.
+        trials: the study's.
         total: trials that the study may spend, those of earlier runs included.
         check: called while configs are drawn, which may take a while; may raise to end the search.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
+        trials: Trials,
         total: int,
         *,
         observers: Sequence[Observer] = (),
@@ -87,7 +87,7 @@ class Dispatcher:
         check: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.ledger = ledger
+        self.trials = trials
         self.note: str | None = None
         self._total = total
         self._observers = observers
@@ -96,14 +96,12 @@ class Dispatcher:
         self._clock = clock
         self._start = clock()
         self._end: float | None = None
-        self._orphans = ledger.orphans()
+        self._interrupted = trials.interrupted()
         self._live: dict[int, TrialRecord] = {}
-        self._aside: set[str] = set()
+        self._excluded: set[str] = set()
         self._refused: Counter[str] = Counter()
-        finished = (State.FINISHED, State.STOPPED)
-        self._proven = {r.method for r in records(ledger.journal) if r.state in finished}
         self._failures: dict[str, tuple[str | None, int]] = {}  # method -> the reason, and how often in a row
-        sweep_weight_drafts(ledger.journal.dir)
+        sweep_weight_drafts(trials.journal.dir)
         self._prune_weights()
 
     def start(self, time_limit: float | None = None) -> None:
@@ -122,9 +120,9 @@ class Dispatcher:
         """Whether no further trial will be handed out."""
         if self._end is not None and self._clock() >= self._end:
             return True
-        if self._orphans:
+        if self._interrupted:
             return False
-        if self.ledger.spent + len(self._live) >= self._total:
+        if self.trials.spent + len(self._live) >= self._total:
             return True
         if self._next_method() is not None:
             return False
@@ -136,28 +134,29 @@ class Dispatcher:
         patience = self._clock() + _PATIENCE
         while not self.done:
             self._check()
-            if self._orphans:
-                return self._hand_out(self._orphans.pop(0))
+            if self._interrupted:
+                return self._hand_out(self._interrupted.pop(0))
             method = self._next_method()
             if method is None:
                 return None
-            record = self.ledger.ask(method)
+            record = self.trials.ask(method)
             if record.state is State.RUNNING:
                 self._refused[method] = 0
                 return self._hand_out(record)
             self._refused[method] += 1
-            if self._refused[method] >= MOST_REFUSED:
-                self._aside.add(method)
+            if self._refused[method] >= MAX_REFUSED:
+                self._excluded.add(method)
                 reason = "" if record.outcome is None else f" (the last: {record.outcome.reason})"
-                self.note = f"{method} is set aside: {MOST_REFUSED} configs in a row were refused{reason}"
+                refused = f"{MAX_REFUSED} configs in a row were refused{reason}"
+                self.note = f"{method} is excluded from this run: {refused}"
             self.changed()
             if self._live and self._clock() >= patience:
                 return None
         return None
 
     def ended(self, number: int, outcome: Outcome) -> None:
-        """Store what came of a trial that was handed out."""
-        record = self.ledger.finish(number, outcome)
+        """Store the outcome of a trial that was handed out."""
+        record = self.trials.finish(number, outcome)
         self._live.pop(number, None)
         self._judge(record)
         self._prune_weights()
@@ -166,13 +165,13 @@ class Dispatcher:
         self.changed()
 
     def changed(self) -> None:
-        """Tell how the study stands now."""
+        """Report how the study stands now."""
         if self._on_progress is not None:
             self._on_progress(self.snapshot())
 
     def snapshot(self) -> Snapshot:
-        counts, task, now = self.ledger.counts, self.ledger.task, self._clock()
-        front, candidates, budget = self.ledger.front, self.ledger.candidates, task.budget
+        counts, task, now = self.trials.counts, self.trials.task, self._clock()
+        front, candidates, budget = self.trials.front, self.trials.candidates, task.budget
         feasible = budget.volume(candidates, task.reference) if budget else None
         return Snapshot(
             finished=counts[State.FINISHED],
@@ -191,24 +190,24 @@ class Dispatcher:
 
     @property
     def _failing(self) -> set[str]:
-        """Methods that are set aside because their trials fail."""
-        return {m for m, (_, count) in self._failures.items() if count >= MOST_FAILED} - self._proven
+        """Methods that are excluded because their trials fail."""
+        return {m for m, (_, count) in self._failures.items() if count >= MAX_FAILED} - self.trials.proven
 
     def _next_method(self) -> str | None:
-        return self.ledger.next_method(self._aside | self._failing)
+        return self.trials.next_method(self._excluded | self._failing)
 
     def _judge(self, record: TrialRecord) -> None:
         """Count failures of a method in a row that have the same reason; a success ends the row."""
         method, reason = record.method, record.outcome.reason if record.outcome else None
         if record.state is not State.FAILED:
-            self._proven.add(method)
             self._failures.pop(method, None)
             return
         before, count = self._failures.get(method, (reason, 0))
         count = count + 1 if before == reason else 1
         self._failures[method] = reason, count
-        if count == MOST_FAILED and method not in self._proven:
-            self.note = f"{method} is set aside: {count} trials in a row failed and none finished: {reason}"
+        if count == MAX_FAILED and method not in self.trials.proven:
+            failed = f"{count} trials in a row failed and none finished: {reason}"
+            self.note = f"{method} is excluded from this run: {failed}"
 
     def _hand_out(self, record: TrialRecord) -> TrialRecord:
         self._live[record.number] = record
@@ -217,6 +216,6 @@ class Dispatcher:
 
     def _prune_weights(self) -> None:
         """Keep only weights that can still be asked for: of points ahead, and of trials about to end."""
-        ahead = {p.trial for p in (*self.ledger.front, *self.ledger.candidates)}
+        ahead = {p.trial for p in (*self.trials.front, *self.trials.candidates)}
         wanted = ahead | self._live.keys()
-        keep_weights(self.ledger.journal.dir, wanted)
+        keep_weights(self.trials.journal.dir, wanted)

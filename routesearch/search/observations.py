@@ -1,4 +1,4 @@
-"""What a stored trial teaches a sampler: the state, the values and the place that Optuna is told."""
+"""What a sampler is told of a trial: its state, its objectives, its constraints, its place in the space."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState, create_trial
 
 from routesearch.errors import Refusal
-from routesearch.results.points import Budget, representative
+from routesearch.results.points import Budget, Interval, representative
 from routesearch.results.record import State, TrialRecord
 from routesearch.space.space import SearchSpace, Space
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a trial teaches a sampler."""
+class Observation:
+    """What a sampler is told of a trial: the state, accuracy and MACs, and constraints (violated above 0)."""
 
     state: TrialState
     values: list[float] | None
@@ -25,11 +25,11 @@ class Lesson:
 
     @property
     def useful(self) -> bool:
-        """A refusal that the present budget would not repeat teaches nothing."""
+        """False for a refusal that the present budget would not repeat."""
         return self.state is not TrialState.PRUNED or any(v > 0 for v in self.constraints.values())
 
 
-def lesson_of(record: TrialRecord, reference: float, budget: Budget) -> Lesson:
+def observation_of(record: TrialRecord, reference: float, budget: Budget) -> Observation:
     """Two objectives and the constraints of a measured trial; a violated constraint of a refused one.
 
     A refused one is pruned, not failed: samplers overlook failed trials and would ask the same for ever.
@@ -38,13 +38,20 @@ def lesson_of(record: TrialRecord, reference: float, budget: Budget) -> Lesson:
     assert outcome is not None
     if outcome.state is State.REFUSED:
         if record.bounds is None:
-            return Lesson(TrialState.PRUNED, None, {"law": 1.0})
-        excess = 0.0 if budget.max_macs is None else record.bounds[0] / budget.max_macs - 1
-        return Lesson(TrialState.PRUNED, None, {"macs": excess})
+            return Observation(TrialState.PRUNED, None, {"law": 1.0})
+        excess = 0.0 if budget.max_macs is None else record.bounds.min / budget.max_macs - 1
+        return Observation(TrialState.PRUNED, None, {"macs": excess})
     if outcome.state is State.FAILED:
-        return Lesson(TrialState.FAIL, None, {})
+        return Observation(TrialState.FAIL, None, {})
     point = representative(outcome.points, reference, budget)
-    return Lesson(TrialState.COMPLETE, [point.accuracy, point.macs], budget.excess(outcome.points))
+    return Observation(TrialState.COMPLETE, [point.accuracy, point.macs], budget.excess(outcome.points))
+
+
+def refusal(bounds: Interval | None, budget: Budget) -> str | None:
+    """Why a config may not be trained under a budget; None if it may."""
+    if bounds is None or budget.admits(bounds):
+        return None
+    return f"cheapest route <= budget must hold, got {bounds.min:.0f} and {budget.max_macs:.0f} MACs"
 
 
 def place(

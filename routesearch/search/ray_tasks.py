@@ -1,4 +1,4 @@
-"""The functions that Ray runs in worker processes: a trial, a measurement, the trunk.
+"""The functions that Ray runs in worker processes: a trial, a measurement, a timing, the trunk.
 
 A worker process lives as long as the search and runs one trial after another, so what trials share is
 set up once in each.
@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, TrialRecord
@@ -19,10 +19,7 @@ from routesearch.results.timing import Timing
 from routesearch.search.trials import sound
 from routesearch.search.weights import weights_path
 from routesearch.search.worker import Grant, Work
-from routesearch.utils.arrays import write_arrays
-
-if TYPE_CHECKING:
-    from routesearch.search.trial import Weights
+from routesearch.utils.arrays import Arrays, write_arrays
 
 _here: tuple[Any, Work] | None = None
 """This process's work, and the order that it was made for."""
@@ -49,22 +46,20 @@ class Order:
 
 def pack_trial(record: TrialRecord) -> dict[str, Any]:
     """A trial as Tune's config: one text, so that nothing in it is taken for a search space of Tune's."""
-    return {"trial": json.dumps(asdict(record))}
+    return {"trial": json.dumps(record.proposal())}
 
 
 def unpack_trial(config: dict[str, Any]) -> TrialRecord:
     """The inverse of :func:`pack_trial`."""
-    plain = json.loads(config["trial"])
-    bounds = None if plain["bounds"] is None else tuple(plain["bounds"])
-    return TrialRecord(**{**plain, "bounds": bounds})
+    return TrialRecord.of(json.loads(config["trial"]))
 
 
 def trainable(config: dict[str, Any], order: Order) -> dict[str, Any]:
     """What Tune runs: one trial; ``done`` spares Tune a second call that would learn nothing."""
-    return run_trial(unpack_trial(config), order) | {"done": True}
+    return train_trial(unpack_trial(config), order) | {"done": True}
 
 
-def run_trial(trial: TrialRecord, order: Order) -> dict[str, Any]:
+def train_trial(trial: TrialRecord, order: Order) -> dict[str, Any]:
     """Train one trial, put its weights on the driver's disk, and hand back its outcome.
 
     The weights come first: an outcome that is known has weights that can be measured again.
@@ -85,22 +80,22 @@ def run_trial(trial: TrialRecord, order: Order) -> dict[str, Any]:
     return {"outcome": text}
 
 
-def measure(
-    trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Weights, order: Order
+def measure_on_test(
+    trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Arrays, order: Order
 ) -> list[dict[str, Any]]:
     """Operating points of a trained network on test data."""
-    return [asdict(p) for p in _work(order).measure(trial, knobs, weights, order.grant)]
+    return [asdict(p) for p in _work(order).measure_on_test(trial, knobs, weights, order.grant)]
 
 
 def time_point(
-    trial: TrialRecord, point: OperatingPoint, weights: Weights, batches: Sequence[int], order: Order
+    trial: TrialRecord, point: OperatingPoint, weights: Arrays, batches: Sequence[int], order: Order
 ) -> list[Timing]:
     """An operating point of a trained network, timed at these batch sizes."""
     return _work(order).time(trial, point, weights, batches, order.grant)
 
 
 def train_trunk(part: str, seed: int, order: Order) -> dict[str, Any]:
-    """``trunk``, a part of it; or ``outcome``: why there is none (text)."""
+    """``trunk``, a part of it as arrays and facts; or ``outcome``: why there is none (text)."""
     try:
         return {"trunk": _work(order).train_trunk(part, seed, order.grant)}
     except Exception as error:
@@ -118,7 +113,7 @@ def _work(order: Order) -> Work:
     return _here[1]
 
 
-def _keep(order: Order, number: int, weights: Weights) -> None:
+def _keep(order: Order, number: int, weights: Arrays) -> None:
     """Write the weights on the driver's machine: directly, or by a small task there."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from routesearch.data.base import Data
@@ -18,30 +15,19 @@ from routesearch.evaluation.latency import MOST_TIMED, time_network, time_points
 from routesearch.evaluation.measure import measure
 from routesearch.methods.base import Knob, RoutedNet, Trunk
 from routesearch.results.points import OperatingPoint, thin
-from routesearch.results.record import Outcome, State
+from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.task.resolve import Task
 from routesearch.training.loop import fit, place, states
-
-Weights = Mapping[str, npt.NDArray[Any]]
+from routesearch.utils.arrays import Arrays
 
 FRONT_SECONDS = 0.5
 """What one point of the front may take at one batch size, with the static backbone beside it."""
 
 
-@dataclass(frozen=True)
-class TrialSpec:
-    """What is to be tried: a config of a method, and a seed."""
-
-    number: int
-    method: str
-    config: Mapping[str, Any]
-    seed: int
-
-
 def run_trial(
-    spec: TrialSpec, task: Task, data: Data, trunk: Trunk | None, device: torch.device
-) -> tuple[Outcome, Weights]:
+    record: TrialRecord, task: Task, data: Data, trunk: Trunk | None, device: torch.device
+) -> tuple[Outcome, Arrays]:
     """Build, fit and measure one config on validation data.
 
     Whatever the method raises, running out of memory included, becomes a failure with its traceback;
@@ -49,10 +35,10 @@ def run_trial(
     """
     started = time.monotonic()
     try:
-        torch.manual_seed(spec.seed)
-        net = place(build_net(spec, task, trunk), device)
+        torch.manual_seed(record.seed)
+        net = place(build_net(record, task, trunk), device)
         recipe = task.config.training
-        fitted = fit(net, net.stages(), data, recipe, epochs=recipe.epochs, seed=spec.seed, device=device)
+        fitted = fit(net, net.stages(), data, recipe, epochs=recipe.epochs, seed=record.seed, device=device)
         points = _timed(net, thin(measure(net, data, data.validation, device)), task, device)
         outcome = Outcome(
             State.FINISHED,
@@ -68,32 +54,32 @@ def run_trial(
         return Outcome.failure(reason, traceback.format_exc(), time.monotonic() - started), {}
 
 
-def measure_again(
-    spec: TrialSpec,
+def measure_on(
+    record: TrialRecord,
     knobs: Sequence[Knob],
-    weights: Weights,
+    weights: Arrays,
     task: Task,
     data: Data,
     trunk: Trunk | None,
     device: torch.device,
-    split: str = "test",
+    split: str,
 ) -> list[OperatingPoint]:
-    """The stored weights at the same knobs on another split."""
-    net = _load_net(spec, weights, task, trunk)
+    """Operating points of stored weights at these knobs on a split."""
+    net = _load_net(record, weights, task, trunk)
     return measure(place(net, device), data, data.split(split), device, knobs)
 
 
-def time_again(
-    spec: TrialSpec,
+def time_point(
+    record: TrialRecord,
     point: OperatingPoint,
-    weights: Weights,
+    weights: Arrays,
     task: Task,
     trunk: Trunk | None,
     device: torch.device,
     batches: Sequence[int],
 ) -> list[Timing]:
-    """The stored weights at one operating point, timed beside the static backbone."""
-    net = _load_net(spec, weights, task, trunk)
+    """Timings of stored weights at one operating point, beside the static backbone."""
+    net = _load_net(record, weights, task, trunk)
     return time_network(net, point.knob, point.route_share, device, batches, FRONT_SECONDS)
 
 
@@ -106,14 +92,14 @@ def _timed(
     return time_points(net, thin(points, MOST_TIMED), device, task.budget.batch)
 
 
-def _load_net(spec: TrialSpec, weights: Weights, task: Task, trunk: Trunk | None) -> RoutedNet:
-    net = build_net(spec, task, trunk)
+def _load_net(record: TrialRecord, weights: Arrays, task: Task, trunk: Trunk | None) -> RoutedNet:
+    net = build_net(record, task, trunk)
     net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
     return net
 
 
-def build_net(spec: TrialSpec, task: Task, trunk: Trunk | None) -> RoutedNet:
+def build_net(record: TrialRecord, task: Task, trunk: Trunk | None) -> RoutedNet:
     """The network of a trial, untrained (or on its trunk)."""
-    method = task.methods[spec.method]
-    config = task.spaces[spec.method].parse(spec.config)
+    method = task.methods[record.method]
+    config = task.spaces[record.method].parse(record.config)
     return method(config, task.backbone, trunk if method.uses_trunk() else None)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from routesearch.utils.arrays import read_arrays, sweep_drafts
-
-if TYPE_CHECKING:
-    from routesearch.search.trial import Weights
+from routesearch.utils.arrays import Arrays, read_arrays, sweep_drafts
 
 
 def weights_path(folder: Path, number: int) -> Path:
@@ -17,7 +13,7 @@ def weights_path(folder: Path, number: int) -> Path:
     return folder / "weights" / f"{number:06d}.safetensors"
 
 
-def read_weights(path: Path) -> Weights:
+def read_weights(path: Path) -> Arrays:
     """The weights in a file; none where there is no file."""
     return read_arrays(path)[0] if path.is_file() else {}
 

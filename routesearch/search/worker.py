@@ -11,22 +11,20 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.utils import machine
+from routesearch.utils.arrays import Arrays, Stored
 
 if TYPE_CHECKING:
     import torch
 
     from routesearch.methods.base import Trunk
-    from routesearch.search.trial import TrialSpec, Weights
     from routesearch.task.resolve import Task
 
 
@@ -47,12 +45,12 @@ class Work(ABC):
 
     Args:
         packed: what :meth:`pack` made; arrays in it lie in shared memory and cannot be written.
-        trunk: part -> what :meth:`read_trunk` gave; empty where no method needs one, and for
-            :meth:`train_trunk`.
+        trunk: part -> what :meth:`train_trunk` made of it, as it is stored; empty where no method needs
+            one, and for :meth:`train_trunk` itself.
     """
 
     @abstractmethod
-    def __init__(self, packed: Any, trunk: Mapping[str, Any]) -> None: ...
+    def __init__(self, packed: Any, trunk: Mapping[str, Stored]) -> None: ...
 
     @classmethod
     @abstractmethod
@@ -60,29 +58,29 @@ class Work(ABC):
         """In the driver, once: what every worker needs, plain values and numpy arrays."""
 
     @abstractmethod
-    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Weights]:
+    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Arrays]:
         """One trial, and the weights of its network (none for a failure)."""
 
     @abstractmethod
-    def measure(
-        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Weights, grant: Grant
+    def measure_on_test(
+        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Arrays, grant: Grant
     ) -> list[OperatingPoint]:
-        """A trained network at these knobs on test data."""
+        """Operating points of a trained network at these knobs on test data."""
 
     @abstractmethod
     def time(
         self,
         trial: TrialRecord,
         point: OperatingPoint,
-        weights: Weights,
+        weights: Arrays,
         batches: Sequence[int],
         grant: Grant,
     ) -> list[Timing]:
         """A trained network at an operating point, timed at these batch sizes."""
 
     @abstractmethod
-    def train_trunk(self, part: str, seed: int, grant: Grant) -> Any:
-        """A part of what trials share and is trained once: plain values and numpy arrays.
+    def train_trunk(self, part: str, seed: int, grant: Grant) -> Stored:
+        """A part of what trials share and is trained once, as it is stored.
 
         Args:
             part: a key of :meth:`Task.trunk_files`; each has a file of its own.
@@ -90,34 +88,25 @@ class Work(ABC):
 
     @classmethod
     @abstractmethod
-    def keep_trunk(cls, trunk: Any, path: Path) -> None:
-        """In the driver: write what :meth:`train_trunk` made."""
+    def check_trunk(cls, part: str, stored: Stored) -> None:
+        """In the driver: hold a file's content against what :meth:`train_trunk` makes.
 
-    @classmethod
-    @abstractmethod
-    def read_trunk(cls, path: Path) -> Any:
-        """In the driver: read it back."""
+        Raises:
+            KeyError, ValueError: it is something else.
+        """
 
 
 class TrialWork(Work):
     """The real thing: networks, by :mod:`routesearch.search.trial`."""
 
-    def __init__(self, packed: Any, trunk: Mapping[str, Any]) -> None:
+    def __init__(self, packed: Any, trunk: Mapping[str, Stored]) -> None:
         from routesearch.data.base import Data
-        from routesearch.methods.base import Trunk
-        from routesearch.task.resolve import CONFUSION, NETWORK, resolve
+        from routesearch.task.resolve import resolve
 
         self.data = Data.from_numpy(packed["data"])
         self.task = resolve(packed["config"], packed["facts"])
         self.weights = packed["weights"]
-        self.trunk: Trunk | None = None
-        if trunk:
-            network, confusion = trunk.get(NETWORK, {}), trunk.get(CONFUSION, {})
-            self.trunk = Trunk(
-                _copied(network.get("state", {})),
-                network.get("accuracy", 0.0),
-                confusion.get("confusion", ()),
-            )
+        self.trunk = _trunk(trunk) if trunk else None
 
     @classmethod
     def pack(cls, task: Task) -> Any:
@@ -125,35 +114,34 @@ class TrialWork(Work):
         facts = task.shape, task.classes
         return {"config": task.config, "facts": facts, "data": task.data.to_numpy(), "weights": weights}
 
-    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Weights]:
+    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Arrays]:
         from routesearch.search.trial import run_trial
 
         device = _prepare(trial.seed, grant)
-        return run_trial(_spec(trial), self.task, self.data, self.trunk, device)
+        return run_trial(trial, self.task, self.data, self.trunk, device)
 
-    def measure(
-        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Weights, grant: Grant
+    def measure_on_test(
+        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Arrays, grant: Grant
     ) -> list[OperatingPoint]:
-        from routesearch.search.trial import measure_again
+        from routesearch.search.trial import measure_on
 
         device = _prepare(trial.seed, grant)
-        return measure_again(_spec(trial), knobs, weights, self.task, self.data, self.trunk, device)
+        return measure_on(trial, knobs, weights, self.task, self.data, self.trunk, device, "test")
 
     def time(
         self,
         trial: TrialRecord,
         point: OperatingPoint,
-        weights: Weights,
+        weights: Arrays,
         batches: Sequence[int],
         grant: Grant,
     ) -> list[Timing]:
-        from routesearch.search.trial import time_again
+        from routesearch.search.trial import time_point
 
         device = _prepare(trial.seed, grant)
-        return time_again(_spec(trial), point, weights, self.task, self.trunk, device, batches)
+        return time_point(trial, point, weights, self.task, self.trunk, device, batches)
 
-    def train_trunk(self, part: str, seed: int, grant: Grant) -> Any:
-        from routesearch.methods.base import Trunk
+    def train_trunk(self, part: str, seed: int, grant: Grant) -> Stored:
         from routesearch.task.resolve import CONFUSION
         from routesearch.training.confusion import measure_confusion
         from routesearch.training.trunk import train_trunk
@@ -161,43 +149,31 @@ class TrialWork(Work):
         device = _prepare(seed, grant)
         backbone, recipe = self.task.backbone, self.task.config.training
         if part == CONFUSION:
-            confusion, macs = measure_confusion(backbone, self.data, recipe, seed=seed, device=device)
-            return _packed(Trunk({}, 0.0, confusion), macs)
-        weights = None if self.weights is None else _copied(self.weights)
-        return _packed(*train_trunk(backbone, self.data, recipe, seed=seed, device=device, weights=weights))
+            return measure_confusion(backbone, self.data, recipe, seed=seed, device=device).pack()
+        trained = train_trunk(backbone, self.data, recipe, seed=seed, device=device, weights=self.weights)
+        return trained.pack()
 
     @classmethod
-    def keep_trunk(cls, trunk: Any, path: Path) -> None:
-        from routesearch.methods.base import Trunk
-        from routesearch.training.trunk import save_trunk
+    def check_trunk(cls, part: str, stored: Stored) -> None:
+        from routesearch.task.resolve import CONFUSION
+        from routesearch.training.confusion import Confusion
+        from routesearch.training.trunk import TrainedTrunk
 
-        whole = Trunk(_copied(trunk["state"]), trunk["accuracy"], trunk["confusion"])
-        save_trunk(whole, trunk["macs"], path)
-
-    @classmethod
-    def read_trunk(cls, path: Path) -> Any:
-        from routesearch.training.trunk import load_trunk
-
-        return _packed(*load_trunk(path))
+        (Confusion if part == CONFUSION else TrainedTrunk).unpack(*stored)
 
 
-def _packed(trunk: Trunk, macs: int) -> dict[str, Any]:
-    """As plain values and numpy arrays."""
-    state = {name: tensor.numpy() for name, tensor in trunk.state.items()}
-    return {"state": state, "accuracy": trunk.accuracy, "confusion": trunk.confusion, "macs": macs}
+def _trunk(stored: Mapping[str, Stored]) -> Trunk:
+    """What methods start from, of the parts that the study has."""
+    from routesearch.methods.base import Trunk
+    from routesearch.task.resolve import CONFUSION, NETWORK
+    from routesearch.training.confusion import Confusion
+    from routesearch.training.trunk import TrainedTrunk
 
-
-def _copied(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, torch.Tensor]:
-    """As tensors; copied, because shared memory cannot be written, and torch warns of it."""
-    import torch
-
-    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-
-
-def _spec(trial: TrialRecord) -> TrialSpec:
-    from routesearch.search.trial import TrialSpec
-
-    return TrialSpec(trial.number, trial.method, trial.config, trial.seed)
+    rows = Confusion.unpack(*stored[CONFUSION]).rows if CONFUSION in stored else ()
+    if NETWORK not in stored:
+        return Trunk({}, 0.0, rows)
+    network = TrainedTrunk.unpack(*stored[NETWORK])
+    return Trunk(network.state(), network.accuracy, rows)
 
 
 def _prepare(seed: int, grant: Grant) -> torch.device:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -163,13 +162,13 @@ def toy_data(
 
 def toy_trunk(backbone: Backbone, data: Data, recipe: Recipe = RECIPE) -> Trunk:
     """The backbone after a short training, with a confusion (mean softmax on the training images)."""
-    trunk, _ = train_trunk(backbone, data, recipe, seed=0, device=CPU)
+    trained = train_trunk(backbone, data, recipe, seed=0, device=CPU)
     net = backbone.plain()
-    net.load_state_dict(dict(trunk.state))
+    net.load_state_dict(trained.state())
     with torch.inference_mode():
         chances = net.eval()(data.inputs(data.train.pixels)).softmax(1)
     rows = [chances[data.train.labels == c].mean(0).tolist() for c in range(backbone.classes)]
-    return replace(trunk, confusion=rows)
+    return Trunk(trained.state(), trained.accuracy, rows)
 
 
 def states_equal(one: nn.Module, two: nn.Module) -> list[str]:

@@ -3,9 +3,9 @@
 MLflow is imported here only, inside functions: it costs a second and about 100 MB.
 """
 
-from routesearch.tracking.client import default_uri, resolve_uri
-from routesearch.tracking.experiment import link_of
+from routesearch.tracking.client import tracking_uri
+from routesearch.tracking.publication import charts_link, publish
 from routesearch.tracking.server import open_ui
 from routesearch.tracking.tracker import Tracker
 
-__all__ = ["Tracker", "default_uri", "link_of", "open_ui", "resolve_uri"]
+__all__ = ["Tracker", "charts_link", "open_ui", "publish", "tracking_uri"]

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from routesearch.study.config import StudyConfig
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -26,7 +28,7 @@ CALM = {
 
 
 def default_uri(folder: Path) -> str:
-    """SQLite inside the study's folder."""
+    """SQLite inside a study's folder."""
     return f"{SQLITE}{folder.resolve() / 'mlflow.db'}"
 
 
@@ -35,6 +37,12 @@ def resolve_uri(uri: str, base: Path) -> str:
     if uri.startswith(SQLITE):
         return f"{SQLITE}{(base / uri.removeprefix(SQLITE)).resolve()}"
     return uri
+
+
+def tracking_uri(config: StudyConfig) -> str:
+    """Where a study is tracked: where its file says, else SQLite inside its folder."""
+    uri = config.tracking.uri
+    return default_uri(config.dir) if uri is None else resolve_uri(uri, config.base)
 
 
 def artifact_folder(uri: str) -> Path | None:

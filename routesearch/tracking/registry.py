@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from routesearch.errors import Refusal, RunFailed
+from routesearch.results.reader import StudyResults
 from routesearch.saved import PLUGINS, Card, SavedModel, load, read
-from routesearch.tracking.client import artifact_folder, connect
+from routesearch.tracking.client import artifact_folder, connect, tracking_uri
 from routesearch.tracking.experiment import TRIAL, open_experiment
 
 if TYPE_CHECKING:
@@ -24,13 +25,11 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-def register(uri: str, experiment: str, study_id: str, name: str, folder: Path) -> str:
-    """Log a saved model to the study's experiment and register it as the next version of ``name``.
+def register(results: StudyResults, name: str, folder: Path) -> str:
+    """Log a saved model to its study's experiment and register it as the next version of ``name``.
 
     Args:
-        uri: the study's tracking URI; its registry is used.
-        experiment: the study's name.
-        study_id: tells the study from others of its name.
+        results: of the study, whose tracking URI's registry is used.
         folder: a saved model.
 
     Returns:
@@ -44,22 +43,24 @@ def register(uri: str, experiment: str, study_id: str, name: str, folder: Path) 
         law = "a registered model's name must be letters, digits, '.', '_', '-' and spaces, 200 at most"
         raise Refusal(f"{law}, got {name!r}")
     card, _ = read(folder)  # a damaged one is not to be registered
+    uri = tracking_uri(results.config)
     try:
-        return _register(connect(uri), uri, experiment, study_id, name, folder, card)
+        return _register(connect(uri), uri, results, name, folder, card)
     except Exception as error:  # MLflow's, its database's or the network's
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise RunFailed(f"MLflow at {uri} must take the model: {lines[0]}") from error
+        raise RunFailed(f"could not register the model in MLflow at {uri}: {lines[0]}") from error
 
 
 def _register(
-    client: MlflowClient, uri: str, experiment: str, study_id: str, name: str, folder: Path, card: Card
+    client: MlflowClient, uri: str, results: StudyResults, name: str, folder: Path, card: Card
 ) -> str:
     from mlflow.entities import LoggedModelStatus
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
     from mlflow.pyfunc import save_model
 
-    place = open_experiment(client, experiment, study_id, artifact_folder(uri)).experiment_id
+    study = results.config.name, results.id
+    place = open_experiment(client, *study, artifact_folder(uri)).experiment_id
     run = _run_of(client, place, card.trial)
     facts = _facts(card)
     logged = client.create_logged_model(place, name, source_run_id=run, params=facts, model_type="classifier")

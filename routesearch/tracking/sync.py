@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from routesearch.report import front_figure_png, front_html, front_table, write_csv
 from routesearch.results.points import Budget, Point, hypervolume, representative
+from routesearch.results.reader import StudyResults
 from routesearch.results.record import State, TrialRecord
 from routesearch.tracking import view
 from routesearch.tracking.client import artifact_folder, connect
@@ -37,13 +38,36 @@ class _Stored:
     complete: bool
 
 
-class Mirror:
-    """One study's experiment in MLflow. Every method may raise whatever MLflow raises."""
+@dataclass(frozen=True)
+class Tracked:
+    """What an experiment must know of its study beside the trials.
 
-    def __init__(self, uri: str, experiment: str, study_id: str, *, budget: Budget, reference: float) -> None:
+    Attributes:
+        name: the study's; the experiment is called ``NAME (id)`` where another study has the name.
+        id: tells the study from others of its name.
+    """
+
+    name: str
+    id: str
+    budget: Budget
+    reference: float
+
+    @classmethod
+    def of(cls, results: StudyResults) -> Tracked:
+        return cls(results.config.name, results.id, results.budget, results.reference)
+
+
+class ExperimentSync:
+    """One study's experiment in MLflow. Every method may raise whatever MLflow raises.
+
+    Args:
+        uri: any MLflow tracking URI.
+    """
+
+    def __init__(self, uri: str, study: Tracked) -> None:
         self._client: MlflowClient = connect(uri)
-        self._study_id, self._budget, self._reference = study_id, budget, reference
-        found = open_experiment(self._client, experiment, study_id, artifact_folder(uri))
+        self._study_id, self._budget, self._reference = study.id, study.budget, study.reference
+        found = open_experiment(self._client, study.name, study.id, artifact_folder(uri))
         self.experiment: str = found.name
         self.experiment_id: str = found.experiment_id
         self._view = found.tags.get(view.TAG)
@@ -79,30 +103,25 @@ class Mirror:
 
     # ---- the whole study ------------------------------------------------------------------------
 
-    def publish(self, records: Sequence[TrialRecord], test: Sequence[Point]) -> None:
-        """Make MLflow show exactly these records: missing runs come back, changed ones are corrected.
-
-        Args:
-            records: all of the study.
-            test: the front measured on test; empty where it is not yet.
-        """
+    def publish(self, results: StudyResults) -> None:
+        """Make MLflow show exactly these results: missing runs come back, changed ones are corrected."""
         self._index()
         self._totals = Totals()
         history: list[dict[str, float]] = []
-        for record in records:
+        for record in results.records:
             self._totals.add(record, record.points(self._budget))
             if record.state.spends:
                 history.append(self._volumes(self._totals))
-        old = self._renew_parent(test)
-        for record in records:
+        old = self._renew_parent(results)
+        for record in results.records:
             if record.state.spends:
                 self._write(record)
-        self._publish_front(records, test, history)
+        self._publish_front(results, history)
         if old:
             self._client.delete_run(old)
         self._show()
 
-    def _renew_parent(self, test: Sequence[Point]) -> str | None:
+    def _renew_parent(self, results: StudyResults) -> str | None:
         """Another parent run where this one tells of another front or budget: what is logged stays logged.
 
         Returns:
@@ -110,7 +129,7 @@ class Mirror:
         """
         told_before = self._client.get_run(self._parent).data.metrics
         outdated = any(told_before.get(key) != bound for key, bound in self._bounds().items())
-        for key, points in (("front_accuracy", self._totals.front), ("front_test_accuracy", test)):
+        for key, points in _curves(results):
             told = {m.step: m.value for m in self._client.get_metric_history(self._parent, key)}
             outdated |= bool(told) and told != _stairs(points)
         if not outdated:
@@ -118,12 +137,10 @@ class Mirror:
         old, self._parent = self._parent, self._new_parent()
         return old
 
-    def _publish_front(
-        self, records: Sequence[TrialRecord], test: Sequence[Point], history: Sequence[Mapping[str, float]]
-    ) -> None:
-        client, parent, budget, reference = self._client, self._parent, self._budget, self._reference
+    def _publish_front(self, results: StudyResults, history: Sequence[Mapping[str, float]]) -> None:
+        client, parent = self._client, self._parent
         metrics: list[tuple[str, float, int]] = []
-        for key, points in (("front_accuracy", self._totals.front), ("front_test_accuracy", test)):
+        for key, points in _curves(results):
             if not client.get_metric_history(parent, key):
                 metrics += [(key, value, step) for step, value in _stairs(points).items()]
         for key in self._volumes(Totals()):
@@ -132,20 +149,16 @@ class Mirror:
         now = client.get_run(parent).data.metrics
         metrics += [(key, value, 0) for key, value in self._counts().items() if now.get(key) != value]
         self._log(parent, metrics)
-        shown = self._totals.front
-        everything = [p for record in records for p in record.points(budget)]
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            front_figure_png(shown, everything, budget, reference, folder / "front.png", self.experiment)
-            front_html(shown, everything, budget, reference, folder / "front.html", self.experiment, test)
-            write_csv(shown, folder / "front.csv")
-            table = front_table(shown, reference, test)
+            front_figure_png(results, folder / "front.png", title=self.experiment)
+            front_html(results, folder / "front.html", title=self.experiment)
+            write_csv(results.front, folder / "front.csv")
+            table = front_table(results.front, results.reference, list(results.tested.values()))
             (folder / "front.json").write_text(_table(table.columns, table.rows))
             client.log_artifacts(parent, scratch)
         client.set_tag(parent, TABLES, _tables("front.json"))
-        client.set_tag(
-            parent, NOTE, view.note(shown, test, budget, reference, budget.best(self._totals.candidates))
-        )
+        client.set_tag(parent, NOTE, view.note(results))
         client.set_terminated(parent)
         client.set_experiment_tag(self.experiment_id, NOTE, view.pointer(self.experiment_id, parent))
 
@@ -305,6 +318,11 @@ class Mirror:
         )
         for start in range(MOST_AT_ONCE, len(rows), MOST_AT_ONCE):
             self._client.log_batch(run_id, rows[start : start + MOST_AT_ONCE])
+
+
+def _curves(results: StudyResults) -> list[tuple[str, list[Point]]]:
+    """Metrics of the parent run that hold a curve over MACs, with its points."""
+    return [("front_accuracy", results.front), ("front_test_accuracy", list(results.tested.values()))]
 
 
 def _stairs(points: Sequence[Point]) -> dict[int, float]:

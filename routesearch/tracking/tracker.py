@@ -1,4 +1,4 @@
-"""Tracking beside a search: a thread writes, the search never waits for it and never fails by it."""
+"""Tracking beside a search: a thread writes to MLflow; the search neither waits for it nor fails by it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-from routesearch.results.points import Budget, Point
+from routesearch.results.reader import StudyResults
 from routesearch.results.record import TrialRecord
 from routesearch.tracking.client import connect
-from routesearch.tracking.sync import Mirror
-from routesearch.tracking.view import link
+from routesearch.tracking.sync import ExperimentSync, Tracked
 
 log = logging.getLogger("routesearch.tracking")
 
@@ -21,115 +18,89 @@ PAUSE = 30.0
 """Seconds without tries after MLflow failed."""
 
 
-@dataclass(frozen=True)
-class _Publication:
-    records: Sequence[TrialRecord]
-    test: Sequence[Point]
-
-
 class Tracker:
-    """Keeps an MLflow experiment in step with a study.
+    """Keeps an MLflow experiment in step with a search: one of its observers.
 
-    Trials that could not be written while the search ran are missing until :meth:`publish`, which
-    compares everything.
+    Trials that could not be written while the search ran are missing until it ends, when everything is
+    compared.
+
+    Args:
+        uri: any MLflow tracking URI.
 
     Attributes:
         failure: what MLflow said when it failed last; None while all is written.
         experiment: its name; None until MLflow has answered.
     """
 
-    def __init__(
-        self,
-        uri: str,
-        experiment: str,
-        study_id: str,
-        *,
-        budget: Budget,
-        reference: float,
-        records: Sequence[TrialRecord] = (),
-    ) -> None:
-        """Start the thread.
-
-        Args:
-            uri: any MLflow tracking URI.
-            experiment: the study's name; ``NAME (id)`` is taken where another study has it.
-            study_id: tells the study from others of its name.
-            budget: what a point may cost.
-            reference: the backbone's MACs.
-            records: the trials that are stored already, so that a front found earlier is known.
-        """
+    def __init__(self, uri: str) -> None:
         self.failure: str | None = None
         self.experiment: str | None = None
-        self._uri, self._name, self._study_id = uri, experiment, study_id
-        self._budget, self._reference = budget, reference
-        self._link: str | None = None
+        self._uri = uri
         self._pause_until = 0.0
-        self._jobs: queue.SimpleQueue[TrialRecord | _Publication | None] = queue.SimpleQueue()
-        for record in records:
+        self._jobs: queue.SimpleQueue[TrialRecord | StudyResults | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def search_started(self, results: StudyResults) -> None:
+        """Start the thread; it begins with the trials of earlier runs, so that their front is known."""
+        for record in results.records:
             self._jobs.put(record)
         try:
-            connect(uri)
+            connect(self._uri)
         except Exception as error:
             self._fail(error)
-        self._thread = threading.Thread(target=self._run, name="routesearch-tracking", daemon=True)
+        study = Tracked.of(results)
+        self._thread = threading.Thread(
+            target=self._run, args=(study,), name="routesearch-tracking", daemon=True
+        )
         self._thread.start()
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Take a trial that ended; returns at once."""
         self._jobs.put(record)
 
-    def publish(self, records: Sequence[TrialRecord], test: Sequence[Point]) -> None:
-        """Have MLflow show exactly these records and their front; returns at once, :meth:`close` waits.
-
-        Args:
-            records: all of the study.
-            test: the front measured on test; empty where it is not yet.
-        """
-        self._jobs.put(_Publication(records, test))
+    def search_ended(self, results: StudyResults) -> None:
+        """Have MLflow show exactly these results; returns at once, :meth:`close` waits."""
+        self._jobs.put(results)
 
     def close(self, timeout: float = 120.0) -> None:
-        """Wait until everything is written, ``timeout`` seconds at most."""
+        """Wait until everything is written, ``timeout`` seconds at most; a second call does nothing."""
+        if self._thread is None:
+            return
         self._jobs.put(None)
         self._thread.join(timeout)
         if self._thread.is_alive():
             self._fail(TimeoutError(f"no answer within {timeout:.0f} s"))
+        self._thread = None
 
-    def link(self) -> str | None:
-        """Where the charts are, behind the server's address; None until MLflow has answered."""
-        return self._link
-
-    def _run(self) -> None:
-        mirror: Mirror | None = None
+    def _run(self, study: Tracked) -> None:
+        sync: ExperimentSync | None = None
         open_ = True
         while open_:
             jobs = [self._jobs.get()]
             while not self._jobs.empty():
                 jobs.append(self._jobs.get())
             open_ = None not in jobs
-            publications = [job for job in jobs if isinstance(job, _Publication)]
-            fresh = [job for job in jobs if isinstance(job, TrialRecord)]
-            if not publications and (not fresh or time.monotonic() < self._pause_until):
+            whole = [job for job in jobs if isinstance(job, StudyResults)]
+            ended = [job for job in jobs if isinstance(job, TrialRecord)]
+            del jobs
+            if not whole and (not ended or time.monotonic() < self._pause_until):
                 continue
             try:
-                mirror = mirror or self._connect()
-                if publications:
-                    mirror.publish(publications[-1].records, publications[-1].test)
+                sync = sync or ExperimentSync(self._uri, study)
+                self.experiment = sync.experiment
+                if whole:
+                    sync.publish(whole[-1])
                     self.failure = None
                 else:
-                    mirror.add(fresh)
+                    sync.add(ended)
             except Exception as error:
                 # The records are not kept: a server may be away for a whole search of large curves.
-                mirror = None
+                sync = None
                 self._pause_until = time.monotonic() + PAUSE
                 self._fail(error)
 
-    def _connect(self) -> Mirror:
-        mirror = Mirror(self._uri, self._name, self._study_id, budget=self._budget, reference=self._reference)
-        self.experiment, self._link = mirror.experiment, link(mirror.experiment_id)
-        return mirror
-
     def _fail(self, error: BaseException) -> None:
-        """Say so once; `routesearch publish` repairs it later."""
+        """Warn once; `routesearch publish` repairs it later."""
         said = self.failure is not None
         lines = str(error).strip().splitlines() or [type(error).__name__]
         self.failure = lines[0]

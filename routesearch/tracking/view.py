@@ -14,7 +14,7 @@ from typing import Any
 
 from routesearch.report import front_table
 from routesearch.report.table import limits, mega, percent
-from routesearch.results.points import Budget, Point
+from routesearch.results.reader import StudyResults
 
 KEY = "front"
 TAG = f"mlflow.sharedViewState.{KEY}"
@@ -97,10 +97,10 @@ def pointer(experiment_id: str, parent: str) -> str:
     )
 
 
-def note(
-    front: Sequence[Point], test: Sequence[Point], budget: Budget, reference: float, one: Point | None
-) -> str:
+def note(results: StudyResults) -> str:
     """The front in Markdown, for the parent run."""
+    front, budget, reference, one = results.front, results.budget, results.reference, results.best
+    test = list(results.tested.values())
     backbone = f"The backbone costs {mega(reference)} M MACs per image."
     if budget:
         found = f"{percent(one.accuracy)}, {one.method}, trial {one.trial}" if one else "none"

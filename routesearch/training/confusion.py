@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,26 +18,66 @@ from routesearch.methods.base import Batch, Stage
 from routesearch.routing.cost import mult_adds
 from routesearch.study.recipe import Recipe
 from routesearch.training.loop import fit, place
+from routesearch.utils.arrays import Arrays, Stored, read_arrays
 
 FOLDS = 3
 """Parts of the images, and networks: training them costs FOLDS - 1 trunks at most. With two, networks that
 see half of a small data set learn too little to confuse the classes that the trunk confuses
 (docs/decisions.md)."""
 
-Confusion = Sequence[Sequence[float]]
-"""Classes x classes, rows that sum to 1: mean softmax for images of the row's class."""
+_NAME = "confusion"
+"""Of the array in a file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Confusion:
+    """Which classes a backbone takes for which.
+
+    Attributes:
+        rows: classes x classes, rows that sum to 1: mean softmax for images of the row's class.
+        macs: multiply-adds that its measurement took, the training of networks included.
+    """
+
+    rows: Sequence[Sequence[float]]
+    macs: int
+
+    def pack(self) -> Stored:
+        """What a file holds of it."""
+        facts = {"accuracy": "0.0", "training_macs": str(self.macs)}  # no accuracy: the key is the format's
+        return {_NAME: np.array(self.rows, dtype=np.float64)}, facts
+
+    @classmethod
+    def unpack(cls, arrays: Arrays, facts: Mapping[str, str]) -> Confusion:
+        """The inverse of :meth:`pack`.
+
+        Raises:
+            ValueError: for an array of another shape.
+        """
+        array = arrays[_NAME]
+        if array.ndim != 2 or array.shape[0] != array.shape[1]:
+            raise ValueError(f"a confusion must be classes x classes, got {array.shape}")
+        return cls(tuple(map(tuple, array.tolist())), int(facts["training_macs"]))
+
+
+def read_confusion(path: Path) -> Confusion:
+    """Read the file that a study keeps its confusion in.
+
+    Raises:
+        Refusal: for a missing or damaged file.
+    """
+    try:
+        return Confusion.unpack(*read_arrays(path))
+    except (OSError, KeyError, ValueError) as error:
+        raise Refusal(f"the confusion must be a readable safetensors file, got {path}: {error}") from None
 
 
 def measure_confusion(
     backbone: Backbone, data: Data, recipe: Recipe, *, seed: int, device: torch.device
-) -> tuple[Confusion, int]:
+) -> Confusion:
     """Train ``backbone.plain()`` afresh on all folds but one, predict that one, and so for each.
 
     Training images only, equally many of each class: the images of :func:`folds`. Means of softmax, not
     counts of errors: a backbone that makes none would leave all classes equally far from each other.
-
-    Returns:
-        The confusion, and the MACs that training and prediction cost.
 
     Raises:
         Refusal: where a class has fewer training images than there are folds.
@@ -64,7 +105,7 @@ def measure_confusion(
                 sure = net(inputs).float().softmax(1).double().cpu()
                 total.index_add_(0, chunk.labels.cpu(), sure)
                 macs += len(chunk) * mult_adds(net, inputs)
-    return tuple(map(tuple, (total / total.sum(1, keepdim=True)).tolist())), macs
+    return Confusion(tuple(map(tuple, (total / total.sum(1, keepdim=True)).tolist())), macs)
 
 
 def folds(labels: Index, classes: Sequence[str], count: int, seed: int) -> list[Index]:

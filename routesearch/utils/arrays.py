@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+Arrays = Mapping[str, npt.NDArray[Any]]
+"""Arrays by name."""
 
-def write_arrays(
-    path: Path, arrays: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, str] | None = None
-) -> None:
+Stored = tuple[dict[str, npt.NDArray[Any]], dict[str, str]]
+"""What a file holds: arrays, and short texts beside them."""
+
+
+def write_arrays(path: Path, arrays: Arrays, facts: Mapping[str, str] | None = None) -> None:
     """Put ``arrays`` into one file: after a crash there is the old file or the new one, never a part.
 
     Args:
@@ -48,7 +52,7 @@ def write_arrays(
         os.close(folder)
 
 
-def read_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+def read_arrays(path: Path) -> Stored:
     """The arrays of a file, and the facts beside them.
 
     Raises:

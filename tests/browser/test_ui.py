@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from routesearch.results.points import Budget, front
+from routesearch.results.reader import StudyResults
 from routesearch.results.record import State, TrialRecord
-from routesearch.tracking import default_uri, link_of
-from routesearch.tracking.sync import Mirror
+from routesearch.tracking.client import default_uri
+from routesearch.tracking.experiment import link_of
+from routesearch.tracking.sync import ExperimentSync, Tracked
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -46,12 +48,16 @@ def records(make_records: Callable[..., list[TrialRecord]]) -> list[TrialRecord]
 
 
 @pytest.fixture(scope="module")
-def study(records: list[TrialRecord], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(
+    records: list[TrialRecord],
+    make_results: Callable[..., StudyResults],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     folder = tmp_path_factory.mktemp("study")
     chosen = front([p for record in records for p in record.points(BUDGET)])
     test = [replace(p, accuracy=p.accuracy - 0.01, split="test") for p in chosen]
-    mirror = Mirror(default_uri(folder), "quickstart", STUDY, budget=BUDGET, reference=REFERENCE)
-    mirror.publish(records, test)
+    results = make_results(records, test, budget=BUDGET, reference=REFERENCE, study=STUDY)
+    ExperimentSync(default_uri(folder), Tracked.of(results)).publish(results)
     return folder
 
 

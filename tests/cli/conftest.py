@@ -66,7 +66,7 @@ def fill() -> Callable[..., None]:
     from routesearch.results.journal import Journal
     from routesearch.results.points import OperatingPoint
     from routesearch.results.record import Outcome, State
-    from routesearch.search.trials import Ledger
+    from routesearch.search.opening import open_trials
 
     def curve(number: int, task: Any) -> Outcome:
         points = tuple(
@@ -85,23 +85,23 @@ def fill() -> Callable[..., None]:
     ) -> None:
         task = Study.load(file).task
         with Journal.open_for_writing(task.dir) as journal:
-            ledger = Ledger(journal, task)
+            trials = open_trials(journal, task)[0]
 
             def ask() -> int:
-                while (record := ledger.ask(ledger.next_method() or "")).state is not State.RUNNING:
+                while (record := trials.ask(trials.next_method() or "")).state is not State.RUNNING:
                     continue
                 return record.number
 
             for _ in range(finished):
                 number = ask()
-                ledger.finish(number, curve(number, task))
+                trials.finish(number, curve(number, task))
             for reason in failed:
-                ledger.finish(ask(), Outcome.failure(reason, f"Traceback of {reason}"))
+                trials.finish(ask(), Outcome.failure(reason, f"Traceback of {reason}"))
             for _ in range(running):
                 ask()
-            for point in ledger.front if tested else ():
+            for point in trials.front if tested else ():
                 again = OperatingPoint(point.knob, point.accuracy - 0.02, point.macs, point.route_share)
-                ledger.publish(point.trial, [again])
+                trials.add_test_results(point.trial, [again])
 
     return store
 

@@ -12,10 +12,12 @@ import torch
 
 from routesearch import Study, load
 from routesearch.results.journal import Journal
-from routesearch.results.points import OperatingPoint, Point, key
+from routesearch.results.points import OperatingPoint, Point
 from routesearch.results.record import Outcome, State
+from routesearch.results.summary import Summary
 from routesearch.results.timing import Timing
-from routesearch.search.trials import Ledger
+from routesearch.search.opening import open_trials
+from routesearch.tracking import tracking_uri
 
 
 @pytest.fixture(autouse=True)
@@ -98,11 +100,11 @@ def test_the_front_shows_its_timings(
     study = Study.load(file)
     front = study.front()
     with Journal.open_for_writing(study.config.dir) as journal:
-        ledger = Ledger(journal, study.task)
+        trials = open_trials(journal, study.task)[0]
         for point in front[:-1]:
-            ledger.keep_timing(point, {"cpu": 1, "gpu": 0}, [timing(n, point) for n in (1, 64)])
-        ledger.keep_timing(front[-1], {"cpu": 1, "gpu": 0}, [timing(1, front[-1]), timing(8, front[-1])])
-    assert study.timings()[key(front[0])] == [timing(1, front[0]), timing(64, front[0])]
+            trials.add_timings(point, {"cpu": 1, "gpu": 0}, [timing(n, point) for n in (1, 64)])
+        trials.add_timings(front[-1], {"cpu": 1, "gpu": 0}, [timing(1, front[-1]), timing(8, front[-1])])
+    assert study.results().timings[front[0].key] == [timing(1, front[0]), timing(64, front[0])]
     found = run("front", file, "--json").json
     batches = [[t["batch"] for t in p["timings"]] for p in found["front"]]
     assert batches == [[1, 64]] * (len(front) - 1) + [[1]], "8 is not what the study asks for"
@@ -128,10 +130,10 @@ def timed(write_study: Callable[..., Path]) -> Path:
     file = write_study(methods=["static"], budget={"max_latency": "3ms", "batch": 8})
     task = Study.load(file).task
     with Journal.open_for_writing(task.dir) as journal:
-        ledger = Ledger(journal, task)
+        trials = open_trials(journal, task)[0]
         for accuracy, share, latency in ((0.9, 0.5, 0.009), (0.8, 0.6, 0.002)):
             point = OperatingPoint({}, accuracy, share * task.reference, (1.0,), latency)
-            ledger.finish(ledger.ask("static").number, Outcome(State.FINISHED, (point,), params=5))
+            trials.finish(trials.ask("static").number, Outcome(State.FINISHED, (point,), params=5))
     return file
 
 
@@ -145,7 +147,7 @@ def test_the_best_within_a_latency(run: Any, timed: Path) -> None:
     assert (ahead["accuracy"], ahead["feasible"]) == (0.9, False), "accuracy against MACs"
     out = run("front", timed).out
     assert "; budget 3 ms for a batch of 8" in out
-    summary = Study.load(timed).summary()
+    summary = Summary.of(Study.load(timed).results(), "", "")
     assert summary.best is not None
     assert summary.best.accuracy == 0.8
     assert summary.feasible_hypervolume == pytest.approx(0.8 * 0.4)
@@ -187,7 +189,7 @@ def test_mlflow_knows_the_latency_budget(run: Any, timed: Path) -> None:
 
     assert run("publish", timed).status == 0
     study = Study.load(timed)
-    client = MlflowClient(study.tracking_uri)
+    client = MlflowClient(tracking_uri(study.config))
     experiment = client.get_experiment_by_name("toy")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from routesearch import Study
 from routesearch.cli import models
+from routesearch.results.reader import StudyResults
 
 
 @pytest.fixture
@@ -127,18 +129,18 @@ def test_best_registered(
     """With a stand-in for MLflow: what it is given, with and without a folder to keep."""
     given: list[Any] = []
 
-    def register(uri: str, experiment: str, study: str, name: str, folder: Path) -> str:
-        given.append((uri, experiment, name, (folder / "model.json").is_file(), folder))
+    def register(results: StudyResults, name: str, folder: Path) -> str:
+        given.append((results.config.name, name, (folder / "model.json").is_file(), folder))
         return f"models:/{name}/{len(given)}"
 
     monkeypatch.setattr("routesearch.tracking.registry.register", register)
     done = run("best", trained_study, "--max-macs", "10x", "--register", "toys")
     assert done.status == 0
-    (uri, *rest, folder), *_ = given
-    assert uri.startswith("sqlite:///")
-    assert rest == ["toy", "toys", True]
+    (*told, folder), *_ = given
+    assert told == ["toy", "toys", True]
     assert not folder.exists()
-    assert done.lines == [f"routesearch: registered as models:/toys/1 in {uri}"]
+    database = Study.load(trained_study).config.dir / "mlflow.db"
+    assert done.lines == [f"routesearch: registered as models:/toys/1 in sqlite:///{database}"]
     words = ["best", trained_study, "--max-macs", "10x", "--register", "toys", "--save", tmp_path / "kept"]
     assert run(*words).status == 0
     assert given[1][-1] == tmp_path / "kept"
@@ -149,7 +151,7 @@ def test_registering_where_mlflow_does_not_answer(run: Any, trained_study: Path,
     words = ["best", trained_study, "--max-macs", "10x", "--register", "toys"]
     done = run(*words, "--set", "tracking.uri=nowhere://x")
     assert (done.status, done.out) == (1, "")
-    assert done.err.startswith("routesearch: MLflow at nowhere://x must take the model: ")
+    assert done.err.startswith("routesearch: could not register the model in MLflow at nowhere://x: ")
     assert len(done.lines) == 1
     bad = run(*words[:-1], "../toys")
     assert (bad.status, bad.out, len(bad.lines)) == (2, "", 1)

@@ -17,6 +17,8 @@ import pytest
 
 from routesearch import Refusal, Study
 from routesearch.results.journal import Journal
+from routesearch.results.summary import Summary
+from routesearch.tracking import tracking_uri
 
 KEYS = {
     *("study", "storage", "tracking_uri", "experiment", "finished", "stopped", "failed", "refused"),
@@ -35,7 +37,7 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
             called.update(options, study=self)
             print("chatter of a library")  # noqa: T201
             work(self)
-            return self.summary()
+            return Summary.of(self.results(), tracking_uri(self.config), self.config.name)
 
         monkeypatch.setattr(Study, "search", search)
         return called
@@ -189,14 +191,14 @@ def test_a_signal_leaves_a_study_that_goes_on(write_study: Callable[..., Path], 
     for _ in range(600):
         time.sleep(0.2)
         if (study.config.dir / "journal.log").is_file():
-            finished = sum(r.state == "finished" for r in study.trials())
+            finished = sum(r.state == "finished" for r in study.results().records)
         if finished >= 2 or process.poll() is not None:
             break
     os.kill(process.pid, number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, ""), err
     assert "interrupted; the same command goes on from here" in err
-    kept = [r for r in study.trials() if r.state == "finished"]
+    kept = [r for r in study.results().records if r.state == "finished"]
     assert len(kept) >= finished >= 2
 
 

@@ -22,13 +22,14 @@ import numpy as np
 from optuna.distributions import FloatDistribution
 
 from routesearch.errors import Refusal, RouteSearchError
-from routesearch.results.journal import Journal
 from routesearch.results.points import Budget, Interval, OperatingPoint
+from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.search.driver import run_search
 from routesearch.search.worker import Grant, Work
 from routesearch.space.space import SearchSpace, Space
+from routesearch.utils.arrays import Stored
 
 
 class Config(Space):
@@ -71,7 +72,7 @@ class FakeTask:
 
     def trunk_files(self) -> dict[str, Path]:
         parts = {"trunk": self.needs_trunk, "confusion": self.needs_confusion}
-        return {part: self.dir / "trunks" / f"{part}.json" for part, needed in parts.items() if needed}
+        return {part: self.dir / "trunks" / f"{part}.safetensors" for part, needed in parts.items() if needed}
 
 
 class FakeWork(Work):
@@ -99,13 +100,13 @@ class FakeWork(Work):
             OperatingPoint({"t": 1}, 0.5 + x / 3, 900 * x + 10),
             OperatingPoint({"t": 0}, x / 3, 500 * x + 5),
         )
-        shared = np.array([sum(self.trunk.values())])
+        shared = np.array([sum(int(arrays["number"]) for arrays, _ in self.trunk.values())])
         weights = {"x": np.array([x]), "pid": np.array([os.getpid()]), "trunk": shared}
         return Outcome(
             State.FINISHED, points, params=os.getpid(), training_macs=30, seconds=self.task["seconds"]
         ), weights
 
-    def measure(
+    def measure_on_test(
         self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Mapping[str, Any], grant: Grant
     ) -> list[OperatingPoint]:
         assert weights["x"][0] == trial.config["x"]
@@ -129,26 +130,21 @@ class FakeWork(Work):
             time.sleep(3600)
         if part in self.task["trouble"]:
             raise ValueError(f"no {part} today")
-        return seed + (42 if part == "trunk" else 7)
+        return {"number": np.array(seed + (42 if part == "trunk" else 7))}, {}
 
     @classmethod
-    def keep_trunk(cls, trunk: Any, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(trunk))
-
-    @classmethod
-    def read_trunk(cls, path: Path) -> Any:
-        return json.loads(path.read_text())
+    def check_trunk(cls, part: str, stored: Stored) -> None:
+        assert list(stored[0]) == ["number"]
 
 
 class Printer:
-    def search_started(self, journal: Journal) -> None:
+    def search_started(self, results: StudyResults) -> None:
         pass
 
     def trial_ended(self, record: TrialRecord) -> None:
         print(record.number, record.state, flush=True)
 
-    def search_ended(self) -> None:
+    def search_ended(self, results: StudyResults) -> None:
         print("ended", flush=True)
 
 

@@ -7,13 +7,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from routesearch import Study
+from routesearch.results.facts import read_timings
 from routesearch.results.journal import Journal
-from routesearch.results.points import Budget, front, key
-from routesearch.search.trials import records, timings
+from routesearch.results.points import Budget, front
+from routesearch.results.reader import StudyResults
 
 SCRIPT = Path(__file__).with_name("fake_study.py")
+CONFIG: Any = None
+"""Of no matter for what the trials of a study are."""
 
 
 def search(folder: Path, **settings: object) -> None:
@@ -26,13 +30,16 @@ def test_the_front_is_timed_when_a_search_has_ended(tmp_path: Path) -> None:
     """And when it is continued, only what is missing."""
     search(tmp_path, trials=3, budget=None, batches=[1])
     with Journal.open_for_reading(tmp_path) as journal:
-        members = {key(p) for p in front([p for r in records(journal) for p in r.points(Budget())])}
-        first = timings(journal)
+        members = {
+            p.key
+            for p in front([p for r in StudyResults(CONFIG, journal).records for p in r.points(Budget())])
+        }
+        first = read_timings(journal.facts())
     assert first.keys() == members
     assert all(list(found) == [1] for found in first.values())
     search(tmp_path, trials=3, budget=None, batches=[1, 8])
     with Journal.open_for_reading(tmp_path) as journal:
-        second = timings(journal)
+        second = read_timings(journal.facts())
     assert second.keys() == members
     assert all(set(found) == {1, 8} for found in second.values())
     assert all(second[place][1] == found[1] for place, found in first.items()), "taken once"
@@ -48,14 +55,14 @@ def test_a_search_with_latency_as_its_budget(write_study: Callable[..., Path]) -
     study = Study.load(file)
     summary = study.search()
     assert (summary.finished, summary.failed) == (2, 0)
-    stored = [p for record in study.trials() for p in record.points(study.budget)]
+    stored = [p for record in study.results().records for p in record.points(study.results().budget)]
     assert all(p.latency is not None and 0 < p.latency < 10 and p.feasible for p in stored)
     assert summary.best is not None
     assert summary.best.accuracy == max(p.accuracy for p in stored)
     assert [p.latency for p in study.front("test")] == [p.latency for p in study.front()]
-    found = study.timings()
-    assert found.keys() == {key(p) for p in summary.front}
+    found = study.results().timings
+    assert found.keys() == {p.key for p in summary.front}
     assert all([t.batch for t in each] == [2] for each in found.values())
     again = Study.load(file, {"budget.max_latency": "1us"})
-    assert not any(p.feasible for p in again.all_points())
-    assert again.summary().feasible_hypervolume == 0
+    assert not any(p.feasible for p in again.results().points)
+    assert again.results().best is None

@@ -19,11 +19,13 @@ from typing import Any
 import pytest
 
 from routesearch.results.journal import Journal
+from routesearch.results.reader import StudyResults
 from routesearch.results.record import State
-from routesearch.search.trials import records
 from routesearch.search.weights import read_weights
 
 SCRIPT = Path(__file__).with_name("fake_study.py")
+CONFIG: Any = None
+"""Of no matter for what the trials of a study are."""
 RAY = Path(sys.executable).with_name("ray")
 
 
@@ -87,7 +89,7 @@ def test_weights_travel_to_the_driver_and_the_cluster_stays_up(cluster: str, tmp
     assert run(tmp_path / "one", trials=5, budget=None, address=cluster) == (0, "")
     assert run(tmp_path / "two", trials=5, budget=None, address=cluster) == (0, "")
     with Journal.open_for_reading(tmp_path / "two") as journal:
-        kept = {r.number: r for r in records(journal)}
+        kept = {r.number: r for r in StudyResults(CONFIG, journal).records}
     assert Counter(r.state for r in kept.values()) == {State.FINISHED: 5}
     files = list((tmp_path / "two" / "weights").iterdir())
     assert files
@@ -101,7 +103,7 @@ def test_trials_share_a_gpu_by_fractions(cluster: str, tmp_path: Path, share: fl
     status, complaint = run(tmp_path, trials=4, seconds=1.0, gpu=share, budget=None, address=cluster)
     assert (status, complaint) == (0, "")
     with Journal.open_for_reading(tmp_path) as journal:
-        workers = {r.outcome.params for r in records(journal) if r.outcome is not None}
+        workers = {r.outcome.params for r in StudyResults(CONFIG, journal).records if r.outcome is not None}
     assert (len(workers) == 2) is together  # as many worker processes as trials at a time
 
 

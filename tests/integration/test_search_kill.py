@@ -17,16 +17,18 @@ import pytest
 from optuna.trial import TrialState
 
 from routesearch.errors import Refusal
+from routesearch.results.facts import read_test_results
 from routesearch.results.journal import META, Journal
+from routesearch.results.reader import StudyResults
 from routesearch.results.record import State, TrialRecord
-from routesearch.search.trials import records, test_results
 from routesearch.search.weights import read_weights
+from routesearch.utils.arrays import read_arrays
 
 SCRIPT = Path(__file__).with_name("fake_study.py")
+CONFIG: Any = None
+"""Of no matter for what the trials of a study are."""
 PATIENCE = 120
 """Seconds until a search that hangs is given up."""
-
-test_results.__test__ = False  # type: ignore[attr-defined]
 
 
 class Search:
@@ -62,6 +64,11 @@ class Search:
         return self.process.returncode, err
 
 
+def stored(trunk: Path) -> int:
+    arrays, _ = read_arrays(trunk)
+    return int(arrays["number"])
+
+
 @pytest.fixture
 def search(tmp_path: Path) -> Iterator[Callable[..., Search]]:
     started: list[Search] = []
@@ -79,7 +86,7 @@ def search(tmp_path: Path) -> Iterator[Callable[..., Search]]:
 
 def read(folder: Path) -> list[TrialRecord]:
     with Journal.open_for_reading(folder) as journal:
-        return records(journal)
+        return StudyResults(CONFIG, journal).records
 
 
 def count(folder: Path) -> Counter[State]:
@@ -138,7 +145,7 @@ def test_killed_twice_and_resumed_spends_each_trial_once(
             assert after[number].state is State.FINISHED
 
     with Journal.open_for_reading(folder) as journal:
-        measured = test_results(journal)
+        measured = read_test_results(journal.facts())
     kept = {int(file.stem) for file in (folder / "weights").iterdir()}
     assert kept == set(measured)
     assert 0 < len(kept) <= 16
@@ -154,7 +161,9 @@ def test_killed_twice_and_resumed_spends_each_trial_once(
 def test_killed_between_trunk_and_confusion_and_resumed_keeps_the_trunk(
     search: Callable[..., Search], tmp_path: Path
 ) -> None:
-    trunk, confusion = (tmp_path / "study" / "trunks" / f"{part}.json" for part in ("trunk", "confusion"))
+    trunk, confusion = (
+        tmp_path / "study" / "trunks" / f"{part}.safetensors" for part in ("trunk", "confusion")
+    )
     needs: dict[str, Any] = {"trials": 2, "needs_trunk": True, "needs_confusion": True}
     running = search(**needs, trouble={"confusion": "slow"})
     deadline = time.monotonic() + PATIENCE
@@ -171,7 +180,7 @@ def test_killed_between_trunk_and_confusion_and_resumed_keeps_the_trunk(
     )  # the trunk is not asked again
     assert failing.end() == (1, "the confusion could not be trained: ValueError: no confusion today\n")
     assert search(**needs, trouble={"trunk": "raise"}).end() == (0, "")
-    assert (trunk.read_text(), confusion.read_text()) == ("42", "7")
+    assert (stored(trunk), stored(confusion)) == (42, 7)
     assert (trunk.stat().st_ino, trunk.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert {int(read_weights(file)["trunk"][0]) for file in (tmp_path / "study" / "weights").iterdir()} == {
         49
@@ -183,14 +192,14 @@ def test_a_confusion_that_is_asked_for_later_leaves_the_trunk_as_it_was(
 ) -> None:
     folder = tmp_path / "study" / "trunks"
     assert search(trials=1, needs_trunk=True, trouble={"confusion": "raise"}).end() == (0, "")
-    before = (folder / "trunk.json").stat()
+    before = (folder / "trunk.safetensors").stat()
     assert search(trials=2, needs_trunk=True, needs_confusion=True, trouble={"trunk": "raise"}).end() == (
         0,
         "",
     )
-    after = (folder / "trunk.json").stat()
+    after = (folder / "trunk.safetensors").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert (folder / "confusion.json").read_text() == "7"
+    assert stored(folder / "confusion.safetensors") == 7
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -207,7 +216,7 @@ def test_interrupted_leaves_a_study_that_goes_on(
     assert time.monotonic() - started < PATIENCE
     cut = [r for r in read(folder) if r.state is State.RUNNING]
     assert cut
-    assert (folder / "trunks" / "trunk.json").read_text() == "42"
+    assert stored(folder / "trunks" / "trunk.safetensors") == 42
 
     # the trunk is there now, so it does not matter that it could not be trained
     assert search(trials=4, needs_trunk=True, trouble={"trunk": "raise"}).end() == (0, "")
@@ -236,7 +245,7 @@ def test_what_goes_wrong_in_a_trial_is_its_record_and_the_search_goes_on(
     assert kept[0].outcome is not None
     assert 'raise ValueError("the method\\nis broken")' in str(kept[0].outcome.traceback)
     with Journal.open_for_reading(folder) as journal:
-        assert 4 not in test_results(journal)  # its measurement failed, and will be tried again
+        assert 4 not in read_test_results(journal.facts())  # its measurement failed, and will be tried again
 
 
 def test_a_trunk_that_cannot_be_trained_ends_the_search(

@@ -16,8 +16,9 @@ from routesearch import report
 from routesearch.errors import Refusal
 from routesearch.report.chart import MOST_FAINT, chart
 from routesearch.report.table import mega, short
-from routesearch.results.points import Budget, Point, front
-from routesearch.results.record import TrialRecord
+from routesearch.results.points import Budget, OperatingPoint, Point, front
+from routesearch.results.reader import StudyResults
+from routesearch.results.record import Outcome, State, TrialRecord
 
 REFERENCE, BUDGET = 3.2e6, Budget(1.6e6)
 
@@ -33,9 +34,24 @@ def point(trial: int, accuracy: float, macs: float, method: str = "static", **ch
     return Point(trial, method, accuracy=accuracy, macs=macs, feasible=macs <= 1.6e6, **usual | changes)
 
 
+Results = Callable[..., StudyResults]
+
+
 @pytest.fixture(scope="module")
-def every(make_records: Callable[..., list[TrialRecord]]) -> list[Point]:
-    return [p for record in make_records(60) for p in record.points(BUDGET)]
+def records(make_records: Callable[..., list[TrialRecord]]) -> list[TrialRecord]:
+    return make_records(60)
+
+
+@pytest.fixture(scope="module")
+def every(records: list[TrialRecord]) -> list[Point]:
+    return [p for record in records for p in record.points(BUDGET)]
+
+
+@pytest.fixture(scope="module")
+def one(make_results: Results) -> StudyResults:
+    """A study of one trial of one point."""
+    outcome = Outcome(State.FINISHED, (OperatingPoint({}, 0.5, 1e6),))
+    return make_results([TrialRecord(0, "static", {}, 0, None, outcome)], budget=Budget())
 
 
 def test_a_row_says_what_a_point_is() -> None:
@@ -128,10 +144,13 @@ def test_the_window_shows_the_whole_front(every: list[Point]) -> None:
 
 
 @pytest.mark.parametrize("budget", [BUDGET, Budget()])
-def test_the_picture_is_a_png_of_its_own_size(every: list[Point], tmp_path: Path, budget: Budget) -> None:
+def test_the_picture_is_a_png_of_its_own_size(
+    records: list[TrialRecord], make_results: Results, tmp_path: Path, budget: Budget
+) -> None:
     from matplotlib.image import imread
 
-    report.front_figure_png(front(every), every, budget, REFERENCE, tmp_path / "front.png", "study")
+    results = make_results(records, budget=budget)
+    report.front_figure_png(results, tmp_path / "front.png", title="study")
     picture = imread(tmp_path / "front.png")
     assert picture.shape[:2] == (676, 1092)
     reds = (picture[..., 0] > 0.7) & (picture[..., 1] < 0.35)  # the budget's line
@@ -159,20 +178,23 @@ class _Page(HTMLParser):
             self.scripts.append(data)
 
 
-def test_the_page_needs_no_network_and_lists_the_front(every: list[Point], tmp_path: Path) -> None:
-    chosen = front(every)
-    report.front_html(chosen, every, BUDGET, REFERENCE, tmp_path / "front.html", "study")
+def test_the_page_needs_no_network_and_lists_the_front(
+    records: list[TrialRecord], make_results: Results, tmp_path: Path
+) -> None:
+    results = make_results(records)
+    report.front_html(results, tmp_path / "front.html", title="study")
     page = _Page()
     page.feed((tmp_path / "front.html").read_text())
     assert page.fetched == []
-    assert {str(p.trial) for p in chosen} <= set(page.cells)
+    assert {str(p.trial) for p in results.front} <= set(page.cells)
     assert any(len(script) > 1_000_000 for script in page.scripts)  # plotly itself
 
 
-def test_the_page_takes_names_as_text(tmp_path: Path) -> None:
+def test_the_page_takes_names_as_text(make_results: Results, tmp_path: Path) -> None:
     evil = "<img src=x onerror=alert(1)>"
-    bad = point(0, 0.5, 1e6, evil, config={"name": evil}, knob={evil: "</script>"})
-    report.front_html([bad], [bad], BUDGET, REFERENCE, tmp_path / "front.html", evil)
+    outcome = Outcome(State.FINISHED, (OperatingPoint({evil: "</script>"}, 0.5, 1e6),))
+    results = make_results([TrialRecord(0, evil, {"name": evil}, 0, None, outcome)])
+    report.front_html(results, tmp_path / "front.html", title=evil)
     page = _Page()
     page.feed((tmp_path / "front.html").read_text())
     assert page.fetched == []
@@ -180,12 +202,11 @@ def test_the_page_takes_names_as_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", ["csv", "png", "html"])
-def test_a_path_that_cannot_be_written_is_refused(write: str, tmp_path: Path) -> None:
-    one = [point(0, 0.5, 1e6)]
+def test_a_path_that_cannot_be_written_is_refused(write: str, one: StudyResults, tmp_path: Path) -> None:
     writers: dict[str, Callable[[Path], None]] = {
-        "csv": lambda path: report.write_csv(one, path),
-        "png": lambda path: report.front_figure_png(one, [], Budget(), REFERENCE, path),
-        "html": lambda path: report.front_html(one, [], Budget(), REFERENCE, path),
+        "csv": lambda path: report.write_csv(one.front, path),
+        "png": lambda path: report.front_figure_png(one, path),
+        "html": lambda path: report.front_html(one, path),
     }
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "front", tmp_path / "missing" / "front", tmp_path):
@@ -194,7 +215,7 @@ def test_a_path_that_cannot_be_written_is_refused(write: str, tmp_path: Path) ->
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_an_empty_front_is_drawn_too(tmp_path: Path) -> None:
-    report.front_figure_png([], [], BUDGET, REFERENCE, tmp_path / "a.png")
-    report.front_html([], [], BUDGET, REFERENCE, tmp_path / "a.html")
+def test_an_empty_front_is_drawn_too(make_results: Results, tmp_path: Path) -> None:
+    report.front_figure_png(make_results([]), tmp_path / "a.png")
+    report.front_html(make_results([]), tmp_path / "a.html")
     assert "No point is within it." in (tmp_path / "a.html").read_text()

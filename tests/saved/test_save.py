@@ -15,8 +15,8 @@ import torch
 
 from routesearch import Refusal, Study, load
 from routesearch.results.journal import Journal
-from routesearch.search.trial import TrialSpec, build_net
-from routesearch.search.trials import Ledger
+from routesearch.search.opening import open_trials
+from routesearch.search.trial import build_net
 from routesearch.search.weights import weights_path
 from routesearch.task.resolve import CONFUSION
 from routesearch.utils.arrays import write_arrays
@@ -51,7 +51,7 @@ def test_a_folder_says_everything(study: Study, tmp_path: Path, fixtures: Path) 
     assert (card["validation"]["accuracy"], card["validation"]["macs"]) == (point.accuracy, point.macs)
     tested = next(p for p in study.front("test") if p.knob == point.knob)
     assert (card["test"]["accuracy"], card["test"]["macs"]) == (tested.accuracy, tested.macs)
-    assert card["backbone_macs"] == study.reference
+    assert card["backbone_macs"] == study.results().reference
     assert card["versions"]["torch"] == torch.__version__
     method = card["code"]["method"]
     assert method["file"] == "plugins/own_method.py"
@@ -210,21 +210,21 @@ def test_a_structure_that_depends_on_the_confusion_is_rebuilt(
     from routesearch.methods.base import Trunk
     from routesearch.results.points import OperatingPoint
     from routesearch.results.record import Outcome, State
-    from routesearch.training.trunk import save_trunk
+    from routesearch.training.confusion import Confusion
 
     (tmp_path / "tree.py").write_text(TREE)
     file = write_study(methods=["tree"], plugins=[str(fixtures / "own_backbone.py"), "tree.py"])
     task = Study.load(file).task
-    trunk = Trunk({}, 0.9, ((0.75, 0.25, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
+    confusion = Confusion(((0.75, 0.25, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), 0)
     with Journal.open_for_writing(task.dir) as journal:
-        save_trunk(trunk, 0, task.trunk_files()[CONFUSION])
-        ledger = Ledger(journal, task)
-        record = ledger.ask("tree")
-        net = build_net(TrialSpec(record.number, "tree", record.config, record.seed), task, trunk).eval()
+        write_arrays(task.trunk_files()[CONFUSION], *confusion.pack())
+        trials = open_trials(journal, task)[0]
+        record = trials.ask("tree")
+        net = build_net(record, task, Trunk({}, 0.9, confusion.rows)).eval()
         state = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
         write_arrays(weights_path(task.dir, record.number), state)
         outcome = Outcome(State.FINISHED, (OperatingPoint({}, 0.5, task.reference / 2),), params=7)
-        ledger.finish(record.number, outcome)
+        trials.finish(record.number, outcome)
     Study.load(file).save(tmp_path / "model", "1x")
     shutil.rmtree(task.dir)
     again = load(tmp_path / "model", plugins=sorted((tmp_path / "model" / "plugins").iterdir()))

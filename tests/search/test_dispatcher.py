@@ -13,14 +13,16 @@ import pytest
 
 from routesearch.errors import Refusal, RunFailed
 from routesearch.results.journal import Journal
+from routesearch.results.points import Interval
+from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search import ray_cluster as cluster
-from routesearch.search.dispatcher import MOST_FAILED, MOST_REFUSED, Dispatcher, Snapshot
+from routesearch.search.dispatcher import MAX_FAILED, MAX_REFUSED, Dispatcher, Snapshot
 from routesearch.search.interrupt import Interrupts
+from routesearch.search.opening import open_trials
 from routesearch.search.ray_cluster import Capacity, check_fits
 from routesearch.search.ray_tasks import pack_trial, unpack_trial
 from routesearch.search.ray_tune import Abort, Bridge
-from routesearch.search.trials import Ledger
 from routesearch.search.weights import read_weights, weights_path
 from routesearch.search.worker import Grant
 from routesearch.utils.arrays import write_arrays
@@ -33,6 +35,12 @@ class Clock:
         return self.now
 
 
+def records(dispatcher: Dispatcher) -> list[TrialRecord]:
+    """What is stored of its trials."""
+    config: Any = None
+    return StudyResults(config, dispatcher.trials.journal).records
+
+
 @pytest.fixture
 def start(make_fake: Any, folder: Path) -> Iterator[Callable[..., Dispatcher]]:
     """A dispatcher on the study in ``folder``; a new one closes the one before, as a crash would."""
@@ -42,7 +50,7 @@ def start(make_fake: Any, folder: Path) -> Iterator[Callable[..., Dispatcher]]:
         if opened:
             opened.pop().close()
         opened.append(Journal.open_for_writing(folder))
-        return Dispatcher(Ledger(opened[-1], task or make_fake()), total, **settings)
+        return Dispatcher(open_trials(opened[-1], task or make_fake())[0], total, **settings)
 
     yield make
     for journal in opened:
@@ -53,7 +61,7 @@ def finish(dispatcher: Dispatcher, outcome: Callable[..., Outcome]) -> list[int]
     """Run trials one by one until there are no more."""
     done = []
     while (record := dispatcher.next()) is not None:
-        macs = record.bounds[0] if record.bounds else 100.0
+        macs = record.bounds.min if record.bounds else 100.0
         dispatcher.ended(record.number, outcome(0.5, macs))
         done.append(record.number)
     return done
@@ -84,7 +92,9 @@ def test_no_more_trials_run_than_the_total(start: Callable[..., Dispatcher]) -> 
     assert dispatcher.done
 
 
-def test_after_the_time_limit_nothing_starts_and_orphans_stay(start: Callable[..., Dispatcher]) -> None:
+def test_after_the_time_limit_nothing_starts_and_cut_trials_stay(
+    start: Callable[..., Dispatcher],
+) -> None:
     cut = start(9).next()
     clock = Clock()
     dispatcher = start(9, clock=clock)
@@ -96,10 +106,10 @@ def test_after_the_time_limit_nothing_starts_and_orphans_stay(start: Callable[..
     assert dispatcher.done
     assert dispatcher.next() is None
     assert dispatcher.snapshot().time_left == 0.0
-    assert start(9).ledger.orphans() == [cut]
+    assert start(9).trials.interrupted() == [cut]
 
 
-def test_a_method_that_is_refused_again_and_again_is_set_aside(
+def test_a_method_that_is_refused_again_and_again_is_excluded(
     start: Callable[..., Dispatcher], make_fake: Any, outcome: Any
 ) -> None:
     task = make_fake(budget=99.0, sampler="random")  # wide costs 100 at least
@@ -108,17 +118,16 @@ def test_a_method_that_is_refused_again_and_again_is_set_aside(
     dispatcher = start(4, task, on_progress=lambda s: notes.append(s.note))
     finish(dispatcher, outcome)
     snapshot = dispatcher.snapshot()
-    assert (snapshot.finished, snapshot.refused) == (4, MOST_REFUSED)
-    assert {r.method for r in map(dispatcher.ledger.record, range(204)) if r.state is State.FINISHED} == {
-        "deep"
-    }
+    assert (snapshot.finished, snapshot.refused) == (4, MAX_REFUSED)
+    finished = [r for r in records(dispatcher) if r.state is State.FINISHED]
+    assert {r.method for r in finished} == {"deep"}
     assert str(snapshot.note).startswith(
-        f"wide is set aside: {MOST_REFUSED} configs in a row were refused (the last: "
+        f"wide is excluded from this run: {MAX_REFUSED} configs in a row were refused (the last: "
     )
-    assert notes.count(None) > MOST_REFUSED / 2
+    assert notes.count(None) > MAX_REFUSED / 2
 
 
-def test_a_search_ends_when_every_method_is_set_aside(
+def test_a_search_ends_when_every_method_is_excluded(
     start: Callable[..., Dispatcher], make_fake: Any
 ) -> None:
     task = make_fake(budget=10.0, sampler="random")
@@ -126,7 +135,7 @@ def test_a_search_ends_when_every_method_is_set_aside(
     dispatcher = start(4, task)
     assert dispatcher.next() is None
     assert dispatcher.done
-    assert dispatcher.snapshot().refused == MOST_REFUSED
+    assert dispatcher.snapshot().refused == MAX_REFUSED
 
 
 def fail(dispatcher: Dispatcher, reasons: Callable[[TrialRecord], str | None], outcome: Any) -> list[str]:
@@ -139,15 +148,15 @@ def fail(dispatcher: Dispatcher, reasons: Callable[[TrialRecord], str | None], o
     return asked
 
 
-def test_a_method_that_fails_in_one_way_again_and_again_is_set_aside(
+def test_a_method_that_fails_in_one_way_again_and_again_is_excluded(
     start: Callable[..., Dispatcher], outcome: Any
 ) -> None:
     notes: list[str | None] = []
     dispatcher = start(20, on_progress=lambda s: notes.append(s.note))
     asked = fail(dispatcher, lambda r: "it broke" if r.method == "wide" else None, outcome)
-    assert asked.count("wide") == MOST_FAILED
-    assert asked.count("deep") == 20 - MOST_FAILED
-    told = f"wide is set aside: {MOST_FAILED} trials in a row failed and none finished: it broke"
+    assert asked.count("wide") == MAX_FAILED
+    assert asked.count("deep") == 20 - MAX_FAILED
+    told = f"wide is excluded from this run: {MAX_FAILED} trials in a row failed and none finished: it broke"
     assert set(notes) == {None, told}
 
 
@@ -155,10 +164,10 @@ def test_a_search_ends_when_every_method_fails_and_another_run_tries_again(
     start: Callable[..., Dispatcher], outcome: Any
 ) -> None:
     dispatcher = start(40)
-    assert len(fail(dispatcher, lambda r: "it broke", outcome)) == 2 * MOST_FAILED
+    assert len(fail(dispatcher, lambda r: "it broke", outcome)) == 2 * MAX_FAILED
     assert dispatcher.done
-    assert dispatcher.snapshot().failed == 2 * MOST_FAILED
-    assert len(fail(start(40), lambda r: None, outcome)) == 40 - 2 * MOST_FAILED
+    assert dispatcher.snapshot().failed == 2 * MAX_FAILED
+    assert len(fail(start(40), lambda r: None, outcome)) == 40 - 2 * MAX_FAILED
 
 
 def test_failures_for_different_reasons_or_after_a_success_set_nothing_aside(
@@ -175,7 +184,7 @@ def test_a_success_of_what_still_runs_brings_a_method_back(
     task = make_fake()
     del task.spaces["deep"]
     dispatcher = start(20, task)
-    running = [dispatcher.next() for _ in range(MOST_FAILED + 1)]
+    running = [dispatcher.next() for _ in range(MAX_FAILED + 1)]
     numbers = [record.number for record in running if record is not None]
     for number in numbers[:-1]:
         dispatcher.ended(number, Outcome.failure("it broke"))
@@ -283,7 +292,7 @@ def bridge(dispatcher: Dispatcher, capacity: int = 2) -> Bridge:
 
 
 def test_a_trial_travels_as_one_text() -> None:
-    record = TrialRecord(3, "dgate", {"a": [1, 2], "grid_search": {"b": None}}, 7, (1.0, 2.5))
+    record = TrialRecord(3, "dgate", {"a": [1, 2], "grid_search": {"b": None}}, 7, Interval(1, 2))
     config = pack_trial(record)
     assert set(config) == {"trial"}
     assert unpack_trial(json.loads(json.dumps(config))) == record
@@ -299,7 +308,7 @@ def test_tune_gets_no_more_than_fits_and_then_the_end(start: Callable[..., Dispa
     assert isinstance(between.suggest("c"), dict)
     between.ended("b", {"outcome": outcome().dumps()})
     assert between.suggest("d") == "FINISHED"
-    assert between.dispatcher.ledger.counts[State.FINISHED] == 2
+    assert between.dispatcher.trials.counts[State.FINISHED] == 2
 
 
 DIED = """Failure # 1 (occurred at noon)
@@ -342,9 +351,9 @@ def test_a_lost_worker_is_a_failed_trial_with_rays_reason(
     trials[0].finished = True
     between.watch(trials)
     between.watch(trials)
-    assert between.dispatcher.ledger.counts[State.FAILED] == 1
+    assert between.dispatcher.trials.counts[State.FAILED] == 1
     assert between.dispatcher.running == 1
-    outcome = between.dispatcher.ledger.record(0).outcome
+    outcome = records(between.dispatcher)[0].outcome
     assert outcome is not None
     assert outcome.reason == reason
     assert outcome.traceback == (
@@ -360,7 +369,7 @@ def test_a_finished_trial_is_not_lost(start: Callable[..., Dispatcher], outcome:
     between.ended("a", {"outcome": outcome().dumps()})
     trial.finished = True
     between.watch([trial])
-    assert between.dispatcher.ledger.counts[State.FAILED] == 0
+    assert between.dispatcher.trials.counts[State.FAILED] == 0
 
 
 def test_a_full_disk_in_the_worker_or_the_driver_ends_tunes_loop(
@@ -371,12 +380,12 @@ def test_a_full_disk_in_the_worker_or_the_driver_ends_tunes_loop(
     with pytest.raises(Abort) as stopped:
         between.ended("a", {"disk": "the weights of trial 0 cannot be written: No space left on device"})
     assert isinstance(stopped.value.reason, RunFailed)
-    assert [r.number for r in between.dispatcher.ledger.orphans()] == [0]
+    assert [r.number for r in between.dispatcher.trials.interrupted()] == [0]
 
     def full(*_: Any) -> None:
         raise RunFailed("the journal cannot be written")
 
-    monkeypatch.setattr(between.dispatcher.ledger, "finish", full)
+    monkeypatch.setattr(between.dispatcher.trials, "finish", full)
     with pytest.raises(Abort) as stopped:
         between.ended("a", {"outcome": outcome().dumps()})
     assert str(stopped.value.reason) == "the journal cannot be written"

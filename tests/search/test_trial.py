@@ -15,11 +15,12 @@ import torch
 from routesearch.backbones.base import reference_cost
 from routesearch.methods.base import Trunk
 from routesearch.results.points import front
-from routesearch.results.record import Outcome, State
-from routesearch.search.trial import TrialSpec, Weights, build_net, measure_again, run_trial
+from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.search.trial import build_net, measure_on, run_trial
 from routesearch.study.config import load_study
 from routesearch.task.resolve import Task, resolve
 from routesearch.training.trunk import train_trunk
+from routesearch.utils.arrays import Arrays
 
 CPU = torch.device("cpu")
 METHODS = ["static", "skipper", "dgate"]
@@ -32,17 +33,18 @@ def task(make_task: Callable[..., Task]) -> Task:
 
 @pytest.fixture
 def trunk(task: Task) -> Trunk:
-    return train_trunk(task.backbone, task.data, task.config.training, seed=0, device=CPU)[0]
+    trained = train_trunk(task.backbone, task.data, task.config.training, seed=0, device=CPU)
+    return Trunk(trained.state(), trained.accuracy)
 
 
-def spec(task: Task, method: str, seed: int = 5, **fields: Any) -> TrialSpec:
+def record(task: Task, method: str, seed: int = 5, **fields: Any) -> TrialRecord:
     config = task.spaces[method].narrow(fields).default()
-    return TrialSpec(3, method, config.model_dump(mode="json"), seed)
+    return TrialRecord(3, method, config.model_dump(mode="json"), seed)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_trial_ends_with_a_curve(method: str, task: Task, trunk: Trunk) -> None:
-    one = spec(task, method)
+    one = record(task, method)
     outcome, weights = run_trial(one, task, task.data, trunk, CPU)
     assert (outcome.state, outcome.reason, outcome.traceback) == (State.FINISHED, None, None)
     assert list(outcome.points) == front(outcome.points)
@@ -57,7 +59,7 @@ def test_a_trial_ends_with_a_curve(method: str, task: Task, trunk: Trunk) -> Non
 
 
 def test_training_macs_of_a_static_network(task: Task) -> None:
-    outcome, _ = run_trial(spec(task, "static"), task, task.data, None, CPU)
+    outcome, _ = run_trial(record(task, "static"), task, task.data, None, CPU)
     params, macs = reference_cost(task.backbone)
     assert outcome.params == params
     assert outcome.training_macs == 2 * 96 * 3 * macs
@@ -66,32 +68,32 @@ def test_training_macs_of_a_static_network(task: Task) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_stored_weights_measure_the_same_again(method: str, task: Task, trunk: Trunk) -> None:
     """Exactly: the same knobs on the same images give the same points."""
-    one = spec(task, method)
+    one = record(task, method)
     outcome, weights = run_trial(one, task, task.data, trunk, CPU)
     knobs = [json.loads(json.dumps(p.knob)) for p in outcome.points]
     stored = {name: array.copy() for name, array in weights.items()}
     for array in stored.values():
         array.flags.writeable = False  # as Ray's object store hands them out
-    again = measure_again(one, knobs, stored, task, task.data, trunk, CPU, split="validation")
+    again = measure_on(one, knobs, stored, task, task.data, trunk, CPU, "validation")
     assert again == list(outcome.points)
 
 
 def test_test_images_are_other_images(task: Task) -> None:
-    one = spec(task, "skipper")
+    one = record(task, "skipper")
     outcome, weights = run_trial(one, task, task.data, None, CPU)
     knobs = [p.knob for p in outcome.points]
-    tested = measure_again(one, knobs, weights, task, task.data, None, CPU)
+    tested = measure_on(one, knobs, weights, task, task.data, None, CPU, "test")
     assert [p.knob for p in tested] == knobs
     swapped = task.data.__class__(**{**vars(task.data), "test": task.data.validation})
-    assert measure_again(one, knobs, weights, task, swapped, None, CPU) == list(outcome.points)
+    assert measure_on(one, knobs, weights, task, swapped, None, CPU, "test") == list(outcome.points)
     assert tested != list(outcome.points)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_seed_decides_the_weights(method: str, task: Task, trunk: Trunk) -> None:
-    def weights(seed: int) -> tuple[Weights, Outcome]:
+    def weights(seed: int) -> tuple[Arrays, Outcome]:
         torch.rand(seed + 1)  # what was drawn before must not matter
-        outcome, found = run_trial(spec(task, method, seed), task, task.data, trunk, CPU)
+        outcome, found = run_trial(record(task, method, seed), task, task.data, trunk, CPU)
         return found, outcome
 
     (one, first), (again, second), (other, _) = weights(5), weights(5), weights(6)
@@ -101,8 +103,8 @@ def test_the_seed_decides_the_weights(method: str, task: Task, trunk: Trunk) -> 
 
 
 def test_a_method_that_needs_no_trunk_gets_none(task: Task, trunk: Trunk) -> None:
-    assert build_net(spec(task, "static"), task, trunk).trunk is None
-    assert build_net(spec(task, "dgate"), task, trunk).trunk is trunk
+    assert build_net(record(task, "static"), task, trunk).trunk is None
+    assert build_net(record(task, "dgate"), task, trunk).trunk is trunk
 
 
 # ---- failures ----------------------------------------------------------------------------------------
@@ -179,7 +181,7 @@ def failing(write_study: Callable[..., Path], tmp_path: Path) -> Task:
 
 @pytest.mark.parametrize("how", FAILURES)
 def test_a_failure_is_an_outcome_with_its_story(how: str, failing: Task) -> None:
-    outcome, weights = run_trial(spec(failing, "failing", how=how), failing, failing.data, None, CPU)
+    outcome, weights = run_trial(record(failing, "failing", how=how), failing, failing.data, None, CPU)
     assert outcome.state is State.FAILED
     assert (outcome.reason or "").startswith(FAILURES[how])
     assert "\n" not in (outcome.reason or "")
@@ -189,17 +191,17 @@ def test_a_failure_is_an_outcome_with_its_story(how: str, failing: Task) -> None
 
 
 def test_the_next_trial_is_none_the_worse(failing: Task) -> None:
-    one = spec(failing, "static")
+    one = record(failing, "static")
     before, _ = run_trial(one, failing, failing.data, None, CPU)
-    run_trial(spec(failing, "failing", how="nan"), failing, failing.data, None, CPU)
+    run_trial(record(failing, "failing", how="nan"), failing, failing.data, None, CPU)
     after, _ = run_trial(one, failing, failing.data, None, CPU)
     assert after.points == before.points
-    whole, _ = run_trial(spec(failing, "failing"), failing, failing.data, None, CPU)
+    whole, _ = run_trial(record(failing, "failing"), failing, failing.data, None, CPU)
     assert whole.state is State.FINISHED
 
 
 def test_a_missing_trunk_is_a_failure_with_the_law(task: Task) -> None:
-    outcome, _ = run_trial(spec(task, "dgate"), task, task.data, None, CPU)
+    outcome, _ = run_trial(record(task, "dgate"), task, task.data, None, CPU)
     assert outcome.reason == "Refusal: dgate: gates are trained on a trained trunk, got none"
 
 
@@ -209,7 +211,7 @@ def test_a_user_interrupt_is_no_failure(failing: Task, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("routesearch.search.trial.fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_trial(spec(failing, "static"), failing, failing.data, None, CPU)
+        run_trial(record(failing, "static"), failing, failing.data, None, CPU)
 
 
 @pytest.mark.parametrize("method", ["static", "skipper", "dgate"])
@@ -221,8 +223,8 @@ def test_where_latency_is_the_budget_a_few_points_are_kept_and_timed(
     plain = make_task(methods=METHODS)
     timed = make_task(methods=METHODS, budget={"max_latency": "2ms", "batch": 4})
     assert (timed.budget.max_latency, timed.budget.batch) == (0.002, 4)
-    whole = run_trial(spec(plain, method), plain, plain.data, trunk, CPU)[0].points
-    kept = run_trial(spec(timed, method), timed, timed.data, trunk, CPU)[0].points
+    whole = run_trial(record(plain, method), plain, plain.data, trunk, CPU)[0].points
+    kept = run_trial(record(timed, method), timed, timed.data, trunk, CPU)[0].points
     assert len(kept) == min(3, len(whole))
     assert all(p.latency is not None and p.latency > 0 for p in kept)
     assert {(p.accuracy, p.macs) for p in kept} <= {(p.accuracy, p.macs) for p in whole}

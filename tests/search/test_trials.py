@@ -12,31 +12,38 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from routesearch.errors import Refusal
+from routesearch.results.facts import read_test_results, read_timings
 from routesearch.results.journal import LOG, META, Journal
-from routesearch.results.points import Budget, OperatingPoint, key
+from routesearch.results.points import Budget, OperatingPoint
+from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.search.observations import place
-from routesearch.search.trials import COPY, DECLINED, Ledger, records, test_points, timings
+from routesearch.search.opening import open_trials
+from routesearch.search.optuna_studies import COPY
+from routesearch.search.trials import DECLINED, Trials
 from routesearch.space.space import SearchSpace, Space
 
-test_points.__test__ = False  # type: ignore[attr-defined]
+
+def records(journal: Journal) -> list[TrialRecord]:
+    config: Any = None  # of no matter for what the trials are
+    return StudyResults(config, journal).records
 
 
 def run(
-    ledger: Ledger, count: int, outcome: Callable[..., Outcome], method: str | None = None
+    trials: Trials, count: int, outcome: Callable[..., Outcome], method: str | None = None
 ) -> list[TrialRecord]:
     """Train ``count`` trials; refused ones come on top."""
     done: list[TrialRecord] = []
     while len(done) < count:
-        record = ledger.ask(method or str(ledger.next_method()))
+        record = trials.ask(method or str(trials.next_method()))
         if record.state is State.RUNNING:
-            macs = 400.0 if record.bounds is None else record.bounds[0] + 50
-            done.append(ledger.finish(record.number, outcome(0.3 + 0.01 * record.number, macs)))
+            macs = 400.0 if record.bounds is None else record.bounds.min + 50
+            done.append(trials.finish(record.number, outcome(0.3 + 0.01 * record.number, macs)))
     return done
 
 
-def trials(journal: Journal, method: str) -> dict[str, list[Any]]:
+def optuna_trials(journal: Journal, method: str) -> dict[str, list[Any]]:
     """Optuna study name -> its trials."""
     found = {name: journal.storage.get_all_trials(i) for name, i in journal.names().items() if name != META}
     return {name: each for name, each in found.items() if name.startswith(f"{method}@")}
@@ -47,7 +54,7 @@ def test_numbers_are_unique_over_methods_and_refusals_and_go_on(
 ) -> None:
     for _ in range(2):
         with Journal.open_for_writing(folder) as journal:
-            run(Ledger(journal, make_fake()), 12, outcome)
+            run(open_trials(journal, make_fake())[0], 12, outcome)
     with Journal.open_for_reading(folder) as journal:
         kept = records(journal)
     assert [r.number for r in kept] == list(range(len(kept)))
@@ -62,9 +69,9 @@ def test_numbers_are_unique_over_methods_and_refusals_and_go_on(
 
 def test_the_default_config_comes_first_where_it_meets_the_budget(make_fake: Any, folder: Path) -> None:
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake())
-        deep = ledger.ask("deep")
-        wide = ledger.ask("wide")  # its default costs 550 of 500
+        trials = open_trials(journal, make_fake())[0]
+        deep = trials.ask("deep")
+        wide = trials.ask("wide")  # its default costs 550 of 500
     assert deep.config == {"cuts": [3], "beta": 1.0, "kind": "plain", "gamma": 0.5}
     assert wide.config["width"] != 0.5
 
@@ -73,9 +80,9 @@ def test_a_default_is_asked_once_and_not_again_after_reopening(
     make_fake: Any, folder: Path, outcome: Any
 ) -> None:
     with Journal.open_for_writing(folder) as journal:
-        first = run(Ledger(journal, make_fake()), 1, outcome, "deep")
+        first = run(open_trials(journal, make_fake())[0], 1, outcome, "deep")
     with Journal.open_for_writing(folder) as journal:
-        more = run(Ledger(journal, make_fake(budget=600.0)), 3, outcome, "deep")
+        more = run(open_trials(journal, make_fake(budget=600.0))[0], 3, outcome, "deep")
     assert [r.config for r in more].count(first[0].config) == 0
 
 
@@ -83,31 +90,31 @@ def test_refusals_are_taught_as_pruned_with_a_violated_constraint(
     make_fake: Any, folder: Path, outcome: Any
 ) -> None:
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake())
-        run(ledger, 15, outcome, "wide")
+        trials = open_trials(journal, make_fake())[0]
+        run(trials, 15, outcome, "wide")
         refused = [r for r in records(journal) if r.state is State.REFUSED]
         assert refused
-        (stored,) = trials(journal, "wide").values()
+        (stored,) = optuna_trials(journal, "wide").values()
         pruned = [t for t in stored if t.state is TrialState.PRUNED]
         assert len(pruned) == len(refused)
         for record, trial in zip(refused, pruned, strict=True):
             assert record.bounds is not None
-            assert trial.constraints == {"macs": pytest.approx(record.bounds[0] / 500 - 1)}
+            assert trial.constraints == {"macs": pytest.approx(record.bounds.min / 500 - 1)}
             assert trial.constraints["macs"] > 0
         assert "cheapest route <= budget must hold, got" in str(refused[0].as_dict(Budget(500.0))["reason"])
-        assert ledger.counts[State.REFUSED] == len(refused)
-        assert ledger.spent == 15
+        assert trials.counts[State.REFUSED] == len(refused)
+        assert trials.spent == 15
 
 
 def test_a_broken_law_is_a_refusal_with_its_words(make_fake: Any, folder: Path, outcome: Any) -> None:
     with Journal.open_for_writing(folder) as journal:
         task = make_fake(sampler="random", budget=None)
-        run(Ledger(journal, task), 60, outcome, "deep")
+        run(open_trials(journal, task)[0], 60, outcome, "deep")
         broken = [r for r in records(journal) if r.state is State.REFUSED]
         assert broken
         assert all(r.bounds is None for r in broken)
         assert "beta <= 9 must hold" in str(broken[0].outcome.reason if broken[0].outcome else "")
-        (stored,) = trials(journal, "deep").values()
+        (stored,) = optuna_trials(journal, "deep").values()
         assert [t.constraints for t in stored if t.state is TrialState.PRUNED] == [{"law": 1.0}] * len(broken)
         assert all(t.constraints == {} for t in stored if t.state is TrialState.COMPLETE)
 
@@ -116,10 +123,10 @@ def test_the_sampler_is_told_the_representative_point_and_the_cheapest_one(
     make_fake: Any, folder: Path, outcome: Any
 ) -> None:
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake())
-        record = ledger.ask("deep")
-        ledger.finish(record.number, outcome(0.8, 900.0))
-        (stored,) = trials(journal, "deep").values()
+        trials = open_trials(journal, make_fake())[0]
+        record = trials.ask("deep")
+        trials.finish(record.number, outcome(0.8, 900.0))
+        (stored,) = optuna_trials(journal, "deep").values()
     assert stored[0].state is TrialState.COMPLETE
     assert stored[0].values == [0.4, 450.0]  # the better one is over the budget of 500
     assert stored[0].constraints == {"macs": pytest.approx(-0.1)}
@@ -130,32 +137,32 @@ def test_the_sampler_is_told_the_representative_point_and_the_cheapest_one(
 )
 def test_a_curve_that_is_no_curve_is_a_failure(make_fake: Any, folder: Path, points: Any) -> None:
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake())
-        record = ledger.finish(ledger.ask("deep").number, Outcome(State.FINISHED, points))
-        (stored,) = trials(journal, "deep").values()
+        trials = open_trials(journal, make_fake())[0]
+        record = trials.finish(trials.ask("deep").number, Outcome(State.FINISHED, points))
+        (stored,) = optuna_trials(journal, "deep").values()
     assert record.state is State.FAILED
     assert stored[0].state is TrialState.FAIL
-    assert ledger.spent == 1
+    assert trials.spent == 1
 
 
-def test_orphans_keep_number_config_and_seed_and_are_spent_once(
+def test_interrupted_keep_number_config_and_seed_and_are_spent_once(
     make_fake: Any, folder: Path, outcome: Any
 ) -> None:
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake())
-        run(ledger, 2, outcome)
-        cut = [ledger.ask("deep"), ledger.ask("deep")]
+        trials = open_trials(journal, make_fake())[0]
+        run(trials, 2, outcome)
+        cut = [trials.ask("deep"), trials.ask("deep")]
     for _ in range(2):  # a second crash before they are trained changes nothing
         with Journal.open_for_writing(folder) as journal:
-            ledger = Ledger(journal, make_fake())
-            assert ledger.orphans() == cut
-            assert ledger.spent == 2
+            trials = open_trials(journal, make_fake())[0]
+            assert trials.interrupted() == cut
+            assert trials.spent == 2
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake())
-        for record in ledger.orphans():
-            ledger.finish(record.number, outcome())
-        assert ledger.spent == 4
-        assert ledger.orphans() == []
+        trials = open_trials(journal, make_fake())[0]
+        for record in trials.interrupted():
+            trials.finish(record.number, outcome())
+        assert trials.spent == 4
+        assert trials.interrupted() == []
     with Journal.open_for_reading(folder) as journal:
         assert [r.state for r in records(journal) if r.number in (cut[0].number, cut[1].number)] == [
             State.FINISHED,
@@ -163,23 +170,24 @@ def test_orphans_keep_number_config_and_seed_and_are_spent_once(
         ]
 
 
-def test_an_orphan_that_the_new_budget_forbids_is_refused(make_fake: Any, folder: Path) -> None:
+def test_an_interrupted_trial_that_the_new_budget_forbids_is_refused(make_fake: Any, folder: Path) -> None:
     with Journal.open_for_writing(folder) as journal:
-        record = Ledger(journal, make_fake(budget=None)).ask("wide")
+        record = open_trials(journal, make_fake(budget=None))[0].ask("wide")
         assert record.bounds is not None
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake(budget=record.bounds[0] - 1))
-        assert ledger.orphans() == []
-        assert ledger.record(record.number).state is State.REFUSED
+        trials = open_trials(journal, make_fake(budget=record.bounds.min - 1))[0]
+        assert trials.interrupted() == []
+        assert records(journal)[record.number].state is State.REFUSED
 
 
-def test_an_orphan_of_a_method_that_left_is_not_running_for_ever(make_fake: Any, folder: Path) -> None:
+def test_a_cut_trial_of_a_method_that_left_is_not_running_for_ever(make_fake: Any, folder: Path) -> None:
     with Journal.open_for_writing(folder) as journal:
-        number = Ledger(journal, make_fake()).ask("deep").number
+        number = open_trials(journal, make_fake())[0].ask("deep").number
     task = make_fake()
     del task.spaces["deep"]
     with Journal.open_for_writing(folder) as journal:
-        record = Ledger(journal, task).record(number)
+        open_trials(journal, task)
+        record = records(journal)[number]
     assert record.state is State.FAILED
     assert record.outcome is not None
     assert "method deep is no longer in the study" in str(record.outcome.reason)
@@ -190,22 +198,24 @@ def test_every_crash_in_the_middle_of_a_search_is_put_right(
 ) -> None:
     """The journal cut after each of its lines: the next driver finds a study that it can finish."""
     with Journal.open_for_writing(folder) as journal:
-        run(Ledger(journal, make_fake()), 3, outcome)
-        running = Ledger(journal, make_fake()).ask("deep")
+        run(open_trials(journal, make_fake())[0], 3, outcome)
+        running = open_trials(journal, make_fake())[0].ask("deep")
     lines = (folder / LOG).read_bytes().splitlines(keepends=True)
     for cut in range(len(lines) + 1):
         (folder / LOG).write_bytes(b"".join(lines[:cut]))
         with Journal.open_for_writing(folder) as journal:
-            ledger = Ledger(journal, make_fake())
-            orphans = ledger.orphans()
-            assert len(orphans) <= 1
-            for orphan in orphans:
-                ledger.finish(orphan.number, outcome())
-            run(ledger, 4 - ledger.spent, outcome)
+            trials = open_trials(journal, make_fake())[0]
+            interrupted = trials.interrupted()
+            assert len(interrupted) <= 1
+            for cut in interrupted:
+                trials.finish(cut.number, outcome())
+            run(trials, 4 - trials.spent, outcome)
             kept = records(journal)
             assert [r.number for r in kept] == list(range(len(kept)))
             assert Counter(r.state for r in kept)[State.FINISHED] == 4
-            states = [t.state for s in ("wide", "deep") for each in trials(journal, s).values() for t in each]
+            states = [
+                t.state for s in ("wide", "deep") for each in optuna_trials(journal, s).values() for t in each
+            ]
             assert TrialState.RUNNING not in states
             assert states.count(TrialState.COMPLETE) == 4
     assert running.number == max(r.number for r in kept)
@@ -213,16 +223,16 @@ def test_every_crash_in_the_middle_of_a_search_is_put_right(
 
 def test_a_crash_between_outcome_and_tell_loses_nothing(make_fake: Any, folder: Path, outcome: Any) -> None:
     with Journal.open_for_writing(folder) as journal:
-        run(Ledger(journal, make_fake()), 1, outcome, "deep")
+        run(open_trials(journal, make_fake())[0], 1, outcome, "deep")
     lines = (folder / LOG).read_bytes().splitlines(keepends=True)
     entries = [json.loads(line) for line in lines]
     stored = next(i for i, e in enumerate(entries) if "outcome" in e.get("user_attr", {}))
     (folder / LOG).write_bytes(b"".join(lines[: stored + 1]))
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake())
-        assert ledger.orphans() == []
-        assert ledger.spent == 1
-        (kept,) = trials(journal, "deep").values()
+        trials = open_trials(journal, make_fake())[0]
+        assert trials.interrupted() == []
+        assert trials.spent == 1
+        (kept,) = optuna_trials(journal, "deep").values()
         assert kept[0].state is TrialState.COMPLETE
         assert "macs" in kept[0].constraints
 
@@ -231,13 +241,13 @@ def test_a_changed_budget_rebuilds_the_history_from_the_curves(
     make_fake: Any, folder: Path, outcome: Any
 ) -> None:
     with Journal.open_for_writing(folder) as journal:
-        run(Ledger(journal, make_fake()), 12, outcome)
+        run(open_trials(journal, make_fake())[0], 12, outcome)
         before = records(journal)
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake(budget=250.0))
+        trials = open_trials(journal, make_fake(budget=250.0))[0]
         assert records(journal) == before
-        assert ledger.spent == 12
-        named = {name.partition("#")[0]: each for name, each in trials(journal, "wide").items()}
+        assert trials.spent == 12
+        named = {name.partition("#")[0]: each for name, each in optuna_trials(journal, "wide").items()}
         assert set(named) == {"wide@500", "wide@250"}
         taught = {t.user_attrs[COPY]: t for t in named["wide@250"]}
         assert set(taught) == {r.number for r in before if r.method == "wide"}
@@ -251,8 +261,8 @@ def test_a_changed_budget_rebuilds_the_history_from_the_curves(
                 }
     with Journal.open_for_writing(folder) as journal:  # again, and back: nothing is copied twice
         for budget in (250.0, 500.0, 250.0):
-            Ledger(journal, make_fake(budget=budget))
-        assert [len(each) for each in trials(journal, "wide").values()] == [
+            open_trials(journal, make_fake(budget=budget))[0]
+        assert [len(each) for each in optuna_trials(journal, "wide").values()] == [
             len([r for r in before if r.method == "wide"])
         ] * 2
 
@@ -261,24 +271,24 @@ def test_refusals_that_a_larger_budget_allows_are_not_taught(
     make_fake: Any, folder: Path, outcome: Any
 ) -> None:
     with Journal.open_for_writing(folder) as journal:
-        run(Ledger(journal, make_fake()), 8, outcome, "wide")
+        run(open_trials(journal, make_fake())[0], 8, outcome, "wide")
         assert any(r.state is State.REFUSED for r in records(journal))
-        Ledger(journal, make_fake(budget=2000.0))
-        (new,) = (each for name, each in trials(journal, "wide").items() if "@2000#" in name)
+        open_trials(journal, make_fake(budget=2000.0))[0]
+        (new,) = (each for name, each in optuna_trials(journal, "wide").items() if "@2000#" in name)
     assert [t.state for t in new] == [TrialState.COMPLETE] * 8
 
 
 def test_a_rebuild_cut_short_goes_on(make_fake: Any, folder: Path, outcome: Any) -> None:
     with Journal.open_for_writing(folder) as journal:
-        run(Ledger(journal, make_fake()), 5, outcome, "deep")
+        run(open_trials(journal, make_fake())[0], 5, outcome, "deep")
     lines = len((folder / LOG).read_bytes().splitlines())
     with Journal.open_for_writing(folder) as journal:
-        Ledger(journal, make_fake(budget=None))
+        open_trials(journal, make_fake(budget=None))[0]
     entries = (folder / LOG).read_bytes().splitlines(keepends=True)
     (folder / LOG).write_bytes(b"".join(entries[: lines + 3]))
     with Journal.open_for_writing(folder) as journal:
-        Ledger(journal, make_fake(budget=None))
-        (new,) = (each for name, each in trials(journal, "deep").items() if "@none#" in name)
+        open_trials(journal, make_fake(budget=None))[0]
+        (new,) = (each for name, each in optuna_trials(journal, "deep").items() if "@none#" in name)
     assert sorted(t.user_attrs[COPY] for t in new) == list(range(5))
 
 
@@ -293,14 +303,14 @@ def test_a_narrowed_space_keeps_what_still_lies_in_it(make_fake: Any, folder: Pa
         return made
 
     with Journal.open_for_writing(folder) as journal:
-        run(Ledger(journal, task("a", "b", "c")), 6, outcome, "wide")
+        run(open_trials(journal, task("a", "b", "c"))[0], 6, outcome, "wide")
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, task("a", "b"))
+        trials = open_trials(journal, task("a", "b"))[0]
         kept = {r.number for r in records(journal) if r.config["kind"] != "c"}
         assert 0 < len(kept) < 6
-        _, narrowed = trials(journal, "wide").values()
+        _, narrowed = optuna_trials(journal, "wide").values()
         assert {t.user_attrs[COPY] for t in narrowed} == kept
-        new = run(ledger, 3, outcome, "wide")
+        new = run(trials, 3, outcome, "wide")
     assert {r.config["kind"] for r in new} <= {"a", "b"}
 
 
@@ -314,15 +324,15 @@ def test_repeated_configs_are_declined_and_then_trained_with_a_new_seed(
     task.spaces["wide"] = SearchSpace(Two)
     task.bounds = lambda method, config: type(task).bounds(task, "deep", task.spaces["deep"].default())
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, task)
-        done = run(ledger, 4, outcome, "wide")
-        (stored,) = trials(journal, "wide").values()
+        trials = open_trials(journal, task)[0]
+        done = run(trials, 4, outcome, "wide")
+        (stored,) = optuna_trials(journal, "wide").values()
         declined = [t for t in stored if t.user_attrs.get(DECLINED)]
         assert len(declined) >= 10
         assert all(t.state is TrialState.FAIL for t in declined)
         assert len(records(journal)) == 4
-        run(ledger, 6, outcome, "wide")
-        (stored,) = trials(journal, "wide").values()
+        run(trials, 6, outcome, "wide")
+        (stored,) = optuna_trials(journal, "wide").values()
         more = sum(t.user_attrs.get(DECLINED, False) for t in stored) - len(declined)
         assert more <= 3  # nothing new is left: it is not looked for at every ask
     assert [r.number for r in done] == [0, 1, 2, 3]
@@ -336,7 +346,7 @@ def test_a_resumed_study_does_not_repeat_its_first_proposals(
     drawn = []
     for _ in range(5):
         with Journal.open_for_writing(folder) as journal:
-            drawn += [r.config for r in run(Ledger(journal, make_fake()), 2, outcome, "wide")]
+            drawn += [r.config for r in run(open_trials(journal, make_fake())[0], 2, outcome, "wide")]
     assert len({json.dumps(c) for c in drawn}) == 10
 
 
@@ -344,18 +354,18 @@ def test_the_same_study_proposes_the_same_whether_it_was_killed_or_not(
     make_fake: Any, tmp_path: Path, outcome: Any
 ) -> None:
     with Journal.open_for_writing(tmp_path / "one") as journal:
-        whole = [r.config for r in run(Ledger(journal, make_fake()), 16, outcome)]
+        whole = [r.config for r in run(open_trials(journal, make_fake())[0], 16, outcome)]
     parts = []
     for _ in range(4):
         with Journal.open_for_writing(tmp_path / "two") as journal:
-            parts += [r.config for r in run(Ledger(journal, make_fake()), 4, outcome)]
+            parts += [r.config for r in run(open_trials(journal, make_fake())[0], 4, outcome)]
     assert parts == whole
 
 
 def test_seeds_of_trials_stay_what_they_are(make_fake: Any, folder: Path) -> None:
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake())
-        assert [ledger.ask("deep").seed for _ in range(3)] == [713683445, 1419524863, 1323506485]
+        trials = open_trials(journal, make_fake())[0]
+        assert [trials.ask("deep").seed for _ in range(3)] == [713683445, 1419524863, 1323506485]
 
 
 def test_changed_code_is_told_in_one_line_and_goes_on(
@@ -365,7 +375,7 @@ def test_changed_code_is_told_in_one_line_and_goes_on(
         caplog.clear()
         with caplog.at_level("WARNING", "routesearch"), Journal.open_for_writing(folder) as journal:
             task = make_fake(versions={f"method {name}": code for name, code in versions.items()})
-            run(Ledger(journal, task), 1, outcome)
+            run(open_trials(journal, task)[0], 1, outcome)
         return [record.getMessage() for record in caplog.records if record.name == "routesearch"]
 
     assert begin(wide="w.py 1", deep="d 1.0") == []
@@ -385,56 +395,57 @@ def test_a_study_without_trials_may_change_its_code(
 ) -> None:
     for code, count in (("1", 0), ("2", 1), ("2", 1)):
         with caplog.at_level("WARNING", "routesearch"), Journal.open_for_writing(folder) as journal:
-            run(Ledger(journal, make_fake(versions={"method wide": code})), count, outcome)
+            run(open_trials(journal, make_fake(versions={"method wide": code}))[0], count, outcome)
     assert caplog.records == []
 
 
 def test_a_changed_seed_is_refused(make_fake: Any, folder: Path, outcome: Any) -> None:
     with Journal.open_for_writing(folder) as journal:
-        run(Ledger(journal, make_fake()), 1, outcome)
+        run(open_trials(journal, make_fake())[0], 1, outcome)
     with (
         Journal.open_for_writing(folder) as journal,
         pytest.raises(Refusal, match=r"^search\.seed must stay"),
     ):
-        Ledger(journal, make_fake(facts={"data": "digits", "search.seed": "1"}))
+        open_trials(journal, make_fake(facts={"data": "digits", "search.seed": "1"}))[0]
 
 
 def test_the_method_with_fewest_trials_is_next(make_fake: Any, folder: Path, outcome: Any) -> None:
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake())
-        assert ledger.next_method() == "wide"
-        ledger.ask("deep")
-        ledger.ask("deep")
-        run(ledger, 1, outcome, "wide")
-        assert ledger.next_method() == "wide"
-        assert ledger.next_method(["wide"]) == "deep"
-        assert ledger.next_method(["wide", "deep"]) is None
+        trials = open_trials(journal, make_fake())[0]
+        assert trials.next_method() == "wide"
+        trials.ask("deep")
+        trials.ask("deep")
+        run(trials, 1, outcome, "wide")
+        assert trials.next_method() == "wide"
+        assert trials.next_method(["wide"]) == "deep"
+        assert trials.next_method(["wide", "deep"]) is None
 
 
 def test_the_front_grows_with_the_trials_and_is_found_again(
     make_fake: Any, folder: Path, outcome: Any
 ) -> None:
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake())
-        ledger.finish(ledger.ask("deep").number, outcome(0.5, 400))
-        ledger.finish(ledger.ask("deep").number, outcome(0.9, 800))
-        ledger.finish(ledger.ask("deep").number, outcome(0.4, 450))
-        front = [(p.trial, p.accuracy, p.macs, p.feasible) for p in ledger.front]
+        trials = open_trials(journal, make_fake())[0]
+        trials.finish(trials.ask("deep").number, outcome(0.5, 400))
+        trials.finish(trials.ask("deep").number, outcome(0.9, 800))
+        trials.finish(trials.ask("deep").number, outcome(0.4, 450))
+        front = [(p.trial, p.accuracy, p.macs, p.feasible) for p in trials.front]
         assert front == [(0, 0.25, 200, True), (0, 0.5, 400, True), (1, 0.9, 800, False)]
     with Journal.open_for_writing(folder) as journal:
-        assert Ledger(journal, make_fake()).front == ledger.front
+        assert open_trials(journal, make_fake())[0].front == trials.front
 
 
 def test_test_results_are_kept_with_the_origin_of_their_trial(
     make_fake: Any, folder: Path, outcome: Any
 ) -> None:
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake())
-        record = ledger.finish(ledger.ask("deep").number, outcome())
-        ledger.publish(0, [OperatingPoint({"t": 0}, 0.45, 410.0, (0.5, 0.5))])
-        ledger.publish(0, [OperatingPoint({"t": 1}, 0.2, 210.0)])
+        trials = open_trials(journal, make_fake())[0]
+        record = trials.finish(trials.ask("deep").number, outcome())
+        trials.add_test_results(0, [OperatingPoint({"t": 0}, 0.45, 410.0, (0.5, 0.5))])
+        trials.add_test_results(0, [OperatingPoint({"t": 1}, 0.2, 210.0)])
     with Journal.open_for_reading(folder) as journal:
-        points = test_points(journal, Budget(400.0))
+        results = read_test_results(journal.facts())
+    points = record.mark(results[0], Budget(400.0), "test")
     assert [(p.accuracy, p.macs, p.feasible, p.route_share) for p in points] == [
         (0.45, 410.0, False, (0.5, 0.5)),
         (0.2, 210.0, True, ()),
@@ -469,14 +480,14 @@ def test_a_latency_budget_is_told_to_the_sampler_and_may_change_its_number(
     make_fake: Any, folder: Path
 ) -> None:
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake(budget=Budget(None, 0.003)))
-        ledger.finish(ledger.ask("deep").number, timed(0.8, 900.0, 0.004))
-        (stored,) = trials(journal, "deep").values()
+        trials = open_trials(journal, make_fake(budget=Budget(None, 0.003)))[0]
+        trials.finish(trials.ask("deep").number, timed(0.8, 900.0, 0.004))
+        (stored,) = optuna_trials(journal, "deep").values()
         assert stored[0].values == [0.4, 450.0]  # the better one takes too long
         assert stored[0].constraints == {"latency": pytest.approx(0.002 / 0.003 - 1)}
-        Ledger(journal, make_fake(budget=Budget(None, 0.001)))
-        copies = trials(journal, "deep")[
-            "deep@none,0.001s#" + next(iter(trials(journal, "deep"))).split("#")[1]
+        open_trials(journal, make_fake(budget=Budget(None, 0.001)))[0]
+        copies = optuna_trials(journal, "deep")[
+            "deep@none,0.001s#" + next(iter(optuna_trials(journal, "deep"))).split("#")[1]
         ]
     assert [t.constraints for t in copies if COPY in t.user_attrs] == [{"latency": pytest.approx(1.0)}]
 
@@ -484,10 +495,10 @@ def test_a_latency_budget_is_told_to_the_sampler_and_may_change_its_number(
 def test_the_best_within_the_latency_may_lie_off_the_front(make_fake: Any, folder: Path) -> None:
     budget = Budget(None, 0.003)
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake(budget=budget))
-        ledger.finish(ledger.ask("deep").number, timed(0.8, 400.0, 0.009))
-        ledger.finish(ledger.ask("wide").number, timed(0.7, 500.0, 0.002))
-        for again in (ledger, Ledger(journal, make_fake(budget=budget))):
+        trials = open_trials(journal, make_fake(budget=budget))[0]
+        trials.finish(trials.ask("deep").number, timed(0.8, 400.0, 0.009))
+        trials.finish(trials.ask("wide").number, timed(0.7, 500.0, 0.002))
+        for again in (trials, open_trials(journal, make_fake(budget=budget))[0]):
             assert {p.trial for p in again.front} == {0}
             best = budget.best(again.candidates)
             assert best is not None
@@ -498,12 +509,12 @@ def test_of_two_timings_of_a_batch_the_last_counts(make_fake: Any, folder: Path,
     one, two = Timing(1, 0.1, 0.2, 0.3, 10.0, 20.0), Timing(8, 0.4, 0.5, 0.6, 10.0, 20.0)
     again = Timing(1, 0.7, 0.8, 0.9, 10.0, 20.0)
     with Journal.open_for_writing(folder) as journal:
-        ledger = Ledger(journal, make_fake())
-        ledger.finish(ledger.ask("deep").number, outcome())
-        point = ledger.front[0]
-        ledger.keep_timing(point, {"cpu": 1, "gpu": 0}, [one, two])
-        assert timings(journal) == {key(point): {1: one, 8: two}}
-        ledger.keep_timing(point, {"cpu": 2, "gpu": 0}, [again])
+        trials = open_trials(journal, make_fake())[0]
+        trials.finish(trials.ask("deep").number, outcome())
+        point = trials.front[0]
+        trials.add_timings(point, {"cpu": 1, "gpu": 0}, [one, two])
+        assert read_timings(journal.facts()) == {point.key: {1: one, 8: two}}
+        trials.add_timings(point, {"cpu": 2, "gpu": 0}, [again])
     with Journal.open_for_reading(folder) as journal:
-        assert timings(journal) == {key(point): {1: again, 8: two}}
-        assert timings(journal, {"cpu": 2, "gpu": 0}) == {key(point): {1: again}}
+        assert read_timings(journal.facts()) == {point.key: {1: again, 8: two}}
+        assert read_timings(journal.facts(), {"cpu": 2, "gpu": 0}) == {point.key: {1: again}}

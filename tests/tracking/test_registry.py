@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routesearch import Refusal, load
+from routesearch import Refusal, Study, load
+from routesearch.results.reader import StudyResults
 from routesearch.saved import SavedModel
 from routesearch.tracking.client import CALM, connect, default_uri
 from routesearch.tracking.experiment import TRIAL
@@ -30,15 +31,23 @@ def model(trained_model: Path) -> SavedModel:
     return load(trained_model, plugins=sorted((trained_model / "plugins").iterdir()))
 
 
+def results_in(folder: Path, study: Path) -> StudyResults:
+    """Those of the trained study, tracked in a folder of their own."""
+    return Study.load(study, {"tracking.uri": default_uri(folder)}).results()
+
+
 @pytest.fixture(scope="module")
-def registered(trained_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+def registered(
+    trained_model: Path, trained_study: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, str]:
     """Tracking URI, and the model's: registered before its trial is published, and again after that."""
-    uri = default_uri(tmp_path_factory.mktemp("mlflow"))
-    assert register(uri, "toy", "abcdef0123456789", "toys", trained_model) == "models:/toys/1"
+    folder = tmp_path_factory.mktemp("mlflow")
+    results, uri = results_in(folder, trained_study), default_uri(folder)
+    assert register(results, "toys", trained_model) == "models:/toys/1"
     trial = json.loads((trained_model / "model.json").read_text())["trial"]
     client = connect(uri)
     client.create_run(client.get_experiment_by_name("toy").experiment_id, tags={TRIAL: str(trial)})
-    return uri, register(uri, "toy", "abcdef0123456789", "toys", trained_model)
+    return uri, register(results, "toys", trained_model)
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +100,15 @@ def test_loaded_as_a_pyfunc(
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "a:b", "x" * 201])
-def test_names_that_cannot_be(name: str, trained_model: Path, tmp_path: Path) -> None:
+def test_names_that_cannot_be(name: str, trained_model: Path, trained_study: Path, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="a registered model's name must be letters"):
-        register(default_uri(tmp_path), "toy", "0", name, trained_model)
+        register(results_in(tmp_path, trained_study), name, trained_model)
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_folder_that_is_no_model_is_not_registered(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model_is_not_registered(trained_study: Path, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="a saved model is a folder"):
-        register(default_uri(tmp_path), "toy", "0", "toys", tmp_path / "nowhere")
+        register(results_in(tmp_path, trained_study), "toys", tmp_path / "nowhere")
     assert not (tmp_path / "mlflow.db").exists()
 
 

@@ -21,11 +21,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from routesearch.errors import Refusal, RunFailed
-from routesearch.results.points import Budget, Point, front, hypervolume, representative
-from routesearch.results.record import State, TrialRecord
-from routesearch.tracking import Tracker, default_uri, link_of, open_ui, resolve_uri, view
-from routesearch.tracking.client import connect
-from routesearch.tracking.sync import Mirror
+from routesearch.results.points import Budget, OperatingPoint, Point, front, hypervolume, representative
+from routesearch.results.reader import StudyResults
+from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.tracking import Tracker, open_ui, view
+from routesearch.tracking.client import connect, default_uri, resolve_uri
+from routesearch.tracking.experiment import link_of
+from routesearch.tracking.sync import ExperimentSync, Tracked
 from routesearch.tracking.view import TAG
 
 if TYPE_CHECKING:
@@ -57,8 +59,26 @@ def records(make_records: Callable[..., list[TrialRecord]]) -> list[TrialRecord]
     return make_records(24)
 
 
-def mirror(folder: Path, budget: Budget = BUDGET, study: str = STUDY) -> Mirror:
-    return Mirror(default_uri(folder), "quickstart", study, budget=budget, reference=REFERENCE)
+Results = Callable[..., StudyResults]
+
+
+def sync_in(folder: Path, study: str = STUDY, budget: Budget = BUDGET) -> ExperimentSync:
+    return ExperimentSync(default_uri(folder), Tracked("quickstart", study, budget, REFERENCE))
+
+
+@pytest.fixture
+def publish(folder: Path, make_results: Results) -> Callable[..., ExperimentSync]:
+    """Publishes these trials, and these points of them on test data, to the folder's database."""
+
+    def run(
+        records: Sequence[TrialRecord], test: Sequence[Point] = (), *, into: Path = folder, **study: Any
+    ) -> ExperimentSync:
+        results = make_results(records, test, **study)
+        sync = ExperimentSync(default_uri(into), Tracked.of(results))
+        sync.publish(results)
+        return sync
+
+    return run
 
 
 def front_of(records: Sequence[TrialRecord], budget: Budget = BUDGET) -> list[Point]:
@@ -102,8 +122,10 @@ class Seen:
         return {"runs": said, "histories": [self.history(key) for key in keys]}
 
 
-def test_a_run_per_trained_trial(records: list[TrialRecord], folder: Path) -> None:
-    mirror(folder).publish(records, [])
+def test_a_run_per_trained_trial(
+    records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
+) -> None:
+    publish(records)
     seen = Seen(folder)
     trained = {r.number: r for r in records if r.state.spends}
     assert seen.trials.keys() == trained.keys()
@@ -131,10 +153,12 @@ def test_a_run_per_trained_trial(records: list[TrialRecord], folder: Path) -> No
     assert seen.trials[listed.number].info.status == "FINISHED"
 
 
-def test_a_curve_is_a_table_that_mlflow_can_load(records: list[TrialRecord], folder: Path) -> None:
+def test_a_curve_is_a_table_that_mlflow_can_load(
+    records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
+) -> None:
     import mlflow
 
-    mirror(folder).publish(records, [])
+    publish(records)
     seen, record = Seen(folder), records[1]
     run = seen.trials[record.number]
     assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [{"path": "curve.json", "type": "table"}]
@@ -149,8 +173,10 @@ def test_a_curve_is_a_table_that_mlflow_can_load(records: list[TrialRecord], fol
     assert [json.loads(knob) for knob in table["knob"]] == [dict(p.knob) for p in points]
 
 
-def test_a_failed_trial_shows_its_traceback(records: list[TrialRecord], folder: Path) -> None:
-    mirror(folder).publish(records, [])
+def test_a_failed_trial_shows_its_traceback(
+    records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
+) -> None:
+    publish(records)
     seen = Seen(folder)
     run = seen.trials[16]
     assert (run.info.status, run.data.tags["mlflow.note.content"]) == ("FAILED", "out of memory")
@@ -158,9 +184,11 @@ def test_a_failed_trial_shows_its_traceback(records: list[TrialRecord], folder: 
     assert "MemoryError" in seen.artifact(run, "traceback.txt")
 
 
-def test_the_parent_tells_of_the_front(records: list[TrialRecord], folder: Path) -> None:
+def test_the_parent_tells_of_the_front(
+    records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
+) -> None:
     chosen = front_of(records)
-    mirror(folder).publish(records, on_test(chosen))
+    publish(records, on_test(chosen))
     seen = Seen(folder)
     best_of: dict[int, float] = {}
     for p in chosen:
@@ -183,16 +211,20 @@ def test_the_parent_tells_of_the_front(records: list[TrialRecord], folder: Path)
     )
 
 
-def test_publishing_again_changes_nothing(records: list[TrialRecord], folder: Path) -> None:
+def test_publishing_again_changes_nothing(
+    records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
+) -> None:
     test = on_test(front_of(records))
-    mirror(folder).publish(records, test)
+    publish(records, test)
     before = Seen(folder).everything()
-    mirror(folder).publish(records, test)
+    publish(records, test)
     assert Seen(folder).everything() == before
 
 
-def test_following_a_search_tags_as_publishing_does(records: list[TrialRecord], folder: Path) -> None:
-    live = mirror(folder)
+def test_following_a_search_tags_as_publishing_does(
+    records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
+) -> None:
+    live = sync_in(folder)
     for record in records:
         live.add([record])
     seen = Seen(folder)
@@ -201,7 +233,7 @@ def test_following_a_search_tags_as_publishing_does(records: list[TrialRecord], 
         seen.tags("on_front"),
         seen.tags("mlflow.runColor"),
     )
-    live.publish(records, [])
+    publish(records)
     seen = Seen(folder)
     assert (seen.history("hypervolume"), seen.tags("on_front")) == (volumes, fronts)
     assert seen.tags("mlflow.runColor") == colours
@@ -209,10 +241,10 @@ def test_following_a_search_tags_as_publishing_does(records: list[TrialRecord], 
 
 
 def test_a_search_that_goes_on_knows_the_front_found_earlier(
-    records: list[TrialRecord], folder: Path
+    records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
 ) -> None:
-    mirror(folder).publish(records[:12], [])
-    later = mirror(folder)
+    publish(records[:12])
+    later = sync_in(folder)
     later.add(records[:12])
     later.add(records[12:])
     assert {n for n, tag in Seen(folder).tags("on_front").items() if tag == "yes"} == {
@@ -220,39 +252,44 @@ def test_a_search_that_goes_on_knows_the_front_found_earlier(
     }
 
 
-def test_what_the_user_deleted_comes_back(records: list[TrialRecord], folder: Path) -> None:
-    mirror(folder).publish(records, [])
+def test_what_the_user_deleted_comes_back(
+    records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
+) -> None:
+    publish(records)
     seen = Seen(folder)
     seen.client.delete_run(seen.trials[3].info.run_id)
     seen.client.delete_run(seen.parent.info.run_id)
-    mirror(folder).publish(records, [])
+    publish(records)
     again = Seen(folder)
     assert again.trials.keys() == seen.trials.keys()
     assert again.trials[4].info.run_id == seen.trials[4].info.run_id
     assert set(again.tags("mlflow.parentRunId").values()) == {again.parent.info.run_id}
     again.client.delete_experiment(again.experiment.experiment_id)
-    mirror(folder).publish(records, [])
+    publish(records)
     restored = Seen(folder)
     assert restored.trials.keys() == seen.trials.keys()
     assert restored.history("front_accuracy") == again.history("front_accuracy")
 
 
-def test_a_run_that_a_kill_left_half_written_is_finished(records: list[TrialRecord], folder: Path) -> None:
-    half = mirror(folder)
-    half.publish(records[:5], [])
+def test_a_run_that_a_kill_left_half_written_is_finished(
+    records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
+) -> None:
+    publish(records[:5])
     seen = Seen(folder)
     for _ in range(2):  # and once more: two processes that published at the same time
         seen.client.create_run(seen.experiment.experiment_id, tags={"routesearch.search.trial": "5"})
-    mirror(folder).publish(records[:6], [])
+    publish(records[:6])
     run = Seen(folder).trials[5]
     assert (run.info.status, run.data.tags["method"]) == ("FINISHED", "dgate")
     assert "accuracy" in run.data.metrics
 
 
-def test_a_front_that_moved_replaces_what_was_told_of_it(records: list[TrialRecord], folder: Path) -> None:
-    mirror(folder).publish(records[:8], [])
+def test_a_front_that_moved_replaces_what_was_told_of_it(
+    records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
+) -> None:
+    publish(records[:8])
     first = Seen(folder)
-    mirror(folder).publish(records, [])
+    publish(records)
     seen = Seen(folder)
     assert seen.parent.info.run_id != first.parent.info.run_id
     assert set(seen.tags("mlflow.parentRunId").values()) == {seen.parent.info.run_id}
@@ -261,9 +298,11 @@ def test_a_front_that_moved_replaces_what_was_told_of_it(records: list[TrialReco
     )
 
 
-def test_a_new_budget_changes_what_is_feasible(records: list[TrialRecord], folder: Path) -> None:
-    mirror(folder).publish(records, [])
-    mirror(folder, budget=Budget(0.7e6)).publish(records, [])
+def test_a_new_budget_changes_what_is_feasible(
+    records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
+) -> None:
+    publish(records)
+    publish(records, budget=Budget(0.7e6))
     seen = Seen(folder)
     curves = {r.number: r.points(Budget(0.7e6)) for r in records if r.state.spends}
     expected = {n: "yes" if any(p.feasible for p in points) else "no" for n, points in curves.items()}
@@ -276,31 +315,32 @@ def test_a_new_budget_changes_what_is_feasible(records: list[TrialRecord], folde
 
 
 def test_another_study_of_the_same_name_has_its_own_experiment(
-    records: list[TrialRecord], folder: Path
+    records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
 ) -> None:
-    mirror(folder).publish(records[:3], [])
-    other = mirror(folder, study="fedcba9876543210")
-    other.publish(records[:5], [])
+    publish(records[:3])
+    other = publish(records[:5], study="fedcba9876543210")
     assert other.experiment == "quickstart (fedcba98)"
     assert (len(Seen(folder).trials), len(Seen(folder, other.experiment).trials)) == (3, 5)
-    assert mirror(folder, study="fedcba9876543210").experiment == other.experiment
+    assert sync_in(folder, study="fedcba9876543210").experiment == other.experiment
 
 
 def test_a_folder_that_moved_takes_its_artifacts_along(
-    records: list[TrialRecord], folder: Path, tmp_path: Path
+    records: list[TrialRecord], folder: Path, tmp_path: Path, publish: Callable[..., ExperimentSync]
 ) -> None:
-    mirror(folder).publish(records[:3], [])
+    publish(records[:3])
     moved = tmp_path / "moved"
     folder.rename(moved)
-    mirror(moved).publish(records[:3], [])
+    publish(records[:3], into=moved)
     seen = Seen(moved)
     assert len(seen.trials) == 3
     assert (moved / "artifacts" / seen.trials[0].info.run_id / "artifacts" / "curve.json").is_file()
     assert not folder.exists()
 
 
-def test_a_study_where_all_failed_is_shown_too(records: list[TrialRecord], folder: Path) -> None:
-    mirror(folder, budget=Budget()).publish([records[16]], [])
+def test_a_study_where_all_failed_is_shown_too(
+    records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
+) -> None:
+    publish([records[16]], budget=Budget())
     seen = Seen(folder)
     assert seen.history("front_accuracy") == {}
     assert seen.parent.data.metrics["hypervolume"] == 0.0
@@ -310,7 +350,7 @@ def test_the_view_asks_for_the_front_first(
     make_records: Callable[..., list[TrialRecord]], folder: Path
 ) -> None:
     many = make_records(125)
-    followed = mirror(folder)
+    followed = sync_in(folder)
     followed.add(many)
     seen = Seen(folder)
     packed = seen.experiment.tags[TAG].removeprefix("deflate;")
@@ -332,23 +372,27 @@ def test_the_view_asks_for_the_front_first(
     assert link_of(default_uri(folder), "quickstart", "another") is None
 
 
-def test_the_tracker_follows_and_publishes(records: list[TrialRecord], folder: Path) -> None:
-    tracker = Tracker(
-        default_uri(folder), "quickstart", STUDY, budget=BUDGET, reference=REFERENCE, records=records[:4]
-    )
+def test_the_tracker_follows_and_publishes(
+    records: list[TrialRecord], folder: Path, make_results: Results
+) -> None:
+    tracker = Tracker(default_uri(folder))
+    tracker.search_started(make_results(records[:4]))
     for record in records[4:]:
         tracker.trial_ended(record)
-    tracker.publish(records, on_test(front_of(records)))
+    tracker.search_ended(make_results(records, on_test(front_of(records))))
     tracker.close()
     seen = Seen(folder)
     assert (tracker.failure, tracker.experiment) == (None, "quickstart")
-    assert tracker.link() == link_of(default_uri(folder), "quickstart", STUDY)
+    assert link_of(default_uri(folder), "quickstart", STUDY) is not None
     assert len(seen.trials) == sum(r.state.spends for r in records)
     assert seen.history("front_test_accuracy")
 
 
-def test_a_tracker_without_publication_leaves_the_trials(records: list[TrialRecord], folder: Path) -> None:
-    tracker = Tracker(default_uri(folder), "quickstart", STUDY, budget=BUDGET, reference=REFERENCE)
+def test_a_tracker_without_publication_leaves_the_trials(
+    records: list[TrialRecord], folder: Path, make_results: Results
+) -> None:
+    tracker = Tracker(default_uri(folder))
+    tracker.search_started(make_results([]))
     for record in records[:6]:
         tracker.trial_ended(record)
     tracker.close()
@@ -356,20 +400,24 @@ def test_a_tracker_without_publication_leaves_the_trials(records: list[TrialReco
 
 
 def test_a_server_that_is_away_is_one_warning(
-    records: list[TrialRecord], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    records: list[TrialRecord],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    make_results: Results,
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))  # bound and not listening: nobody else answers there
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
         with caplog.at_level(logging.WARNING, "routesearch"):
-            tracker = Tracker(address, "quickstart", STUDY, budget=BUDGET, reference=REFERENCE)
+            tracker = Tracker(address)
+            tracker.search_started(make_results([]))
             for record in records:
                 tracker.trial_ended(record)
-            tracker.publish(records, [])
+            tracker.search_ended(make_results(records))
             tracker.close()
     assert tracker.failure
-    assert tracker.link() is None
+    assert tracker.experiment is None
     said = [record.getMessage() for record in caplog.records if record.name.startswith("routesearch")]
     assert len(said) == 1
     assert address in said[0]
@@ -378,10 +426,11 @@ def test_a_server_that_is_away_is_one_warning(
 
 @pytest.mark.parametrize("uri", ["nonsense://somewhere", "sqlite:////proc/no/such/mlflow.db"])
 def test_an_address_that_means_nothing_does_not_stop_a_search(
-    uri: str, records: list[TrialRecord], caplog: pytest.LogCaptureFixture
+    uri: str, records: list[TrialRecord], caplog: pytest.LogCaptureFixture, make_results: Results
 ) -> None:
-    tracker = Tracker(uri, "quickstart", STUDY, budget=BUDGET, reference=REFERENCE)
-    tracker.publish(records, [])
+    tracker = Tracker(uri)
+    tracker.search_started(make_results([]))
+    tracker.search_ended(make_results(records))
     tracker.close()
     assert tracker.failure
     assert len([r for r in caplog.records if r.name.startswith("routesearch")]) == 1
@@ -435,23 +484,13 @@ def test_a_server_that_cannot_start_says_why() -> None:
         open_ui("nonsense://somewhere", "", None, lambda address: None)
 
 
-def test_a_note_is_as_long_as_mlflow_keeps() -> None:
-    points = [
-        Point(
-            trial=n,
-            method="actor",
-            config={f"a_field_with_a_long_name_{i}": [n, i, 0.123] for i in range(12)},
-            knob={"stop_bias": n / 7},
-            accuracy=0.4 + n / 100,
-            macs=1e6 + n * 1e5,
-            feasible=True,
-            split="validation",
-            seed=0,
-            params=10,
-        )
-        for n in range(50)
-    ]
-    text = view.note(points, [], Budget(max_macs=5e6), 1e7, points[-1])
+def test_a_note_is_as_long_as_mlflow_keeps(make_results: Results) -> None:
+    records = []
+    for n in range(50):
+        config = {f"a_field_with_a_long_name_{i}": [n, i, 0.123] for i in range(12)}
+        point = OperatingPoint({"stop_bias": n / 7}, 0.4 + n / 100, 1e6 + n * 1e5)
+        records.append(TrialRecord(n, "actor", config, 0, None, Outcome(State.FINISHED, (point,), params=10)))
+    text = view.note(make_results(records, budget=Budget(max_macs=5e6), reference=1e7))
     assert 2000 < len(text) <= view.MOST_TEXT
     assert "of 50 points" in text
     assert text.endswith("|"), "no row is cut"

@@ -14,7 +14,9 @@ import torch
 from routesearch.search.worker import Grant, TrialWork
 from routesearch.study.config import load_study
 from routesearch.task.resolve import CONFUSION, NETWORK, resolve
-from routesearch.training.confusion import measure_confusion
+from routesearch.training.confusion import Confusion, measure_confusion
+from routesearch.training.trunk import TrainedTrunk
+from routesearch.utils.arrays import Stored, read_arrays, write_arrays
 
 GRANT = Grant(1, 0)
 
@@ -26,11 +28,11 @@ def one_thread() -> Any:
     torch.set_num_threads(before)
 
 
-def travelled(value: Any) -> Any:
-    """As it comes out of Ray's object store: a copy whose arrays cannot be written."""
-    copy = deepcopy(value)
-    for part in copy.values():
-        for array in part["state"].values() if isinstance(part, dict) and "state" in part else ():
+def travelled(parts: dict[str, Stored]) -> dict[str, Stored]:
+    """As they come out of Ray's object store: a copy whose arrays cannot be written."""
+    copy = deepcopy(parts)
+    for arrays, _ in copy.values():
+        for array in arrays.values():
             array.flags.writeable = False
     return copy
 
@@ -45,22 +47,29 @@ def test_the_parts_of_a_trunk_are_made_kept_and_put_together(
     stored = {}
     for part in (NETWORK, CONFUSION):
         path = tmp_path / f"{part}.safetensors"
-        TrialWork.keep_trunk(travelled({part: worker.train_trunk(part, 5, GRANT)})[part], path)
-        stored[part] = TrialWork.read_trunk(path)
-    assert stored[CONFUSION]["state"] == {}
-    assert stored[CONFUSION]["macs"] > 0
+        write_arrays(path, *travelled({part: worker.train_trunk(part, 5, GRANT)})[part])
+        stored[part] = read_arrays(path)
+        TrialWork.check_trunk(part, stored[part])
 
     trunk = TrialWork(packed, travelled(stored)).trunk
     assert trunk is not None
     recipe, device = task.config.training, torch.device("cpu")
-    expected, macs = measure_confusion(task.backbone, task.data, recipe, seed=5, device=device)
-    assert (trunk.confusion, stored[CONFUSION]["macs"]) == (expected, macs)
-    assert trunk.accuracy == stored[NETWORK]["accuracy"]
+    expected = measure_confusion(task.backbone, task.data, recipe, seed=5, device=device)
+    kept = Confusion.unpack(*stored[CONFUSION])
+    assert (trunk.confusion, kept.macs) == (expected.rows, expected.macs)
+    assert trunk.accuracy == TrainedTrunk.unpack(*stored[NETWORK]).accuracy
     assert trunk.state.keys() == task.backbone.plain().state_dict().keys()
 
     alone = TrialWork(packed, travelled({CONFUSION: stored[CONFUSION]})).trunk
     assert alone is not None
-    assert (dict(alone.state), alone.confusion) == ({}, expected)
+    assert (dict(alone.state), alone.confusion) == ({}, expected.rows)
+
+
+@pytest.mark.parametrize("part", [NETWORK, CONFUSION])
+def test_another_file_is_no_part_of_a_trunk(part: str) -> None:
+    for stored in (({"x": np.ones(3)}, {}), ({"confusion": np.ones((2, 3))}, {"accuracy": "?"})):
+        with pytest.raises((KeyError, ValueError)):
+            TrialWork.check_trunk(part, stored)
 
 
 def test_the_trunk_begins_with_the_studys_weights(write_study: Callable[..., Path], tmp_path: Path) -> None:
@@ -74,6 +83,6 @@ def test_the_trunk_begins_with_the_studys_weights(write_study: Callable[..., Pat
     torch.save(plain.state_dict(), tmp_path / "w.pth")
     packed = TrialWork.pack(task)
     (tmp_path / "w.pth").unlink()  # a worker may be another machine
-    trunk = TrialWork(packed, {}).train_trunk(NETWORK, 0, GRANT)
-    assert trunk["macs"] == 0
-    assert all(np.array_equal(trunk["state"][name], t.numpy()) for name, t in plain.state_dict().items())
+    trunk = TrainedTrunk.unpack(*TrialWork(packed, {}).train_trunk(NETWORK, 0, GRANT))
+    assert trunk.macs == 0
+    assert all(np.array_equal(trunk.weights[name], t.numpy()) for name, t in plain.state_dict().items())

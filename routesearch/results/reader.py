@@ -1,0 +1,199 @@
+"""The one reader of what a study has found: everything that is shown of a study is a view of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import InitVar, dataclass, field
+from functools import cached_property
+from typing import TypeVar, final
+
+from optuna.trial import FrozenTrial
+
+from routesearch.errors import Refusal
+from routesearch.results import points
+from routesearch.results.facts import Facts, read_test_results, read_timings
+from routesearch.results.journal import ASKED, OUTCOME, Journal
+from routesearch.results.points import Budget, Point, PointKey
+from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.results.timing import Timing
+from routesearch.study.config import StudyConfig, macs_of, parse_latency, parse_macs
+from routesearch.utils.memory import collection_paused
+
+T = TypeVar("T")
+
+
+def read_record(trial: FrozenTrial) -> TrialRecord:
+    """The trial of the study that an Optuna trial holds; it must have the attribute ``ASKED``."""
+    outcome = trial.user_attrs.get(OUTCOME)
+    return TrialRecord.of(trial.user_attrs[ASKED], None if outcome is None else Outcome.loads(outcome))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class StudyResults:
+    """What a study has found, as its journal stood when this was made.
+
+    Each view is computed when it is first asked for, and once: no outcome is decoded twice. Lists are
+    not to be changed. Needs neither torch nor Ray, and works while a search writes.
+
+    Args:
+        journal: open; it may be closed afterwards.
+
+    Attributes:
+        config: the study's.
+        id: the study's own name, unique among all studies.
+        facts: what the journal keeps of the whole study.
+    """
+
+    config: StudyConfig
+    journal: InitVar[Journal]
+    id: str = field(init=False)
+    facts: Facts = field(init=False, repr=False)
+    _trials: list[FrozenTrial] = field(init=False, repr=False)
+
+    def __post_init__(self, journal: Journal) -> None:
+        values = {
+            "id": journal.id,
+            "facts": journal.facts(),
+            "_trials": [trial for _, trial in journal.trials() if ASKED in trial.user_attrs],
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def read(cls, config: StudyConfig) -> StudyResults:
+        """Read the journal in the study's folder.
+
+        Raises:
+            Refusal: no search was run yet, or the journal is damaged.
+        """
+        with Journal.open_for_reading(config.dir) as journal:
+            return cls(config, journal)
+
+    @cached_property
+    def records(self) -> list[TrialRecord]:
+        """All trials by number: finished, stopped, failed, refused and running ones."""
+        with collection_paused():
+            return sorted(map(read_record, self._trials), key=lambda record: record.number)
+
+    @cached_property
+    def reference(self) -> float:
+        """MACs per image of the static backbone, as the search stored them."""
+        return float(self.facts["reference"])
+
+    @cached_property
+    def budget(self) -> Budget:
+        """What a point may cost, by the study file as it is now."""
+        return Budget.of(self.config.budget, self.reference)
+
+    @cached_property
+    def points(self) -> list[Point]:
+        """Every stored operating point on validation data, dominated ones too."""
+        with collection_paused():
+            return [point for record in self.records for point in record.points(self.budget)]
+
+    @cached_property
+    def front(self) -> list[Point]:
+        """The front on validation data, by rising MACs."""
+        return points.front(self.points)
+
+    @cached_property
+    def best(self) -> Point | None:
+        """The most accurate point within the budget."""
+        return self.budget.best(self.points)
+
+    @cached_property
+    def tested(self) -> dict[PointKey, Point]:
+        """The points that were measured on test data: those of the front and the best within the budget."""
+        results = read_test_results(self.facts)
+        known = (r.mark(results.get(r.number, ()), self.budget, "test") for r in self.records)
+        return {point.key: point for points in known for point in points}
+
+    @cached_property
+    def timings(self) -> dict[PointKey, list[Timing]]:
+        """Timings of points at the batch sizes of the study's ``latency``; points without are missing."""
+        wanted = self.config.latency.batch or ()
+        known = read_timings(self.facts)
+        found = {point: [by[batch] for batch in wanted if batch in by] for point, by in known.items()}
+        return {point: timings for point, timings in found.items() if timings}
+
+    @cached_property
+    def front_on_test(self) -> list[Point]:
+        """The points of the front as they were measured on test; empty where one of them was not yet."""
+        found = [self.tested[point.key] for point in self.front if point.key in self.tested]
+        return found if len(found) == len(self.front) else []
+
+    def front_on(self, split: str) -> list[Point]:
+        """The front, chosen on validation data, as measured on ``validation`` or ``test``.
+
+        Raises:
+            Refusal: for another split, and where the front was not measured on test yet.
+        """
+        if split == "validation":
+            return self.front
+        if split != "test":
+            raise Refusal(f"split must be validation or test, got {split!r}")
+        missing = sum(point.key not in self.tested for point in self.front)
+        if missing:
+            raise Refusal(
+                f"{missing} of {len(self.front)} points of the front are not measured on test yet; "
+                "a search does so when it ends: run `routesearch search` to its end"
+            )
+        return self.front_on_test
+
+    def on_test(self, point: Point) -> Point | None:
+        """The same point as measured on test; None where it was not."""
+        return self.tested.get(point.key)
+
+    def count(self, state: State) -> int:
+        """Trials in a state."""
+        return sum(record.state is state for record in self.records)
+
+    def best_within(self, max_macs: str | float | None = None, max_latency: str | None = None) -> Point:
+        """The most accurate point within bounds: those given, or the study's budget where none is.
+
+        Args:
+            max_macs: mean MACs per image: 40M, 0.4x, a number.
+            max_latency: 500us, 2ms: of the batch that the study's latency budget is of.
+
+        Raises:
+            Refusal: none is within it; names the cheapest stored, or the fastest.
+        """
+        budget = self.budget
+        if max_macs is not None or max_latency is not None:
+            macs = None if max_macs is None else macs_of(_read(parse_macs, max_macs), self.reference)
+            budget = Budget(macs, _read(parse_latency, max_latency), budget.batch)
+        best = budget.best(self.points)
+        if best is None:
+            raise Refusal(_nothing_within(budget, self.points, self.config.name))
+        return best
+
+
+def _read(parse: Callable[[object], T], given: object) -> T:
+    try:
+        return parse(given)
+    except ValueError as error:
+        raise Refusal(f"{error}, got {str(given)!r}") from None
+
+
+def _nothing_within(budget: Budget, stored: list[Point], study: str) -> str:
+    """Why no stored point is within a budget, with the nearest."""
+    cheapest = points.cheapest(stored)
+    if cheapest is None:
+        return f"{study}: no trial has finished yet"
+    if budget.max_macs is not None and cheapest.macs > budget.max_macs:
+        return (
+            f"a stored point must cost at most {budget.max_macs:,.0f} MACs, "
+            f"the cheapest is {cheapest.macs:,.0f} (trial {cheapest.trial}, {cheapest.method})"
+        )
+    affordable = Budget(budget.max_macs).within(stored)
+    timed = [(math.inf if p.latency is None else p.latency, p) for p in affordable if p.latency is not None]
+    seconds, fastest = min(timed, key=lambda pair: pair[0], default=(math.inf, None))
+    if fastest is None:
+        return f"{study}: no stored point was timed: the study has no latency budget"
+    return (
+        f"a stored point must take at most {1e3 * (budget.max_latency or 0):.4g} ms, "
+        f"the fastest{'' if budget.max_macs is None else ' within the MACs'} takes"
+        f" {1e3 * seconds:.4g} (trial {fastest.trial}, {fastest.method})"
+    )

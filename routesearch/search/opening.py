@@ -1,0 +1,92 @@
+"""The opening of a stored study: is it still the same, and what did a crash leave half done?"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from optuna.trial import TrialState
+
+from routesearch.results.journal import ASKED, Journal
+from routesearch.results.reader import StudyResults, read_record
+from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.search.observations import refusal
+from routesearch.search.optuna_studies import OptunaStudies
+from routesearch.search.trials import Trials
+
+if TYPE_CHECKING:
+    from routesearch.task.resolve import Task
+
+log = logging.getLogger("routesearch")
+
+
+def open_trials(journal: Journal, task: Task) -> tuple[Trials, StudyResults]:
+    """A study's trials, ready to go on, and its results so far: checked, recovered, and read once.
+
+    The results hold every curve in memory; the trials do not.
+
+    Args:
+        journal: opened for writing.
+
+    Raises:
+        Refusal: as :func:`check_in`.
+    """
+    check_in(journal, task)
+    recover(journal, task)
+    results = StudyResults(task.config, journal)
+    return Trials(journal, task, results.records), results
+
+
+def check_in(journal: Journal, task: Task) -> None:
+    """Check that a stored study is still the one that is asked for, and keep what its readers need to know.
+
+    Args:
+        journal: opened for writing.
+
+    Raises:
+        Refusal: the study's data, backbone, training, split or seed changed.
+    """
+    started = any(ASKED in trial.user_attrs for _, trial in journal.trials())
+    journal.agree(task.fingerprint(), started)
+    if changed := journal.changed_code(task.code(), started):
+        log.warning(
+            "the code of a study should stay as it was while it is continued, changed: %s"
+            " (--fresh starts anew)",
+            ", ".join(changed),
+        )
+    # Readers compute budgets and hypervolume from the reference; saving a model then needs no data.
+    for name, value in (("reference", task.reference), ("inputs", task.inputs())):
+        if journal.get(name) != value:
+            journal.set(name, value)
+
+
+def recover(journal: Journal, task: Task) -> None:
+    """Finish what a crash left half done.
+
+    Outcomes that Optuna was not told are told, proposals that never got a number are closed. A trial that
+    was running stays so, to be run again, unless its method left the study or the budget now excludes it.
+
+    Args:
+        journal: opened for writing.
+    """
+    studies = OptunaStudies(journal, task)
+    for name, trial in list(journal.trials()):
+        if trial.state is not TrialState.RUNNING:
+            continue
+        if ASKED not in trial.user_attrs:  # never numbered: nobody knows of it
+            studies.open(name).tell(trial.number, state=TrialState.FAIL)
+            continue
+        record = read_record(trial)
+        if record.outcome is not None:
+            studies.tell(record, name, trial._trial_id)
+        elif (outcome := _ended(record, task)) is not None:
+            studies.finish(record.with_outcome(outcome), name, trial._trial_id)
+
+
+def _ended(record: TrialRecord, task: Task) -> Outcome | None:
+    """The outcome of an interrupted trial that is not to be run again; None where it is."""
+    if record.method not in task.spaces:
+        gone = f"interrupted, and its method {record.method} is no longer in the study"
+        return Outcome.failure(gone)
+    reason = refusal(record.bounds, task.budget)
+    return None if reason is None else Outcome(State.REFUSED, reason=reason)

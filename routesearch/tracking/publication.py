@@ -1,0 +1,54 @@
+"""A study published to MLflow from what is stored, and found there again."""
+
+from __future__ import annotations
+
+from routesearch.errors import RunFailed
+from routesearch.results.reader import StudyResults
+from routesearch.tracking.client import tracking_uri
+from routesearch.tracking.experiment import link_of
+from routesearch.tracking.sync import ExperimentSync, Tracked
+
+
+def publish(results: StudyResults) -> str:
+    """Make MLflow show exactly what is stored: runs, tags, curves and the front; nothing is doubled.
+
+    Returns:
+        The experiment's name.
+
+    Raises:
+        RunFailed: MLflow did not take it.
+    """
+    uri = tracking_uri(results.config)
+    try:
+        sync = ExperimentSync(uri, Tracked.of(results))
+        sync.publish(results)
+    except Exception as error:  # MLflow's, its database's or the network's
+        raise RunFailed(f"could not publish to MLflow at {uri}: {_first_line(error)}") from error
+    return sync.experiment
+
+
+def charts_link(results: StudyResults) -> str:
+    """Where the study's charts are behind an MLflow server's address; published first if need be.
+
+    Raises:
+        RunFailed: MLflow could not be reached, or did not take the study.
+    """
+    uri = tracking_uri(results.config)
+    link = _find(uri, results)
+    if link is None:
+        publish(results)
+        link = _find(uri, results)
+    if link is None:
+        raise RunFailed(f"MLflow at {uri} does not show a study that was just published")
+    return link
+
+
+def _find(uri: str, results: StudyResults) -> str | None:
+    try:
+        return link_of(uri, results.config.name, results.id)
+    except Exception as error:  # MLflow's, its database's or the network's
+        raise RunFailed(f"could not reach MLflow at {uri}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
