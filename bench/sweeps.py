@@ -20,7 +20,7 @@ from torch import Tensor
 from routesearch.evaluation.measure import _looked_up
 from routesearch.methods.base import Knob, RoutedNet, Scores
 from routesearch.methods.thresholds import exit_front, first_exit, sequential_curve, shared_curve
-from routesearch.routing.meter import Plan
+from routesearch.routing.pricing import RoutePrices
 
 POINTS = 10_000
 
@@ -71,7 +71,7 @@ def main() -> None:
             scores, labels = split(images, gates)
             random = torch.Generator().manual_seed(1)
             knobs = [{"thresholds": t} for t in (4 * torch.rand(POINTS, gates, generator=random)).tolist()]
-            looked = seconds(lambda s=scores, y=labels, k=knobs: _looked_up(net, s, y, Plan(), k), 1)  # type: ignore[misc]
+            looked = seconds(lambda s=scores, y=labels, k=knobs: _looked_up(net, s, y, RoutePrices(), k), 1)  # type: ignore[misc]
             curves = [
                 exit_front(scores, labels),
                 shared_curve(scores, labels),

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     )
     from routesearch.plugin.hookspecs import hookimpl
     from routesearch.results.points import Interval, OperatingPoint, Point
+    from routesearch.routing.batch import BatchMeter, Routed
     from routesearch.routing.cost import mult_adds
-    from routesearch.routing.meter import Meter, Routed
+    from routesearch.routing.meter import Meter
     from routesearch.saved import Prediction, SavedModel, load
     from routesearch.space.domains import Choices, Cuts
     from routesearch.space.space import SearchSpace, Space, When
@@ -52,7 +53,8 @@ _HOME = {
     "routesearch.plugin.hookspecs": ("hookimpl",),
     "routesearch.results.points": ("Interval", "OperatingPoint", "Point"),
     "routesearch.routing.cost": ("mult_adds",),
-    "routesearch.routing.meter": ("Meter", "Routed"),
+    "routesearch.routing.batch": ("BatchMeter", "Routed"),
+    "routesearch.routing.meter": ("Meter",),
     "routesearch.saved": ("Prediction", "SavedModel", "load"),
     "routesearch.space.domains": ("Choices", "Cuts"),
     "routesearch.space.space": ("SearchSpace", "Space", "When"),
@@ -62,6 +64,7 @@ _WHERE = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "Backbone",
     "Batch",
+    "BatchMeter",
     "Choices",
     "Cuts",
     "Data",

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from routesearch import (
     Backbone,
     Batch,
+    BatchMeter,
     Knob,
     Meter,
     Refusal,
@@ -338,7 +339,7 @@ class SkipNet(RoutedNet):
         A threshold changes what later gates see, so these are not decisions: they say which thresholds
         can matter. Ways are too many to list, hence no predictions.
         """
-        passes = [self._walk(Meter(images), images, _over(bar))[1] for bar in (0.0, 1.0, USUAL[0])]
+        passes = [self._walk(BatchMeter(images), images, _over(bar))[1] for bar in (0.0, 1.0, USUAL[0])]
         seen = torch.stack([z for logits in passes for z in logits], 1)
         return Scores(seen, torch.empty(len(images), 0, dtype=torch.int64, device=images.device))
 
@@ -418,7 +419,7 @@ class SkipNet(RoutedNet):
             ran.append(drawn(z))
             return ran[-1] > 0
 
-        x, logits = self._walk(Meter(images), images, runs)
+        x, logits = self._walk(BatchMeter(images), images, runs)
         return self.head(x), torch.stack(logits, 1), torch.stack(ran, 1)
 
     def _hybrid(self, batch: Batch, sparse: bool = False) -> Tensor:

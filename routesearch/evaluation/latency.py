@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fcntl import LOCK_EX, flock
 from typing import Any
 
@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from routesearch.backbones.base import Backbone
 from routesearch.methods.base import Knob, RoutedNet
+from routesearch.methods.running import price_ways
 from routesearch.results.points import OperatingPoint
 from routesearch.results.timing import Timing
-from routesearch.routing.cost import Tensors, mult_adds
-from routesearch.routing.meter import Meter, Plan
+from routesearch.routing.batch import BatchMeter, Path
+from routesearch.routing.cost import mult_adds
 from routesearch.routing.shapes import shapes_only
 from routesearch.training.loop import place
 
@@ -42,9 +43,6 @@ MOST_TIMED = 12
 LEAST, MOST, WARM_UP = 10, 500, 3
 """Runs of each network that are timed, at one batch size; and runs before these."""
 
-Path = tuple[int, ...]
-"""The ways taken at the splits so far."""
-
 
 class Traffic:
     """Which images go which way: draws batches of ways with given shares.
@@ -57,11 +55,10 @@ class Traffic:
     """
 
     def __init__(self, net: RoutedNet, knob: Knob, share: Sequence[float]) -> None:
-        ways = _Ways()
         with shapes_only():
             trunk = net.trunk.structure if net.trunk is not None and net.needs_confusion else None
             twin = type(net)(net.config, net.backbone, trunk).eval()
-            twin.route(ways, torch.empty(1, *net.backbone.image_shape), knob)
+        ways = price_ways(twin, knob)
         self._sites = ways.sites
         expected = ways.sites or max(ways.routes) + 1
         if not 0 < len(share) <= expected or (not ways.sites and sum(share) <= 0):
@@ -71,71 +68,51 @@ class Traffic:
         self._share[: len(share)] = torch.tensor(share, dtype=torch.float64)
         self._turns = {} if ways.sites else _turns(ways.reached, expected)
 
-    def draw(self, images: Tensor, random: torch.Generator) -> Meter:
+    def draw(self, images: Tensor, random: torch.Generator) -> BatchMeter:
         """A meter on these images that follows drawn ways, whatever the network's own decisions are."""
         count = len(images)
         if self._sites:
             ran = torch.rand(self._sites, count, generator=random, dtype=torch.float64)
-            return _Drawn(images, None, {}, (ran < self._share[:, None]).to(images.device))
+            return BatchMeter(images, _DrawnSites((ran < self._share[:, None]).to(images.device)))
         route = torch.multinomial(self._share, count, replacement=True, generator=random) if count else None
         at = torch.zeros(0, dtype=torch.int64) if route is None else route
         turns = {path: table.to(images.device) for path, table in self._turns.items()}
-        return _Drawn(images, at.to(images.device), turns, None)
+        return BatchMeter(images, _DrawnRoutes(at.to(images.device), turns))
 
 
-class _Ways(Plan):
-    """A plan that notes which routes can be reached from where."""
+@dataclass(frozen=True)
+class _DrawnRoutes:
+    """Steering by the route that each image is to finish at.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.path: Path = ()
-        self.reached: dict[Path, set[int]] = {}
-
-    def split(self, choice: Tensor, ways: int, *state: Tensors) -> Iterator[tuple[Any, ...]]:
-        path = self.path
-        for way, group, *parts in super().split(choice, ways, *state):
-            group.path = (*path, way)
-            yield (way, group, *parts)
-
-    def finish(self, logits: Tensor, route: int = 0) -> None:
-        super().finish(logits, route)
-        for end in range(len(self.path) + 1):
-            self.reached.setdefault(self.path[:end], set()).add(route)
-
-
-class _Drawn(Meter):
-    """A meter whose images go where they were told.
-
-    Args:
-        route: N, where each image is to finish; None where sites decide.
+    Attributes:
+        route: N, int64.
         turns: path -> table from route to the way that leads there.
-        ran: sites x N, bool: which blocks each image runs.
     """
 
-    def __init__(
-        self, images: Tensor, route: Tensor | None, turns: dict[Path, Tensor], ran: Tensor | None
-    ) -> None:
-        super().__init__(images)
-        self.path: Path = ()
-        self.site = 0
-        self.route, self.turns, self.ran = route, turns, ran
+    route: Tensor
+    turns: dict[Path, Tensor]
 
-    def split(self, choice: Tensor, ways: int, *state: Tensors) -> Iterator[tuple[Any, ...]]:
-        path = self.path
-        if self.route is not None and path in self.turns:
-            choice = self.turns[path][self._own(self.route)]
-        for way, group, *parts in super().split(choice, ways, *state):
-            group.path = (*path, way)
-            yield (way, group, *parts)
+    def choose(self, rows: Tensor | None, path: Path, choice: Tensor, ways: int) -> Tensor:
+        if path not in self.turns:
+            return choice
+        return self.turns[path][self.route if rows is None else self.route[rows]]
 
-    def patch(self, mask: Tensor, block: nn.Module, *inputs: Tensors, into: Tensor) -> Tensor:
-        if self.ran is not None:
-            mask = self._own(self.ran[self.site])
-            self.site += 1
-        return super().patch(mask, block, *inputs, into=into)
+    def mask(self, rows: Tensor | None, site: int, mask: Tensor) -> Tensor:
+        return mask
 
-    def _own(self, values: Tensor) -> Tensor:
-        return values if self.rows is None else values[self.rows]
+
+@dataclass(frozen=True)
+class _DrawnSites:
+    """Steering by the blocks that each image runs: ``ran`` is sites x N, bool."""
+
+    ran: Tensor
+
+    def choose(self, rows: Tensor | None, path: Path, choice: Tensor, ways: int) -> Tensor:
+        return choice
+
+    def mask(self, rows: Tensor | None, site: int, mask: Tensor) -> Tensor:
+        ran = self.ran[site]
+        return ran if rows is None else ran[rows]
 
 
 def _turns(reached: dict[Path, set[int]], routes: int) -> dict[Path, Tensor]:

@@ -12,10 +12,11 @@ from torch import Tensor
 from routesearch.data.base import Data, Images
 from routesearch.errors import RunFailed
 from routesearch.methods.base import Knob, RoutedNet, Scores
-from routesearch.methods.running import plan, run
+from routesearch.methods.running import price, run
 from routesearch.results.points import OperatingPoint
+from routesearch.routing.batch import Routed
 from routesearch.routing.cost import executed
-from routesearch.routing.meter import Plan, Routed
+from routesearch.routing.pricing import RoutePrices
 
 BATCH = 256
 LOOKED_UP = 1 << 20
@@ -40,7 +41,7 @@ def measure(
     """
     net.eval()
     labels = images.labels.to(device)
-    priced = plan(type(net), net.config, net.backbone, net.trunk)
+    priced = price(type(net), net.config, net.backbone, net.trunk)
     scores = _observe(net, data, images, device)
     if scores is not None:
         if bool(scores.scores.isnan().any()):
@@ -70,7 +71,7 @@ def _observe(net: RoutedNet, data: Data, images: Images, device: torch.device) -
     return Scores(torch.cat([p.scores for p in parts]), torch.cat([p.predictions for p in parts]))
 
 
-def _prices(priced: Plan, routes: int, device: torch.device) -> Tensor | None:
+def _prices(priced: RoutePrices, routes: int, device: torch.device) -> Tensor | None:
     """MACs of routes 0..routes-1 (float64); None where one has no single price, or there are none."""
     found = [priced.routes.get(route) for route in range(routes)]
     single = [price.min for price in found if price is not None and price.min == price.max]
@@ -80,7 +81,7 @@ def _prices(priced: Plan, routes: int, device: torch.device) -> Tensor | None:
 
 
 def _looked_up(
-    net: RoutedNet, scores: Scores, labels: Tensor, priced: Plan, knobs: Sequence[Knob]
+    net: RoutedNet, scores: Scores, labels: Tensor, priced: RoutePrices, knobs: Sequence[Knob]
 ) -> list[OperatingPoint]:
     count, routes = scores.predictions.shape
     if scores.prices is None:
@@ -162,7 +163,7 @@ def _spot_check(
     net: RoutedNet,
     inputs: Tensor,
     scores: Scores,
-    priced: Plan,
+    priced: RoutePrices,
     knobs: Sequence[Knob],
 ) -> None:
     """Hold stored decisions, labels and prices of the first images against executed ones."""

@@ -1,6 +1,6 @@
 """A routed network as one graph of tensor operations in which every way is taken, and marks where ways part.
 
-``route`` is Python that may branch only through its meter. A :class:`Tracer` in the meter's place hands the
+``route`` is Python that may branch only through its meter. A :class:`TracingMeter` hands the
 whole batch to every way, so that one pass under ``make_fx`` records every operation: blocks, and the
 arithmetic between them that makes decisions. Two operators of our own stand in the graph where a group is
 cut (``enter``) and where a patch comes back (``merge``).
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, fx, nn
 
-from routesearch.errors import Refusal
 from routesearch.methods.base import Knob, RoutedNet
 from routesearch.routing.cost import Tensors, map_tensors, mult_adds
 from routesearch.routing.meter import Meter
@@ -111,20 +110,23 @@ class Script:
         return len(self.outputs) - 1
 
 
-class Tracer(Meter):
+@final
+class TracingMeter(Meter):
     """A meter that hands all images to every way and writes down where ways part.
 
-    It has none of a meter's other attributes: what images have spent, and which they are, is known at run
-    time only.
+    What images have spent, and which they are, is known at run time only.
+
+    Args:
+        size: images.
+        script: shared by all ways of a pass.
+        way: of this group.
     """
 
     def __init__(self, size: int, script: Script, way: Way) -> None:
         self._size, self._script, self._way = size, script, way
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise Refusal("an exported route must not read what its images are or have spent")
+    def __len__(self) -> int:
+        return self._size
 
     def run(self, block: nn.Module, *inputs: Tensors) -> Any:
         self._open().macs += mult_adds(block, *inputs)
@@ -136,7 +138,7 @@ class Tracer(Meter):
         for number in range(ways):
             way = Way(self._script.region())
             end.ways.append(way)
-            yield (number, Tracer(len(self), self._script, way), *_entered(state, way.region))
+            yield (number, TracingMeter(len(self), self._script, way), *_entered(state, way.region))
 
     def patch(self, mask: Tensor, block: nn.Module, *inputs: Tensors, into: Tensor) -> Tensor:
         patch = Patch(self._script.region(), mult_adds(block, *inputs))
@@ -161,7 +163,7 @@ def _entered(state: Tensors, region: int) -> Tensors:
 def walk(net: RoutedNet, images: Tensor, knob: Knob) -> tuple[Way, Script]:
     """Take every way with all images; the first way, and the choices and logits that the ways' ends name."""
     script, root = Script(), Way(0)
-    net.route(Tracer(len(images), script, root), images, knob)
+    net.route(TracingMeter(len(images), script, root), images, knob)
     _check_ends(root)
     return root, script
 

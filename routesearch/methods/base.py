@@ -228,6 +228,6 @@ class RoutedNet(nn.Module, ABC):
     @final
     def bounds(self) -> Interval:
         """Cheapest and dearest route in MACs, by walking every way on the meta device."""
-        from routesearch.methods.running import plan  # which runs what is declared here
+        from routesearch.methods.running import price  # which runs what is declared here
 
-        return plan(type(self), self.config, self.backbone, self.trunk).bounds
+        return price(type(self), self.config, self.backbone, self.trunk).bounds

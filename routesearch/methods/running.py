@@ -8,47 +8,63 @@ from torch import Tensor
 from routesearch.backbones.base import Backbone
 from routesearch.errors import Refusal, origin
 from routesearch.methods.base import Knob, RoutedNet, Trunk
-from routesearch.routing.meter import Meter, Plan, Routed
+from routesearch.routing.batch import BatchMeter, Routed
+from routesearch.routing.pricing import PricingMeter, RoutePrices, one_image
 from routesearch.routing.shapes import shapes_only
 from routesearch.space.space import Space
 
 
-def plan(method: type[RoutedNet], config: Space, backbone: Backbone, trunk: Trunk | None = None) -> Plan:
-    """Price a config without weights or data: bounds, and the price of each route.
+def price(
+    method: type[RoutedNet], config: Space, backbone: Backbone, trunk: Trunk | None = None
+) -> RoutePrices:
+    """What the routes of a config cost, without weights or data.
 
     Args:
         trunk: where the structure depends on it (:meth:`RoutedNet.cases`); None covers all cases.
 
     Raises:
-        Refusal: where the config breaks a law of the method, or the method's code fails.
+        Refusal: where the config violates a constraint of the method, or the method's code fails.
     """
     try:
         cases = method.cases(config, backbone) if method.needs_confusion else ()
         if not cases:
-            return _walk(method, config, backbone, None)
+            return _price(method, config, backbone, None)
         if trunk is not None:
-            return _walk(method, config, backbone, trunk.structure)
-        return Plan.any_of([_walk(method, config, backbone, case) for case in cases])
+            return _price(method, config, backbone, trunk.structure)
+        return RoutePrices.any_of([_price(method, config, backbone, case) for case in cases])
     except Refusal:
         raise
-    except Exception as error:  # a stranger's code may raise anything
+    except Exception as error:  # a plugin's code may raise anything
         hint = "; route may branch through the meter only" if "meta tensors" in str(error) else ""
         text = " ".join(str(error).split())
         where = f"{type(error).__name__}: {text}{hint}{origin(error)}"
         raise Refusal(f"{method.name}: {dict(config)} cannot be built and routed: {where}") from error
 
 
-def _walk(method: type[RoutedNet], config: Space, backbone: Backbone, trunk: Trunk | None) -> Plan:
-    priced = Plan()
+def _price(method: type[RoutedNet], config: Space, backbone: Backbone, trunk: Trunk | None) -> RoutePrices:
     with shapes_only():
         net = method(config, backbone, trunk).eval()
         if not net.knobs():
             raise Refusal(f"{method.name}: knobs() must give one setting or more without data, got none")
-        priced.params = sum(p.numel() for p in net.parameters())
-        net.route(priced, torch.empty(1, *backbone.image_shape), net.knobs()[0])
-    if not priced.routes:
+        return price_ways(net, net.knobs()[0])
+
+
+def price_ways(net: RoutedNet, knob: Knob) -> RoutePrices:
+    """What the routes of a network cost at a knob.
+
+    Args:
+        net: in eval mode, on the meta device.
+
+    Raises:
+        ValueError: where no route ends.
+    """
+    meter = PricingMeter()
+    meter.prices.params = sum(p.numel() for p in net.parameters())
+    with shapes_only():
+        net.route(meter, one_image(net.backbone.image_shape), knob)
+    if not meter.prices.routes:
         raise ValueError("a route must end in meter.finish, got none that does")
-    return priced
+    return meter.prices
 
 
 def run(net: RoutedNet, images: Tensor, knob: Knob | None = None) -> Routed:
@@ -61,6 +77,6 @@ def run(net: RoutedNet, images: Tensor, knob: Knob | None = None) -> Routed:
     if net.training:  # going through all modules takes a fifth of a small network's time
         net.eval()
     with torch.inference_mode():
-        meter = Meter(images)
+        meter = BatchMeter(images)
         net.route(meter, images, net.knobs()[0] if knob is None else knob)
         return meter.bill()

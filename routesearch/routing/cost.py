@@ -61,7 +61,7 @@ def _device(inputs: Tensors) -> torch.device:
     return next(t.device for t in tensors(inputs))
 
 
-def macs_of(layer: nn.Module, output: Tensors) -> int:
+def layer_macs(layer: nn.Module, output: Tensors) -> int:
     """Multiply-adds of a layer, by torchinfo, for the whole batch that gave ``output``."""
     from torchinfo.layer_info import LayerInfo
 
@@ -88,7 +88,7 @@ def executed(net: nn.Module, weight: Callable[[Tensors], int] = lambda output: 1
     work = Executed()
 
     def add(module: nn.Module, inputs: tuple[Tensors, ...], output: Tensors) -> None:
-        work.macs += macs_of(module, output) * weight(output)
+        work.macs += layer_macs(module, output) * weight(output)
 
     # What torchinfo counts: modules without children, by their own parameters.
     leaves = [m for m in net.modules() if not any(m.children()) and any(True for _ in m.parameters())]

@@ -22,7 +22,7 @@ from routesearch.methods.base import RoutedNet, Trunk
 from routesearch.methods.running import run
 from routesearch.plugin.loader import Registry, Shelf, load_plugins
 from routesearch.results.timing import Timing
-from routesearch.routing.meter import Routed
+from routesearch.routing.batch import Routed
 from routesearch.saved.card import Card, Part
 from routesearch.saved.folder import read
 from routesearch.study.config import parse_backbone

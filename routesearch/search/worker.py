@@ -172,8 +172,7 @@ def _trunk(stored: Mapping[str, Stored]) -> Trunk:
     rows = Confusion.unpack(*stored[CONFUSION]).rows if CONFUSION in stored else ()
     if NETWORK not in stored:
         return Trunk({}, 0.0, rows)
-    network = TrainedTrunk.unpack(*stored[NETWORK])
-    return Trunk(network.state(), network.accuracy, rows)
+    return TrainedTrunk.unpack(*stored[NETWORK]).trunk(rows)
 
 
 def _prepare(seed: int, grant: Grant) -> torch.device:

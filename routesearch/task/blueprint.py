@@ -12,7 +12,7 @@ from routesearch.backbones.base import Backbone, reference_cost
 from routesearch.data.base import Shape
 from routesearch.errors import Refusal
 from routesearch.methods.base import RoutedNet
-from routesearch.methods.running import plan
+from routesearch.methods.running import price
 from routesearch.plugin.loader import Registry, load_plugins
 from routesearch.space.space import Space
 from routesearch.study.config import parse_backbone
@@ -73,7 +73,7 @@ class Blueprint:
 
     def cost(self) -> dict[str, Any]:
         """Parameters and MACs before any training: no data, no trunk, no weights."""
-        priced = plan(self.method, self.config, self.backbone)
+        priced = price(self.method, self.config, self.backbone)
         backbone_params, backbone_macs = reference_cost(self.backbone)
         return {
             "params": priced.params,

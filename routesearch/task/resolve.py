@@ -18,7 +18,7 @@ from routesearch.backbones.base import Backbone, reference_cost
 from routesearch.data.base import Data, Dataset, Shape
 from routesearch.errors import Refusal
 from routesearch.methods.base import RoutedNet
-from routesearch.methods.running import plan
+from routesearch.methods.running import price
 from routesearch.plugin.loader import Registry, Shelf, load_plugins
 from routesearch.results.points import Budget, Interval
 from routesearch.space.space import SearchSpace, Space
@@ -125,7 +125,7 @@ class Task:
         """
         key = f"{method} {config.model_dump_json()}"
         if key not in self._prices:
-            self._prices[key] = plan(self.methods[method], config, self.backbone).bounds
+            self._prices[key] = price(self.methods[method], config, self.backbone).bounds
         return self._prices[key]
 
     def within(self, bounds: Interval) -> bool:

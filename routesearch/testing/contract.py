@@ -23,20 +23,21 @@ from torch import Tensor, nn
 from routesearch.backbones.base import Backbone
 from routesearch.errors import Refusal
 from routesearch.methods.base import Knob, RoutedNet, Scores, Stage
-from routesearch.methods.running import plan, run
+from routesearch.methods.running import price, run
 from routesearch.results.points import Interval
+from routesearch.routing.batch import BatchMeter, Routed
 from routesearch.routing.cost import executed
-from routesearch.routing.meter import Meter, Plan, Routed
+from routesearch.routing.pricing import RoutePrices
 from routesearch.space.space import SearchSpace, Space
 from routesearch.testing.cases import KNOBS, Case, configs_of, observed, spread
 from routesearch.testing.toys import CHAIN, RESIDUAL, SCALES, states_equal
 from routesearch.testing.walks import (
-    Forced,
     Unseen,
     Way,
     at_random,
     every_way,
     follow,
+    forced,
     seen_by_torchinfo,
 )
 from routesearch.training.loop import states
@@ -389,8 +390,8 @@ class MethodContract:
         knob = net.knobs()[0]
         most = UNSEEN * net.bounds().min * len(images)
         for seed in range(3):
-            meter = Forced(images, at_random(seed), at_random(seed, (0.5, 1.0, 0.0)[seed]))
-            follow(net, images, knob, Forced(images, at_random(seed), at_random(seed)))
+            meter = forced(images, at_random(seed), at_random(seed, (0.5, 1.0, 0.0)[seed]))
+            follow(net, images, knob, forced(images, at_random(seed), at_random(seed)))
             with Unseen(net) as unseen:
                 follow(net, images, knob, meter)
             if sum(macs for _, macs in unseen.found) > most:
@@ -399,7 +400,7 @@ class MethodContract:
     def test_macs_lie_in_bounds_and_reach_both_ends(self, case: Case) -> None:
         """What images cost lies within what was told without weights, and both ends occur."""
         net, image = case.trained, case.images[:1]
-        priced = plan(case.method, case.config, case.backbone, case.trunk)
+        priced = price(case.method, case.config, case.backbone, case.trunk)
         law = f"{case}: measured MACs must lie in bounds()"
         seen: list[int] = []
         for way in every_way(net, image, net.knobs()[0]):
@@ -438,11 +439,11 @@ class MethodContract:
                     _check_same(law, routed, alone, rows, f"among {among} at knob {dict(knob)}", driven.exact)
             for seed in range(3):  # also on ways that these weights do not take
                 pick = at_random(seed)
-                whole = follow(driven.net, driven.images, driven.knobs[0], Forced(driven.images, pick, pick))
+                whole = follow(driven.net, driven.images, driven.knobs[0], forced(driven.images, pick, pick))
                 for i in range(0, count, 5):
                     one = driven.images[i : i + 1]
                     mine = partial(_shifted, pick, i)
-                    single = follow(driven.net, one, driven.knobs[0], Forced(one, mine, mine))
+                    single = follow(driven.net, one, driven.knobs[0], forced(one, mine, mine))
                     among = f"among others on ways drawn with seed {seed}"
                     _check_same(law, single, whole, torch.tensor([i]), among, driven.exact)
 
@@ -469,11 +470,11 @@ class MethodContract:
 
     def _check_scores(self, case: Case, scores: Scores) -> None:
         law = f"{case}: a route that can be looked up must have one price"
-        priced = plan(case.method, case.config, case.backbone, case.trunk)
+        priced = price(case.method, case.config, case.backbone, case.trunk)
         for route in range(scores.predictions.shape[1]):
-            price = priced.routes.get(route)
-            if price is None or price.min != price.max:
-                raise broken(law, f"{price} for route {route}")
+            one = priced.routes.get(route)
+            if one is None or one.min != one.max:
+                raise broken(law, f"{one} for route {route}")
 
     # ---- running -----------------------------------------------------------------------------------------
 
@@ -486,7 +487,7 @@ class MethodContract:
             f"route at {dict(knob)}": partial(run, net, images, knob) for knob in spread(net.knobs(), KNOBS)
         }
         for seed in range(2):
-            meter = Forced(images, at_random(seed), at_random(seed))
+            meter = forced(images, at_random(seed), at_random(seed))
             uses[f"route on ways drawn with seed {seed}"] = partial(
                 follow, net, images, net.knobs()[0], meter
             )
@@ -578,10 +579,10 @@ def _suggest(dice: Any, name: str, distribution: Any) -> Any:
     return draw(distribution, dice)
 
 
-def _priced(method: type[RoutedNet], config: Space, backbone: Backbone) -> Plan:
+def _priced(method: type[RoutedNet], config: Space, backbone: Backbone) -> RoutePrices:
     """As :func:`plan`, but what is no Refusal comes through as it is."""
     try:
-        return plan(method, config, backbone)
+        return price(method, config, backbone)
     except Refusal as refusal:
         if refusal.__cause__ is not None:
             raise RuntimeError(str(refusal)) from refusal.__cause__
@@ -613,11 +614,11 @@ def _from_trunk(net: nn.Module, case: Case) -> set[str]:
     }
 
 
-def _many_ways(knobs: Sequence[Knob]) -> Iterator[tuple[str, Callable[[Tensor], Meter], Knob]]:
+def _many_ways(knobs: Sequence[Knob]) -> Iterator[tuple[str, Callable[[Tensor], BatchMeter], Knob]]:
     for knob in knobs:
-        yield f"at knob {dict(knob)}", Meter, knob
+        yield f"at knob {dict(knob)}", BatchMeter, knob
     for seed, share in enumerate((0.5, 0.2, 0.8)):
-        meter = partial(Forced, split=at_random(seed), patch=at_random(seed, share))
+        meter = partial(forced, split=at_random(seed), patch=at_random(seed, share))
         yield f"on ways drawn with seed {seed}", meter, knobs[0]
 
 
@@ -637,7 +638,7 @@ def _ways_taken(routed: Routed) -> list[tuple[int, int]]:
     return list(zip(routed.route.tolist(), routed.macs.tolist(), strict=True))
 
 
-def _check_price(law: str, priced: Plan, macs: int, route: int, where: str) -> None:
+def _check_price(law: str, priced: RoutePrices, macs: int, route: int, where: str) -> None:
     if macs not in priced.bounds:
         raise broken(law, f"{macs:,} outside of {priced.bounds} {where}")
     price = priced.routes.get(route)

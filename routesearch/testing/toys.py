@@ -168,7 +168,7 @@ def toy_trunk(backbone: Backbone, data: Data, recipe: Recipe = RECIPE) -> Trunk:
     with torch.inference_mode():
         chances = net.eval()(data.inputs(data.train.pixels)).softmax(1)
     rows = [chances[data.train.labels == c].mean(0).tolist() for c in range(backbone.classes)]
-    return Trunk(trained.state(), trained.accuracy, rows)
+    return trained.trunk(rows)
 
 
 def states_equal(one: nn.Module, two: nn.Module) -> list[str]:

@@ -1,8 +1,8 @@
-"""Meters whose ways are prescribed: every route of a network, without luck and whatever its weights."""
+"""Prescribed ways: every route of a network is walked, without luck and whatever its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,43 +12,43 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from routesearch.methods.base import Knob, RoutedNet
-from routesearch.routing.cost import Tensors, macs_of
-from routesearch.routing.meter import Meter, Routed
+from routesearch.routing.batch import BatchMeter, Path, Routed
+from routesearch.routing.cost import Tensors, layer_macs
 
 Pick = Callable[[Tensor, int, int], Tensor]
 """(rows of the batch, the how-manieth decision on their way, number of ways) to a way for each row."""
 
 
-class Forced(Meter):
-    """A meter that overrules the network's decisions.
+class Forced:
+    """Steering that overrules the network's decisions.
 
     Args:
         split: picks ways where the network parts its images; None: as the network decides.
         patch: picks whether blocks run (1) or are skipped (0); None: as the network decides.
+
+    Attributes:
+        asked: ways at each split that was met, in the order of meeting, of all groups.
     """
 
-    def __init__(self, images: Tensor, split: Pick | None = None, patch: Pick | None = None) -> None:
-        super().__init__(images)
+    def __init__(self, split: Pick | None = None, patch: Pick | None = None) -> None:
         self._pick_way, self._pick_run = split, patch
-        self._splits = self._patches = 0
         self.asked: list[int] = []
-        """Ways at each split that was met, in the order of meeting; shared by all groups."""
 
-    def split(self, choice: Tensor, ways: int, *state: Tensors) -> Iterator[tuple[Any, ...]]:
+    def choose(self, rows: Tensor | None, path: Path, choice: Tensor, ways: int) -> Tensor:
         self.asked.append(ways)
-        if self._pick_way is not None:
-            choice = self._pick_way(self._rows(choice), self._splits, ways)
-        self._splits += 1
-        yield from super().split(choice, ways, *state)
+        return choice if self._pick_way is None else self._pick_way(_rows(rows, choice), len(path), ways)
 
-    def patch(self, mask: Tensor, block: nn.Module, *inputs: Tensors, into: Tensor) -> Tensor:
-        if self._pick_run is not None:
-            mask = self._pick_run(self._rows(mask), self._patches, 2).bool()
-        self._patches += 1
-        return super().patch(mask, block, *inputs, into=into)
+    def mask(self, rows: Tensor | None, site: int, mask: Tensor) -> Tensor:
+        return mask if self._pick_run is None else self._pick_run(_rows(rows, mask), site, 2).bool()
 
-    def _rows(self, choice: Tensor) -> Tensor:
-        return torch.arange(len(self), device=choice.device) if self.rows is None else self.rows
+
+def _rows(rows: Tensor | None, choice: Tensor) -> Tensor:
+    return torch.arange(len(choice), device=choice.device) if rows is None else rows
+
+
+def forced(images: Tensor, split: Pick | None = None, patch: Pick | None = None) -> BatchMeter:
+    """A meter on these images whose decisions are :class:`Forced`."""
+    return BatchMeter(images, Forced(split, patch))
 
 
 def at_random(seed: int, share: float = 0.5) -> Pick:
@@ -75,7 +75,7 @@ def _scripted(script: Sequence[int]) -> Pick:
     return lambda rows, number, ways: torch.full_like(rows, script[number] if number < len(script) else 0)
 
 
-def follow(net: RoutedNet, images: Tensor, knob: Knob, meter: Meter) -> Routed:
+def follow(net: RoutedNet, images: Tensor, knob: Knob, meter: BatchMeter) -> Routed:
     """Route images through a meter of one's own, in eval mode."""
     net.eval()
     with torch.no_grad():
@@ -91,8 +91,8 @@ class Way:
     skips: str
     patch: Pick
 
-    def meter(self, image: Tensor) -> Forced:
-        return Forced(image, _scripted(self.splits), self.patch)
+    def meter(self, image: Tensor) -> BatchMeter:
+        return forced(image, _scripted(self.splits), self.patch)
 
     def __str__(self) -> str:
         return f"splits {list(self.splits)}, blocks that can be skipped: {self.skips}"
@@ -104,12 +104,12 @@ def every_way(net: RoutedNet, image: Tensor, knob: Knob, most: int = 256) -> lis
     todo: list[tuple[int, ...]] = [()]
     while todo and len(found) < most:
         script = todo.pop()
-        meter = Forced(image, _scripted(script), always(1))
-        follow(net, image, knob, meter)
-        taken = (*script, *[0] * (len(meter.asked) - len(script)))
+        steering = Forced(_scripted(script), always(1))
+        follow(net, image, knob, BatchMeter(image, steering))
+        taken = (*script, *[0] * (len(steering.asked) - len(script)))
         found.append(taken)
-        for place in range(len(meter.asked) - 1, len(script) - 1, -1):
-            todo += [(*taken[:place], way) for way in range(1, meter.asked[place])]
+        for place in range(len(steering.asked) - 1, len(script) - 1, -1):
+            todo += [(*taken[:place], way) for way in range(1, steering.asked[place])]
     ways = []
     for number, splits in enumerate(found):
         ways += [Way(splits, "run", always(1)), Way(splits, "skipped", always(0))]
@@ -120,7 +120,7 @@ def every_way(net: RoutedNet, image: Tensor, knob: Knob, most: int = 256) -> lis
 class _Walk(nn.Module):
     """A network on one prescribed way, for torchinfo to look at."""
 
-    def __init__(self, net: RoutedNet, knob: Knob, meter: Callable[[Tensor], Meter]) -> None:
+    def __init__(self, net: RoutedNet, knob: Knob, meter: Callable[[Tensor], BatchMeter]) -> None:
         super().__init__()
         self.net, self.knob, self.meter = net, knob, meter
 
@@ -129,7 +129,7 @@ class _Walk(nn.Module):
 
 
 def seen_by_torchinfo(
-    net: RoutedNet, image: Tensor, knob: Knob, meter: Callable[[Tensor], Meter] = Meter
+    net: RoutedNet, image: Tensor, knob: Knob, meter: Callable[[Tensor], BatchMeter] = BatchMeter
 ) -> tuple[int, int]:
     """MACs that the meter bills for one image, and those that torchinfo counts of all that runs."""
     from torchinfo import summary
@@ -163,7 +163,7 @@ class Unseen(TorchDispatchMode):
         self._done.append(0)
 
     def _leave(self, layer: nn.Module, _: Any, output: Tensors) -> None:
-        unseen = self._done.pop() - macs_of(layer, output)
+        unseen = self._done.pop() - layer_macs(layer, output)
         if unseen > 0:
             self.found.append((f"within {type(layer).__name__}", unseen))
 

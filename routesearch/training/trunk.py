@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Data
-from routesearch.methods.base import Batch, Stage
+from routesearch.methods.base import Batch, Stage, Trunk
 from routesearch.study.recipe import Recipe
 from routesearch.training.loop import fit, place, states
 from routesearch.utils.arrays import Arrays, Stored
@@ -34,6 +34,10 @@ class TrainedTrunk:
     def state(self) -> dict[str, torch.Tensor]:
         """The weights as tensors; copied, since memory that processes share cannot be written."""
         return as_tensors(self.weights)
+
+    def trunk(self, confusion: Sequence[Sequence[float]] = ()) -> Trunk:
+        """What a method starts from."""
+        return Trunk(self.state(), self.accuracy, confusion)
 
     def pack(self) -> Stored:
         """What a file holds of it."""

@@ -13,8 +13,8 @@ from torch import nn
 from routesearch.backbones import Pyramid8
 from routesearch.backbones.pyramid import Column, Scales
 from routesearch.errors import Refusal
+from routesearch.routing.batch import BatchMeter
 from routesearch.routing.cost import mult_adds
-from routesearch.routing.meter import Meter
 from routesearch.routing.shapes import shapes_only
 
 HYBRID = Pyramid8((3, 32, 32), 10)
@@ -166,7 +166,7 @@ def test_a_group_parts_with_its_list_of_maps() -> None:
     images = torch.randn(5, 1, 16, 16)
     goes_on = torch.tensor([True, False, True, False, True])
     with torch.no_grad():
-        meter = Meter(images)
+        meter = BatchMeter(images)
         x = meter.run(first, images)
         for way, group, maps in meter.split(goes_on, 2, x):
             maps = group.run(second, maps) if way else maps

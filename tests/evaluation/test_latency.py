@@ -17,7 +17,7 @@ from routesearch.backbones.base import Backbone
 from routesearch.evaluation import latency
 from routesearch.evaluation.latency import Traffic, time_network, time_points
 from routesearch.methods.base import Knob, RoutedNet, Scores, Stage
-from routesearch.methods.running import plan
+from routesearch.methods.running import price
 from routesearch.results.points import OperatingPoint
 from routesearch.routing.cost import mult_adds
 from routesearch.routing.meter import Meter
@@ -93,7 +93,7 @@ def test_images_go_where_the_shares_send_them(pocket: Backbone) -> None:
     bill = routed(net, share)
     found = torch.bincount(bill.route, minlength=4) / len(bill.route)
     assert found.tolist() == pytest.approx(share, abs=0.03)
-    prices = plan(Tree, net.config, pocket).routes
+    prices = price(Tree, net.config, pocket).routes
     assert all(int(m) in prices[int(r)] for m, r in zip(bill.macs, bill.route, strict=True))
 
 
@@ -120,7 +120,7 @@ def test_a_share_for_each_route_is_needed(pocket: Backbone) -> None:
 
 def test_what_is_timed_is_what_the_shares_cost(pocket: Backbone) -> None:
     net, share = Tree(Tree.Config(), pocket), [0.0, 0.5, 0.5, 0.0]
-    prices = plan(Tree, net.config, pocket).routes
+    prices = price(Tree, net.config, pocket).routes
     one, many = time_network(net, {}, share, CPU, batches=(1, 64), seconds=0.05)
     assert (one.batch, many.batch) == (1, 64)
     expected = (prices[1].min + prices[2].min) / 2
@@ -135,7 +135,7 @@ def test_a_plugins_network_can_be_timed(own_method: ModuleType, pocket: Backbone
     method = next(m for m in own_method.routesearch_methods())
     net = method(method.space(pocket).default(), pocket)
     (timing,) = time_network(net, net.knobs()[0], [0.5, 0.5], CPU, batches=(4,), seconds=0.02)
-    assert timing.macs in plan(method, net.config, pocket).bounds
+    assert timing.macs in price(method, net.config, pocket).bounds
 
 
 def test_all_blocks_may_be_skipped(pocket: Backbone) -> None:

@@ -15,7 +15,7 @@ from routesearch.data.base import Data
 from routesearch.errors import RunFailed
 from routesearch.evaluation.measure import measure
 from routesearch.methods.base import Knob, RoutedNet, Scores, Stage
-from routesearch.methods.running import plan, run
+from routesearch.methods.running import price, run
 from routesearch.routing.meter import Meter
 from routesearch.space.space import Space
 
@@ -295,7 +295,7 @@ def test_knobs_are_told_what_routes_cost(looked: Looked, data: Data) -> None:
 
     measure(same_weights(looked, Asking), data, data.validation, CPU)
     [told] = [scores.prices for scores in seen if scores is not None]
-    routes = plan(Looked, looked.config, looked.backbone).routes
+    routes = price(Looked, looked.config, looked.backbone).routes
     assert told is not None
     assert (told.dtype, told.tolist()) == (torch.float64, [routes[r].min for r in range(3)])
 

@@ -22,7 +22,7 @@ from routesearch.errors import Refusal
 from routesearch.evaluation.measure import measure
 from routesearch.methods import base as method_module
 from routesearch.methods.base import Knob, RoutedNet, Scores, Stage, Trunk
-from routesearch.methods.running import plan, run
+from routesearch.methods.running import price, run
 from routesearch.methods.schedules import balanced
 from routesearch.results.points import Interval
 from routesearch.routing.cost import mult_adds
@@ -77,7 +77,7 @@ def test_the_examples_bill(example: type[RoutedNet], pocket: Backbone) -> None:
     early = mult_adds(net.early, torch.zeros(1, *pocket.shape(2)))
     rest = mult_adds(net.rest.eval(), torch.zeros(1, *pocket.shape(2)))
     assert net.bounds() == Interval(front + early, front + early + rest)
-    assert plan(example, net.config, pocket).routes == {
+    assert price(example, net.config, pocket).routes == {
         0: Interval(front + early, front + early),
         1: Interval(front + early + rest, front + early + rest),
     }
@@ -92,7 +92,7 @@ def test_a_plan_touches_no_weights(example: type[RoutedNet], pocket: Backbone) -
             super().__init__(*args)
             made.extend({p.device.type for p in self.parameters()})
 
-    plan(Spy, Spy.Config(position=2), pocket)
+    price(Spy, Spy.Config(position=2), pocket)
     assert made == ["meta"]
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -100,7 +100,7 @@ def test_a_plan_touches_no_weights(example: type[RoutedNet], pocket: Backbone) -
 def test_a_plan_of_a_large_network(example: type[RoutedNet]) -> None:
     """Static bounds of a real backbone, by the reference figures: the dear way is nin with one exit more."""
     nin = NiN((3, 32, 32), 10)
-    bounds = plan(example, example.Config(position=3), nin).bounds  # type: ignore[call-arg]
+    bounds = price(example, example.Config(position=3), nin).bounds  # type: ignore[call-arg]
     early = 10 * (96 + 1)
     assert bounds == Interval(14_942_208 + 31_621_120 + 15_826_944 + early, 223_117_952 + early)
 
@@ -226,14 +226,14 @@ def test_a_mistake_in_a_method_is_one_line_that_names_it(
     method: type[RoutedNet], told: str, pocket: Backbone
 ) -> None:
     with pytest.raises(Refusal, match=told) as refused:
-        plan(method, method.Config(), pocket)
+        price(method, method.Config(), pocket)
     assert str(refused.value).startswith("bare: ")
     assert "\n" not in str(refused.value)
 
 
 def test_a_mistake_is_placed_where_the_author_made_it(pocket: Backbone) -> None:
     with pytest.raises(Refusal, match=r"\(test_base\.py:\d+\)$"):
-        plan(Misfit, Misfit.Config(), pocket)
+        price(Misfit, Misfit.Config(), pocket)
 
 
 def test_balanced_batches_have_equally_many_of_each_class() -> None:
@@ -276,9 +276,9 @@ def test_a_structure_that_waits_for_a_trunk_is_priced_over_all_cases(pocket: Bac
 
     config = Waits.Config()
     one, two, three = (
-        plan(Waits, config, pocket, Trunk({"w": torch.zeros(1)}, 0.5, [[float(d)]])) for d in (1, 2, 3)
+        price(Waits, config, pocket, Trunk({"w": torch.zeros(1)}, 0.5, [[float(d)]])) for d in (1, 2, 3)
     )
-    both = plan(Waits, config, pocket)
+    both = price(Waits, config, pocket)
     assert (one.known, both.known) == (True, False)
     assert one.bounds.max < two.bounds.max < three.bounds.max
     assert both.bounds == Interval(one.bounds.min, three.bounds.max)

@@ -7,7 +7,7 @@ import torch
 
 from routesearch.backbones import NiN
 from routesearch.backbones.base import Backbone, reference_cost
-from routesearch.methods.running import plan, run
+from routesearch.methods.running import price, run
 from routesearch.methods.static import Static
 from routesearch.results.points import Interval
 from routesearch.testing import MethodContract
@@ -21,7 +21,7 @@ class TestStatic(MethodContract):
 
 
 def bounds(backbone: Backbone = NIN, **fields: float) -> Interval:
-    return plan(Static, Static.Config(**fields), backbone).bounds
+    return price(Static, Static.Config(**fields), backbone).bounds
 
 
 def test_as_it_is_it_is_the_backbone() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from routesearch.results.points import (
     Budget,
+    Interval,
     OperatingPoint,
     Point,
     best,
@@ -261,3 +263,32 @@ def test_the_representative_respects_the_latency() -> None:
     slow, fast = OperatingPoint({}, 0.9, 100.0, latency=0.004), OperatingPoint({}, 0.6, 400.0, latency=0.001)
     assert representative([slow, fast], REFERENCE, Budget(None, 0.002)) is fast
     assert representative([slow, fast], REFERENCE, Budget(300.0, 0.002)) is slow, "none within: no budget"
+
+
+# ---- intervals ---------------------------------------------------------------------------------------
+
+COSTS = st.integers(0, 10**12)
+
+
+INTERVALS = st.tuples(COSTS, COSTS).map(lambda ends: Interval(min(ends), max(ends)))
+
+
+@given(INTERVALS, INTERVALS, INTERVALS)
+def test_intervals_add_and_join_as_costs_do(a: Interval, b: Interval, c: Interval) -> None:
+    assert a + b == b + a
+    assert a | b == b | a
+    assert (a + b) + c == a + (b + c)
+    assert (a | b) | c == a | (b | c)
+    assert a | a == a
+    assert a + (b | c) == (a + b) | (a + c)
+    assert a + Interval(0, 0) == a
+    assert a.min in (a | b)
+    assert b.max in (a | b)
+    assert (a | b).max + 1 not in (a | b)
+
+
+@given(INTERVALS, INTERVALS, st.data())
+def test_what_lies_in_both_parts_lies_in_the_sum(a: Interval, b: Interval, draw: Any) -> None:
+    x, y = (draw.draw(st.integers(i.min, i.max)) for i in (a, b))
+    assert x + y in a + b
+    assert x in (a | b)

@@ -33,8 +33,7 @@ def task(make_task: Callable[..., Task]) -> Task:
 
 @pytest.fixture
 def trunk(task: Task) -> Trunk:
-    trained = train_trunk(task.backbone, task.data, task.config.training, seed=0, device=CPU)
-    return Trunk(trained.state(), trained.accuracy)
+    return train_trunk(task.backbone, task.data, task.config.training, seed=0, device=CPU).trunk()
 
 
 def record(task: Task, method: str, seed: int = 5, **fields: Any) -> TrialRecord:

@@ -122,13 +122,13 @@ def test_a_broken_plugin_is_named_where_something_is_missing(
 def test_bounds_are_found_once(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     task = make_task()
     calls: list[Space] = []
-    plan = task_module.plan
+    price = task_module.price
 
     def counting(method: Any, config: Space, backbone: Backbone) -> Any:
         calls.append(config)
-        return plan(method, config, backbone)
+        return price(method, config, backbone)
 
-    monkeypatch.setattr(task_module, "plan", counting)
+    monkeypatch.setattr(task_module, "price", counting)
     space = task.spaces["static"]
     config, other = space.default(), space.draw(Random(1))
     first = task.bounds("static", config)
@@ -193,7 +193,7 @@ def test_preflight_names_a_method_that_can_build_nothing(
         raise Refusal("gates must fit, got none")
 
     task = make_task(methods=["skipper"])
-    monkeypatch.setattr(task_module, "plan", refusing)
+    monkeypatch.setattr(task_module, "price", refusing)
     with pytest.raises(
         Refusal, match=r"methods\.skipper: no config of its space can be built: gates must fit"
     ):

@@ -24,7 +24,7 @@ from routesearch.backbones import (
     WRN28x10,
 )
 from routesearch.evaluation.measure import measure
-from routesearch.methods.running import plan
+from routesearch.methods.running import price
 from routesearch.plugin.loader import load_plugins
 from routesearch.study.recipe import Recipe
 from routesearch.testing import MethodContract, ToyChain, toy_data
@@ -99,7 +99,7 @@ def test_table_2(
 ) -> None:
     """DN1-early, DN1-late, DN2 and DN2-slim on Network in Network; every leaf costs the same."""
     backbone = NiN(shape, 10)
-    priced = plan(DecisioNet, DecisioNet.Config(split_positions=positions), backbone)
+    priced = price(DecisioNet, DecisioNet.Config(split_positions=positions), backbone)
     assert (priced.params, priced.bounds) == (params, Interval(macs, macs))
     assert len(priced.routes) == 2 ** len(positions)
     net = make(backbone, split_positions=positions)
@@ -141,7 +141,7 @@ def test_the_baselines_of_table_2(shape: tuple[int, int, int], params: int, macs
 def test_table_3(positions: tuple[int, ...], params: int, macs: int) -> None:
     """Wide residual networks of 28 layers, ten times as wide, on 100 classes."""
     config = DecisioNet.Config(split_positions=positions)
-    priced = plan(DecisioNet, config, WRN28x10(CIFAR10, 100))
+    priced = price(DecisioNet, config, WRN28x10(CIFAR10, 100))
     assert (priced.params, priced.bounds) == (params, Interval(macs, macs))
 
 
@@ -548,11 +548,11 @@ def test_one_class_has_nothing_to_share_out() -> None:
 def test_the_price_without_labels_covers_every_clustering(n: int, depth: int, dice: Any) -> None:
     backbone = ToyChain((1, 8, 8), n)
     fields: dict[str, Any] = {"split_positions": tuple(range(2, 2 + depth)), "width_rule": "size"}
-    whole = plan(DecisioNet, DecisioNet.Config(**fields), backbone)
+    whole = price(DecisioNet, DecisioNet.Config(**fields), backbone)
     assert not whole.known
     table = [[dice.random() ** 4 for _ in range(n)] for _ in range(n)]
     trunk = Trunk({}, 0.5, table)
-    one = plan(DecisioNet, DecisioNet.Config(**fields), backbone, trunk)
+    one = price(DecisioNet, DecisioNet.Config(**fields), backbone, trunk)
     assert one.known
     assert whole.bounds.min <= one.bounds.min <= one.bounds.max <= whole.bounds.max
 
@@ -561,7 +561,7 @@ def test_both_ends_of_the_price_without_labels_are_met() -> None:
     """By the clusters that leave one class alone at each split."""
     backbone = NiN(CIFAR10, 10)
     config = DecisioNet.Config(split_positions=(3, 6), width_rule="size")
-    whole = plan(DecisioNet, config, backbone)
+    whole = price(DecisioNet, config, backbone)
     assert (whole.bounds, whole.params) == (Interval(90_354_445, 157_197_539), 737_007)
     alone = [(0, 0)] * 8 + [(0, 1), (1, 0)]
     net = make(backbone, alone, **config.model_dump())
@@ -572,12 +572,12 @@ def test_both_ends_of_the_price_without_labels_are_met() -> None:
 def test_halves_have_one_price_whatever_the_labels() -> None:
     backbone = NiN(CIFAR10, 10)
     config = DecisioNet.Config(split_positions=(3, 6), width_rule="size", routing_labels="balanced")
-    without = plan(DecisioNet, config, backbone)
+    without = price(DecisioNet, config, backbone)
     assert without.known
     dice = torch.Generator().manual_seed(0)
     for _ in range(3):
         trunk = Trunk({}, 0.5, torch.rand(10, 10, generator=dice).tolist())
-        assert plan(DecisioNet, config, backbone, trunk).routes == without.routes
+        assert price(DecisioNet, config, backbone, trunk).routes == without.routes
         assert make(backbone, VEHICLES, **config.model_dump())._widths(2) == DecisioNet(
             config, backbone, trunk
         )._widths(2)
@@ -627,7 +627,7 @@ def test_the_default_is_two_splits_at_the_thirds(
     default: Any = DecisioNet.space(backbone).default()
     assert default.split_positions == usual
     assert (default.beta, default.routing_labels, default.width_rule) == (3.0, "confusion", "half")
-    priced = plan(DecisioNet, default, backbone)
+    priced = price(DecisioNet, default, backbone)
     whole = mult_adds(_meta(backbone), torch.zeros(1, *CIFAR10, device="meta"))
     assert priced.bounds.max < whole
 
@@ -649,7 +649,7 @@ def test_a_narrow_backbone_has_fewer_splits() -> None:
     """16 x 1/8 = 2 channels in the last group can be halved once."""
     space = DecisioNet.space(ResNet38((1, 8, 8), 3, 1 / 32))
     assert space.domains["split_positions"] == Cuts(first=12, last=17, most=1)
-    assert plan(DecisioNet, space.default(), ResNet38((1, 8, 8), 3, 1 / 32)).bounds.min > 0
+    assert price(DecisioNet, space.default(), ResNet38((1, 8, 8), 3, 1 / 32)).bounds.min > 0
 
 
 def test_backbones_that_cannot_be_split_are_refused() -> None:

@@ -23,7 +23,7 @@ from routesearch import (
 )
 from routesearch.backbones import DenseNet201Cifar, NiN, Pyramid8, ResNet38, ResNet101Cifar
 from routesearch.evaluation.measure import measure
-from routesearch.methods.running import plan
+from routesearch.methods.running import price
 from routesearch.methods.thresholds import exit_front
 from routesearch.plugin.loader import load_plugins
 from routesearch.results.points import best
@@ -52,7 +52,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture(scope="module")
 def trunk(backbone: Backbone, data: Data) -> Trunk:
-    return train_trunk(backbone, data, RECIPE, seed=0, device=CPU)[0]
+    return train_trunk(backbone, data, RECIPE, seed=0, device=CPU).trunk()
 
 
 def make(backbone: Backbone, trunk: Trunk | None = None, /, seed: int = 0, **fields: Any) -> DGate:
@@ -283,7 +283,7 @@ def test_the_papers_exits_cost_what_they_should(
     """A multiply-add is two of the paper's FLOPs. Gates on whole maps cost up to 0.012 G more."""
     backbone = kind((3, 32, 32), 10)
     config = DGate.space(backbone).parse({"positions": positions, "features": features})
-    routes = plan(DGate, config, backbone).routes
+    routes = price(DGate, config, backbone).routes
     found = [2 * routes[r].min / 1e9 for r in range(4)]
     assert found == pytest.approx(giga_flops, abs=0.01 if features != "flat" else 0.012)
     assert all(routes[r].min == routes[r].max for r in range(4))
@@ -310,7 +310,7 @@ def test_what_the_sweep_counts_is_what_is_measured(thresholds: str, trained: DGa
     points = measure(found, data, data.validation, CPU)
     with torch.inference_mode():
         scores = found.observe(data.inputs(data.validation.pixels))
-    routes = plan(DGate, found.config, found.backbone).routes
+    routes = price(DGate, found.config, found.backbone).routes
     prices = [routes[r].min for r in range(3)]
     labels = data.validation.labels.tolist()
     assert len(points) > 3
@@ -327,7 +327,7 @@ def test_what_the_sweep_counts_is_what_is_measured(thresholds: str, trained: DGa
 
 def priced(net: DGate, scores: Scores) -> Scores:
     """With what the core fills in."""
-    routes = plan(DGate, net.config, net.backbone).routes
+    routes = price(DGate, net.config, net.backbone).routes
     return replace(scores, prices=torch.tensor([routes[r].min for r in range(3)], dtype=torch.float64))
 
 

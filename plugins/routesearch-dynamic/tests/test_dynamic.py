@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from routesearch import Backbone, Batch, Knob, Refusal, mult_adds, run
 from routesearch.backbones import NiN, Pyramid8, ResNet38
-from routesearch.methods.running import plan
+from routesearch.methods.running import price
 from routesearch.plugin.loader import load_plugins
 from routesearch.routing.shapes import shapes_only
 from routesearch.study.recipe import Recipe
@@ -133,7 +133,7 @@ def test_what_an_exit_costs() -> None:
 
 def test_what_torchinfo_adds_are_biases_and_norms() -> None:
     filters, pixels = (16, 16, 32, 32, 64, 64, 128, 128), (1360, 1360, 336, 336, 80, 80, 16, 16)
-    priced = plan(Actor, Actor.Config(positions=ALL), HYBRID)
+    priced = price(Actor, Actor.Config(positions=ALL), HYBRID)
     added = 0
     for n, exit_cost in enumerate(EXITS):
         scales = (4, 4, 3, 3, 2, 2, 1, 1)[n]
@@ -211,7 +211,7 @@ def test_the_unit_of_k_cpt_is_the_whole_backbone() -> None:
     net = make(Actor, HYBRID)
     whole = mult_adds(HYBRID.plain(), torch.zeros(1, 3, 32, 32))
     prices = net.prices
-    routes = plan(Actor, net.config, HYBRID).routes
+    routes = price(Actor, net.config, HYBRID).routes
     for n in range(8):
         share = float(prices.columns[: n + 1].sum() + prices.leaves[n])
         assert share * whole == pytest.approx(routes[n].min, rel=1e-5)
@@ -243,7 +243,7 @@ def test_both_are_found_as_a_plugin() -> None:
 @pytest.mark.parametrize("method", [Actor, Critic])
 def test_bad_configs_are_refused(method: type[Dynamic], fields: dict[str, Any], law: str) -> None:
     with pytest.raises(Refusal, match=f"^{method.name}: {law}"):
-        plan(method, method.Config(**fields), NiN((3, 32, 32), 10))
+        price(method, method.Config(**fields), NiN((3, 32, 32), 10))
 
 
 def test_a_backbone_of_one_unit_is_refused() -> None:

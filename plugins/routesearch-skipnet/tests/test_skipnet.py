@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from routesearch import Backbone, Batch, Data, Meter, Refusal, RunFailed, Scores, mult_adds, run
+from routesearch import Backbone, Batch, BatchMeter, Data, Refusal, RunFailed, Scores, mult_adds, run
 from routesearch.backbones import NiN, ResNet38, ResNet74, ResNet110, ResNet152
 from routesearch.evaluation.measure import measure
-from routesearch.methods.running import plan
+from routesearch.methods.running import price
 from routesearch.plugin.loader import load_plugins
 from routesearch.study.recipe import Recipe
 from routesearch.testing import MethodContract, toy_data
@@ -166,7 +166,7 @@ def test_a_gate_for_every_unit_but_the_first(depth: int, gates: int) -> None:
 def test_what_a_network_costs(depth: int, gate: str, everything: int, floor: int) -> None:
     """All units run, and none: the weights, once biases and norms, which torchinfo counts, are taken off."""
     backbone = NETS[depth]((3, 32, 32), 10)
-    bounds = plan(SkipNet, SkipNet.Config(gate_type=gate), backbone).bounds
+    bounds = price(SkipNet, SkipNet.Config(gate_type=gate), backbone).bounds
     n = len(backbone) // 3
     per_gate = {"ffgate1": (4, 2), "ffgate2": (2, 2), "rnngate": (0, 10 + 80 + 1)}[gate]
     gates = sum(per_gate[0] * c + per_gate[1] for c in [16] * n + [32] * n + [64] * (n - 1))
@@ -179,7 +179,7 @@ def test_what_a_network_costs(depth: int, gate: str, everything: int, floor: int
 
 @pytest.mark.parametrize(("gate", "floor"), [("rnngate", 5_491_315), ("ffgate2", 36_692_628)])
 def test_the_floor_of_resnet110(gate: str, floor: int) -> None:
-    assert plan(SkipNet, SkipNet.Config(gate_type=gate), ResNet110((3, 32, 32), 10)).bounds.min == floor
+    assert price(SkipNet, SkipNet.Config(gate_type=gate), ResNet110((3, 32, 32), 10)).bounds.min == floor
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_the_floor_of_resnet110(gate: str, floor: int) -> None:
 )
 def test_parameters_of_all_gates(depth: int, gate: str, used: int) -> None:
     base = {38: 564_122, 74: 1_147_418, 110: 1_730_714, 152: 2_411_226}[depth]
-    assert plan(SkipNet, SkipNet.Config(gate_type=gate), NETS[depth]((3, 32, 32), 10)).params == base + used
+    assert price(SkipNet, SkipNet.Config(gate_type=gate), NETS[depth]((3, 32, 32), 10)).params == base + used
 
 
 # ---- laws ----------------------------------------------------------------------------------------------
@@ -539,6 +539,6 @@ def test_scores_are_the_gates_logits(varied: SkipNet, data: Data) -> None:
     with torch.inference_mode():
         scores = varied.observe(images).scores
         for i, threshold in enumerate((0.0, 1.0, 0.5)):
-            _, z = varied._walk(Meter(images), images, _over(threshold))
+            _, z = varied._walk(BatchMeter(images), images, _over(threshold))
             assert torch.equal(scores[:, 8 * i : 8 * i + 8], torch.stack(z, 1))
         assert not torch.equal(scores[:, :8], scores[:, 8:16]), "later gates see what earlier ones did"
