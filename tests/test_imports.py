@@ -145,6 +145,14 @@ def public_names() -> list[str]:
     raise AssertionError("routesearch/__init__.py must have an __all__ of plain strings")
 
 
+def test_the_top_level_shows_the_architecture() -> None:
+    """As many entries as a person takes in at a glance, and files that can be read in one sitting."""
+    entries = {path.relative_to(CORE).parts[0] for path in SOURCES}
+    assert len(entries) <= 22
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in SOURCES}
+    assert {path: lines for path, lines in lengths.items() if lines > 400} == {}
+
+
 def test_core_keeps_the_line() -> None:
     offenders = [
         f"{path.relative_to(ROOT)}: {what}"

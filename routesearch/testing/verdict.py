@@ -48,8 +48,11 @@ def examine(contract: Contract, only: Sequence[str] | None = None) -> Iterator[V
 
 
 def laws(contract: Contract) -> list[str]:
-    """Names of the laws, in the order in which they are written."""
-    names = {name: None for kind in reversed(contract.__mro__) for name in vars(kind)}
+    """Names of the invariants, in the order in which they are written; a subclass's own come last."""
+    kinds = contract.__mro__
+    whole = [kind for kind in kinds if issubclass(kind, MethodContract | BackboneContract)]
+    parts = [kind for kind in kinds if kind not in whole]
+    names = {name: None for kind in (*parts, *reversed(whole)) for name in vars(kind)}
     return [name.removeprefix("test_") for name in names if name.startswith("test_")]
 
 
