@@ -34,7 +34,8 @@ from routesearch.routing.cost import map_tensors, tensors
 from routesearch.search.ray_cluster import WORKER_ENV
 from routesearch.study.recipe import Recipe
 from routesearch.task.blueprint import Blueprint
-from routesearch.training.loop import fit, make_optimizer, place, states
+from routesearch.training.loop import fit, make_optimizer, place
+from routesearch.training.weights import states
 
 STEPS = {"nin": 4, "nin@0.25": 16, "resnet38": 8}
 BATCH = 128

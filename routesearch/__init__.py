@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from routesearch.methods.base import Batch, Knob, RoutedNet, Scores, Stage, Trunk
     from routesearch.methods.running import run
     from routesearch.methods.schedules import balanced, cosine
+    from routesearch.methods.standin import StandIn
     from routesearch.methods.thresholds import (
         exit_thresholds,
         first_exit,
@@ -44,6 +45,7 @@ _HOME = {
     "routesearch.methods.base": ("Batch", "Knob", "RoutedNet", "Scores", "Stage", "Trunk"),
     "routesearch.methods.running": ("run",),
     "routesearch.methods.schedules": ("balanced", "cosine"),
+    "routesearch.methods.standin": ("StandIn",),
     "routesearch.methods.thresholds": (
         "exit_thresholds",
         "first_exit",
@@ -88,6 +90,7 @@ __all__ = [
     "Source",
     "Space",
     "Stage",
+    "StandIn",
     "Study",
     "Trunk",
     "When",

@@ -257,10 +257,7 @@ class DecisioNet(RoutedNet):
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
         super().__init__(config, backbone, trunk)
         positions: tuple[int, ...] = self.config.split_positions
-        law = Cuts(last=len(backbone) - 1).law(positions)
-        if law is not None:
-            got = f"on backbone {backbone.name}, got {list(positions)}"
-            raise Refusal(f"decisionet: split_positions: {law} must hold {got}")
+        backbone.check_cuts(positions, "decisionet: split_positions")
         law = _narrow(backbone, positions)
         if law is not None:
             raise Refusal(f"decisionet: {law}")

@@ -100,11 +100,7 @@ class DGate(RoutedNet):
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
         super().__init__(config, backbone, trunk)
         positions: tuple[int, ...] = self.config.positions
-        law = Cuts(last=len(backbone) - 1).law(positions)
-        if law is not None:
-            raise Refusal(
-                f"dgate: positions: {law} must hold on backbone {backbone.name}, got {list(positions)}"
-            )
+        backbone.check_cuts(positions, "dgate: positions")
         plain = backbone.plain()
         if trunk is not None:
             plain.load_state_dict(dict(trunk.state))

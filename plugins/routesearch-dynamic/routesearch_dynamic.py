@@ -272,10 +272,7 @@ class Dynamic(RoutedNet):
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
         super().__init__(config, backbone, trunk)
         positions: tuple[int, ...] = self.config.positions
-        law = Cuts(last=len(backbone) - 1).law(positions)
-        if law is not None:
-            where = f"on backbone {backbone.name}"
-            raise Refusal(f"{self.name}: positions: {law} must hold {where}, got {list(positions)}")
+        backbone.check_cuts(positions, f"{self.name}: positions")
         branching: int = self.config.branching
         if branching > len(positions):
             got = f"got branching={branching} and {len(positions)} junctions"

@@ -38,6 +38,7 @@ from routesearch import (
     SearchSpace,
     Space,
     Stage,
+    StandIn,
     Trunk,
     balanced,
     hookimpl,
@@ -244,32 +245,16 @@ class Reader(nn.Module):
         return y
 
 
-class Given(nn.Module):
-    """Stands where a unit's first convolution was, and gives what that gave already."""
-
-    value: Tensor | None = None
-    of: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x is not self.of or self.value is None:
-            raise Refusal("jungle: a unit's first convolution must read the unit's input, got another tensor")
-        return self.value
-
-
 class Rest(nn.Module):
     """A unit without its first convolution: that one's input, which is the unit's, and its output go in."""
 
-    def __init__(self, unit: nn.Module, given: Given) -> None:
+    def __init__(self, unit: nn.Module, given: StandIn) -> None:
         super().__init__()
         self.unit = unit
         self.given = given
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        self.given.of, self.given.value = x, y
-        try:
-            out: Tensor = self.unit(x)
-        finally:
-            self.given.of = self.given.value = None  # holds no batch longer than it is needed
+        out: Tensor = self.given.run(self.unit, x, gives=y, only_for=x)
         return out
 
 
@@ -281,7 +266,7 @@ class Opened(nn.Module):
         name = first_conv(unit)
         assert name is not None
         path, _, leaf = name.rpartition(".")
-        conv, given = unit.get_submodule(name), Given()
+        conv, given = unit.get_submodule(name), StandIn("jungle: a unit's first convolution")
         assert isinstance(conv, nn.Conv2d)
         setattr(unit.get_submodule(path), leaf, given)
         self.reader = Reader(conv, groups)

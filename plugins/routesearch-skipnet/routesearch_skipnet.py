@@ -34,6 +34,7 @@ from routesearch import (
     SearchSpace,
     Space,
     Stage,
+    StandIn,
     Trunk,
     When,
     hookimpl,
@@ -72,16 +73,6 @@ def shortcut_of(unit: nn.Module) -> nn.Module | None:
     return None
 
 
-class Around(nn.Module):
-    """Stands where a unit's projection was, and gives what the projection gave already."""
-
-    value: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        assert self.value is not None, "a projection is run by who runs the unit"
-        return self.value
-
-
 class Residual(nn.Module):
     """A residual unit, with the projection on its way around taken out (None: the identity).
 
@@ -94,17 +85,13 @@ class Residual(nn.Module):
         way = shortcut_of(unit)
         self.projection = None if way is None or isinstance(way, nn.Identity) else way
         self.unit = unit
-        self.around = Around()
+        self.around = StandIn()
         if self.projection is not None:
             setattr(unit, "shortcut" if hasattr(unit, "shortcut") else "downsample", self.around)
 
     def forward(self, x: Tensor, past: Tensor) -> Tensor:
         """N inputs and what the way around made of them, to the unit's N outputs."""
-        self.around.value = past
-        try:
-            y: Tensor = self.unit(x)
-        finally:
-            self.around.value = None  # holds no batch longer than it is needed
+        y: Tensor = self.around.run(self.unit, x, gives=past)
         return y
 
 

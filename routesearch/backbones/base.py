@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from routesearch.errors import Refusal
 from routesearch.routing.cost import mult_adds
 from routesearch.routing.shapes import shapes_only
+from routesearch.space.domains import Cuts
 
 
 class Plain(nn.Module):
@@ -92,6 +93,18 @@ class Backbone(ABC):
         depth = len(self) if depth is None else depth
         self.check(depth)
         return Plain([self.unit(k, width) for k in range(1, depth + 1)], self.exit(depth, width))
+
+    @final
+    def check_cuts(self, positions: Sequence[int], field: str) -> None:
+        """Raise Refusal unless these are cuts of the backbone: rising positions, each before the last unit.
+
+        Args:
+            field: what a refusal calls them, such as ``dgate: positions``.
+        """
+        law = Cuts(last=len(self) - 1).law(positions)
+        if law is not None:
+            where = f"on backbone {self.name}, got {list(positions)}"
+            raise Refusal(f"{field}: {law} must hold {where}")
 
     def shape(self, k: int, width: float = 1.0) -> tuple[int, ...]:
         """Shape of unit ``k``'s output for one image (k = 0: the image), found on the meta device.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,6 +27,8 @@ __all__ = ["SPLITS", "Data", "Dataset", "Images", "Shape", "Source", "moments"]
 SPLITS = ("train", "validation", "test")
 MEASURED = 65_536
 """Training images at most that mean and deviation are taken from, evenly spaced over all of them."""
+AT_ONCE = 256
+"""Images that go through a network at a time where none of them is trained on."""
 CHUNK = 32 << 20
 """Bytes of pixels that are looked at in one go."""
 
@@ -94,6 +96,13 @@ class Data:
         chosen = images.take(index)
         pixels = chosen.pixels if generator is None else self.augment(chosen.pixels, generator, chosen.labels)
         return self.inputs(pixels), chosen.labels
+
+    def chunks(
+        self, images: Images, device: torch.device, size: int = AT_ONCE
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and labels of all images of a split in order, ``size`` at a time, on a device."""
+        for chunk in images.chunks(size):
+            yield self.inputs(chunk.pixels.to(device)), chunk.labels.to(device)
 
     def to(self, device: torch.device | str) -> Data:
         """The same data with all pixels and labels on ``device``."""

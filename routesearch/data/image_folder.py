@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 
 from routesearch.data.base import Dataset, Shape, Source
-from routesearch.data.streamed import Files, Memory, StreamedImages, as_bytes
+from routesearch.data.streamed import Files, Memory, StreamedImages
 from routesearch.errors import Refusal
+from routesearch.utils.units import bytes_of
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
@@ -50,7 +51,7 @@ class ImageFolder(Dataset):
             )
             for split, files in self.files(base).items()
         }
-        return Source(self.facts(base)[1], **splits, memory=as_bytes(self.memory))
+        return Source(self.facts(base)[1], **splits, memory=bytes_of(self.memory))
 
     def files(self, base: Path) -> dict[str, list[tuple[Path, int]]]:
         """The image files of each split that is given, with their labels; nothing is opened."""

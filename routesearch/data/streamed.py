@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,30 +18,15 @@ from torch import Tensor
 
 from routesearch.data.decode import read_image
 from routesearch.data.images import Images, as_tensor, chosen
+from routesearch.utils.units import parse_bytes
 
 Names = npt.NDArray[np.bytes_]
 
 HELD = 1024
 """Images that are in work at a time where all are decoded."""
 
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def _memory(value: Any) -> str:
-    text = str(value).strip().upper()
-    if isinstance(value, bool) or not re.fullmatch(r"\d+(\.\d+)?[KMGT]?", text):
-        raise ValueError("must be bytes such as 4G, 512M or 100000")
-    return text
-
-
-Memory = Annotated[str, BeforeValidator(_memory)]
+Memory = Annotated[str, BeforeValidator(parse_bytes)]
 """A number of bytes as a user writes it; K, M, G and T are powers of 1024."""
-
-
-def as_bytes(memory: str) -> int:
-    """The bytes that a :data:`Memory` means."""
-    number, unit = memory.rstrip("KMGT"), memory.lstrip("0123456789.")
-    return int(float(number) * _UNITS[unit])
 
 
 @dataclass(frozen=True, eq=False)

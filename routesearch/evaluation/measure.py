@@ -18,7 +18,6 @@ from routesearch.routing.batch import Routed
 from routesearch.routing.cost import executed
 from routesearch.routing.pricing import RoutePrices
 
-BATCH = 256
 LOOKED_UP = 1 << 20
 """Decisions (images x knobs) that are looked up at a time, 40 bytes each."""
 DISAGREE = 0.02
@@ -51,7 +50,7 @@ def measure(
         knobs = net.knobs(scores, labels)
         if not knobs:
             raise RunFailed(f"{net.name}: knobs must give one setting or more with scores, got none")
-    first = data.inputs(next(images.chunks(BATCH)).pixels.to(device))
+    first, _ = next(data.chunks(images, device))
     if scores is None or not scores.predictions.shape[1]:
         _audited(net, first, knobs[0])
         return [_executed(net, data, images, device, knob, len(priced.routes)) for knob in knobs]
@@ -63,8 +62,8 @@ def measure(
 def _observe(net: RoutedNet, data: Data, images: Images, device: torch.device) -> Scores | None:
     parts: list[Scores] = []
     with torch.inference_mode():
-        for chunk in images.chunks(BATCH):
-            part = net.observe(data.inputs(chunk.pixels.to(device)))
+        for inputs, _ in data.chunks(images, device):
+            part = net.observe(inputs)
             if part is None:
                 return None
             parts.append(part)
@@ -131,9 +130,7 @@ def _telling(points: Sequence[OperatingPoint]) -> list[int]:
 def _executed(
     net: RoutedNet, data: Data, images: Images, device: torch.device, knob: Knob, routes: int
 ) -> OperatingPoint:
-    routed = Routed.joined(
-        [run(net, data.inputs(chunk.pixels.to(device)), knob) for chunk in images.chunks(BATCH)]
-    )
+    routed = Routed.joined([run(net, inputs, knob) for inputs, _ in data.chunks(images, device)])
     _check_finite(net, routed.logits, knob)
     labels, shares = images.labels.to(device), routed.ran.double().mean(0)
     if not routed.ran.shape[1]:

@@ -22,7 +22,7 @@ from routesearch.export.program import Program, programmed
 from routesearch.export.trace import walk
 from routesearch.methods.base import Knob, RoutedNet
 from routesearch.saved import SavedModel
-from routesearch.saved.folder import drafting
+from routesearch.saved.folder import drafting, holds_only
 
 log = logging.getLogger("routesearch")
 
@@ -149,17 +149,6 @@ def _agree(found: Any, wanted: Tensor) -> bool:
 
 def _replaceable(folder: Path) -> None:
     """Raise Refusal unless an export may be written here: a new name, an empty folder, or an older export."""
-    if not (folder.exists() or folder.is_symlink()):
-        return
     law = "a model is exported to a new folder or in place of an older export"
-    if not folder.is_dir():
-        raise Refusal(f"{law}, got {folder}, which is a file")
-    try:
-        names = {each.name for each in folder.iterdir()}
-    except OSError as error:
-        raise Refusal(f"{folder} cannot be read: {error.strerror}") from None
-    own = {PROGRAM, RUNNER, "__pycache__"}
-    if foreign := sorted(name for name in names - own if not name.startswith("piece")):
-        raise Refusal(f"{law}, got {folder} with {foreign[0]} in it")
-    if names and PROGRAM not in names:
-        raise Refusal(f"{law}, got {folder} without {PROGRAM}")
+    own = (PROGRAM, RUNNER, "__pycache__")
+    holds_only(folder, law, PROGRAM, lambda name: name in own or name.startswith("piece"))

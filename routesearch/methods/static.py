@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
-import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from pydantic import Field
 from torch import Tensor
 
 from routesearch.backbones.base import Backbone
-from routesearch.methods.base import Batch, Knob, RoutedNet, Scores, Stage, Trunk
+from routesearch.methods.base import Knob, RoutedNet, Scores, Stage, Trunk
+from routesearch.methods.losses import cross_entropy
 from routesearch.routing.meter import Meter
 from routesearch.space.space import Space
 
@@ -36,10 +36,7 @@ class Static(RoutedNet):
         self.plain = backbone.plain(self.config.width_fraction, units)
 
     def stages(self) -> Sequence[Stage]:
-        return [Stage(self._loss)]
-
-    def _loss(self, batch: Batch) -> Tensor:
-        return F.cross_entropy(self.plain(batch.inputs), batch.labels)
+        return [Stage(cross_entropy(self.plain))]
 
     def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
         meter.finish(meter.run(self.plain, images))

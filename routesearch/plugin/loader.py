@@ -22,6 +22,7 @@ from routesearch.methods.base import RoutedNet
 from routesearch.plugin import hookspecs
 from routesearch.plugin.hookspecs import GROUP
 from routesearch.space.space import SearchSpace, Space
+from routesearch.utils.files import file_digest
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ def load_plugins(files: Sequence[Path] = ()) -> Registry:
 
 def _digest(file: Path) -> str:
     try:
-        return f"{file.name} {sha256(file.read_bytes()).hexdigest()[:16]}"
+        return f"{file.name} {file_digest(file)[:16]}"
     except OSError:  # told when it is loaded
         return f"{file.name} unread"
 

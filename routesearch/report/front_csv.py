@@ -5,30 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from routesearch.errors import Refusal
 from routesearch.results.points import Point
+from routesearch.utils.files import write_whole
 
 TEXTS = ("knob", "config", "route_share")
 """Fields that a CSV file holds as JSON."""
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_report(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path`` in one step; an older file stays until then.
 
     Raises:
         Refusal: where the path cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            beside.write_bytes(content)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_whole(path, content)
     except OSError as error:
         raise Refusal(f"{path} must be a file in a writable folder: {error.strerror or error}") from error
 
@@ -47,4 +42,4 @@ def write_csv(points: Sequence[Point], path: Path) -> None:
         row: list[object] = [p.trial, p.method, p.accuracy, p.macs, str(p.feasible).lower(), p.split, p.seed]
         texts = [json.dumps(getattr(p, name)) for name in TEXTS]
         writer.writerow([*row, p.params, *texts, p.latency])
-    write_whole(path, text.getvalue().encode())
+    write_report(path, text.getvalue().encode())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from routesearch.report.chart import Chart, chart_of
-from routesearch.report.front_csv import write_whole
+from routesearch.report.front_csv import write_report
 from routesearch.report.table import Table, front_table, mega, percent, short
 from routesearch.results.points import Point
 from routesearch.results.reader import StudyResults
@@ -73,7 +73,7 @@ def front_html(results: StudyResults, path: Path, split: str = "validation", tit
     test = list(results.tested.values()) if split == "validation" else ()
     table = _table(front_table(c.front, results.reference, test))
     page = _PAGE.format(title=escape(title or "Front"), caption=escape(_caption(c)), chart=drawn, table=table)
-    write_whole(path, page.encode())
+    write_report(path, page.encode())
 
 
 def _caption(c: Chart) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from routesearch.report.chart import Chart, chart_of
-from routesearch.report.front_csv import write_whole
+from routesearch.report.front_csv import write_report
 from routesearch.report.table import mega, percent
 from routesearch.results.points import Point
 from routesearch.results.reader import StudyResults
@@ -48,7 +48,7 @@ def front_figure_png(results: StudyResults, path: Path, split: str = "validation
         figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130)
-    write_whole(path, picture.getvalue())
+    write_report(path, picture.getvalue())
 
 
 def _frame(axes: Axes, c: Chart, title: str) -> None:

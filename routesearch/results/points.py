@@ -15,7 +15,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from routesearch.study.config import BudgetConfig, macs_of
+from routesearch.study.config import BudgetConfig
+from routesearch.utils.units import macs_of
 
 MOST_STORED = 256
 """Points that a trial keeps at most (the contract's *stored points*)."""

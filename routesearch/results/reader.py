@@ -17,8 +17,9 @@ from routesearch.results.journal import ASKED, OUTCOME, Journal
 from routesearch.results.points import Budget, Point, PointKey
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
-from routesearch.study.config import StudyConfig, macs_of, parse_latency, parse_macs
+from routesearch.study.config import StudyConfig
 from routesearch.utils.memory import collection_paused
+from routesearch.utils.units import macs_of, parse_latency, parse_macs
 
 T = TypeVar("T")
 

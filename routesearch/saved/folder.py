@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,47 @@ import numpy.typing as npt
 from routesearch.errors import Refusal
 from routesearch.saved.card import Card, read_card
 from routesearch.utils.arrays import read_arrays
+from routesearch.utils.files import file_digest, sync
 
 CARD, WEIGHTS, PLUGINS = "model.json", "model.safetensors", "plugins"
 
 
 def replaceable(folder: Path) -> None:
-    """Raise Refusal unless a model may be written here: a new name, an empty folder, or an older saved model.
+    """Raise Refusal unless a model may be written here: a new or empty folder, or an older saved model."""
+    law = "a model is saved as a new folder or in place of an older saved model"
+    if holds_only(folder, law, CARD, lambda name: name in (CARD, WEIGHTS, PLUGINS)):
+        read_card(folder / CARD)
 
-    An older model with anything beside it in the folder stays: it would be deleted with it.
+
+def holds_only(folder: Path, law: str, mark: str, own: Callable[[str], bool]) -> bool:
+    """Whether a folder may be replaced because an older version of what is to be written lies in it.
+
+    One with anything beside it stays: it would be deleted with it.
+
+    Args:
+        law: where it may be written, for a refusal.
+        mark: the file by which an older version is known.
+        own: name of a file -> whether it belongs to an older version.
+
+    Returns:
+        False for a new name or an empty folder.
+
+    Raises:
+        Refusal: something else is there.
     """
     if not (folder.exists() or folder.is_symlink()):
-        return
-    law = "a model is saved as a new folder or in place of an older saved model"
+        return False
     if not folder.is_dir():
         raise Refusal(f"{law}, got {folder}, which is a file")
     try:
         names = {each.name for each in folder.iterdir()}
     except OSError as error:
         raise Refusal(f"{folder} cannot be read: {error.strerror}") from None
-    if not names:
-        return
-    if foreign := sorted(names - {CARD, WEIGHTS, PLUGINS}):
+    if foreign := sorted(name for name in names if not own(name)):
         raise Refusal(f"{law}, got {folder} with {foreign[0]} in it")
-    if CARD not in names:
-        raise Refusal(f"{law}, got {folder} without {CARD}")
-    read_card(folder / CARD)
+    if names and mark not in names:
+        raise Refusal(f"{law}, got {folder} without {mark}")
+    return bool(names)
 
 
 @contextmanager
@@ -91,7 +106,7 @@ def write(draft: Path, card: Card, weights: Path, plugins: Mapping[str, Path]) -
     for name, file in plugins.items():
         (draft / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(file, draft / name)
-    text = card.model_copy(update={"weights": digest(draft / WEIGHTS)}).dumps()
+    text = card.model_copy(update={"weights": file_digest(draft / WEIGHTS)}).dumps()
     (draft / CARD).write_text(text, encoding="utf-8")
 
 
@@ -106,7 +121,7 @@ def read(folder: Path) -> tuple[Card, dict[str, npt.NDArray[Any]]]:
         raise Refusal(f"a saved model is a folder, got {folder}, which {what}")
     card, file = read_card(folder / CARD), folder / WEIGHTS
     try:
-        found = digest(file)
+        found = file_digest(file)
         if found != card.weights:
             law = "must be the weights that model.json names by their SHA-256"
             raise Refusal(
@@ -119,18 +134,7 @@ def read(folder: Path) -> tuple[Card, dict[str, npt.NDArray[Any]]]:
         raise Refusal(f"{file} cannot be read: {error}") from None
 
 
-def digest(file: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def _settle(folder: Path) -> None:
     """Bring everything below ``folder`` onto the disk: a name must not outlive its content."""
     for path in [*folder.rglob("*"), folder]:
-        with suppress(IsADirectoryError):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+        sync(path)

@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from routesearch.data.base import Data
@@ -18,7 +17,8 @@ from routesearch.results.points import OperatingPoint, thin
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.task.resolve import Task
-from routesearch.training.loop import fit, place, states
+from routesearch.training.loop import fit, place
+from routesearch.training.weights import as_tensors, to_arrays
 from routesearch.utils.arrays import Arrays
 
 FRONT_SECONDS = 0.5
@@ -48,7 +48,7 @@ def run_trial(
             seconds=time.monotonic() - started,
         )
         outcome.dumps()  # a knob that is no JSON value fails its trial here, not the worker that stores it
-        return outcome, {name: tensor.numpy() for name, tensor in states(net).items()}
+        return outcome, to_arrays(net)
     except Exception as error:  # MemoryError and torch's out-of-memory errors are Exceptions too
         reason = f"{type(error).__name__}: {error}{origin(error)}"
         return Outcome.failure(reason, traceback.format_exc(), time.monotonic() - started), {}
@@ -94,7 +94,7 @@ def _timed(
 
 def _load_net(record: TrialRecord, weights: Arrays, task: Task, trunk: Trunk | None) -> RoutedNet:
     net = build_net(record, task, trunk)
-    net.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in weights.items()})
+    net.load_state_dict(as_tensors(weights))
     return net
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from routesearch.utils.arrays import Arrays, read_arrays, sweep_drafts
+from routesearch.utils.arrays import Arrays, read_arrays
+from routesearch.utils.files import sweep_drafts
 
 
 def weights_path(folder: Path, number: int) -> Path:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from routesearch.errors import Refusal
 from routesearch.study.recipe import Recipe
+from routesearch.utils.units import parse_latency, parse_macs, parse_time
 from routesearch.utils.validation import Part, explain, nearest, parse_yaml, short
 
 NOT_YET = {
@@ -30,40 +31,6 @@ MOST_BATCH = 1 << 16
 Sampler = Literal["tpe", "random", "nsga2", "qmc", "gp"]
 """The Optuna samplers that a study may name."""
 
-_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
-_TIMES = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def parse_macs(text: object) -> str:
-    """Canonical text of a budget: ``40M``, ``1.2G``, a plain number of MACs, ``0.4x`` of the backbone."""
-    if isinstance(text, bool) or not re.fullmatch(
-        r"\d+(\.\d+)?([eE]\+?\d+)?\s*[kKmMgGtTxX]?", str(text).strip()
-    ):
-        raise ValueError(
-            "a budget must be MACs such as 40M, 1.2G, 40000000, or a fraction of the backbone such as 0.4x"
-        )
-    canonical = str(text).strip().replace(" ", "")
-    if not 0 < float(canonical.rstrip("kKmMgGtTxX")) < 1e30:
-        raise ValueError("a budget must be more than 0 and finite")
-    return canonical
-
-
-def macs_of(text: str, reference: float) -> float:
-    """The MACs that a budget means on a backbone of ``reference`` MACs."""
-    unit = text[-1].lower() if text[-1].isalpha() else ""
-    number = float(text[:-1] if unit else text)
-    return number * reference if unit == "x" else number * _UNITS[unit]
-
-
-def parse_latency(value: object) -> float | None:
-    """Seconds of ``500us``, ``2ms``, ``0.1s``; None stays None."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s)", str(value).strip().lower())
-    if found is None or not 0 < float(found[1]) < 1e9:
-        raise ValueError("a latency must be more than 0 with its unit, such as 500us, 2ms or 0.1s")
-    return float(found[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[found[2]]
-
 
 def _batches(value: object) -> object:
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
@@ -71,16 +38,6 @@ def _batches(value: object) -> object:
 
 def _told_once(batches: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return None if batches is None else tuple(sorted(set(batches)))
-
-
-def parse_time(value: object) -> float | None:
-    """Seconds of ``90``, ``90s``, ``10m``, ``1.5h``, ``2d``; None stays None."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip().lower())
-    if isinstance(value, bool) or found is None or not 0 < float(found[1]) < 1e9:
-        raise ValueError("a time must be more than 0, such as 90s, 10m or 1.5h")
-    return float(found[1]) * _TIMES[found[2]]
 
 
 def parse_backbone(text: str) -> tuple[str, float]:

@@ -11,18 +11,19 @@ from dataclasses import dataclass
 from random import Random
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from routesearch.data.base import Data, Images
 from routesearch.errors import Refusal
 from routesearch.evaluation.measure import measure
-from routesearch.methods.base import Batch, RoutedNet, Stage, Trunk
+from routesearch.methods.base import RoutedNet, Stage, Trunk
+from routesearch.methods.losses import cross_entropy
 from routesearch.space.space import Space
 from routesearch.study.recipe import Recipe
 from routesearch.task.resolve import Reach, Task
 from routesearch.training.confusion import equivalent_epochs
-from routesearch.training.loop import fit, place, states
+from routesearch.training.loop import fit, place
+from routesearch.training.weights import states
 from routesearch.utils import machine
 
 log = logging.getLogger(__name__)
@@ -123,14 +124,10 @@ def _buildable(task: Task, name: str) -> Space | None:
 
 def _trunk_seconds(task: Task, device: torch.device) -> float:
     net = place(task.backbone.plain(), device)
-
-    def loss(batch: Batch) -> torch.Tensor:
-        return F.cross_entropy(net(batch.inputs), batch.labels)
-
     recipe = task.config.training
     epochs = float(recipe.trunk_epochs) if task.needs_trunk else 0.0
     epochs += equivalent_epochs(task.data, recipe) if task.needs_confusion else 0.0
-    return _fit_seconds(net, Stage(loss), task, epochs, device) if epochs else 0.0
+    return _fit_seconds(net, Stage(cross_entropy(net)), task, epochs, device) if epochs else 0.0
 
 
 def _fit_seconds(net: nn.Module, stage: Stage, task: Task, epochs: float, device: torch.device) -> float:

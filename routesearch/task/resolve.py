@@ -22,8 +22,9 @@ from routesearch.methods.running import price
 from routesearch.plugin.loader import Registry, Shelf, load_plugins
 from routesearch.results.points import Budget, Interval
 from routesearch.space.space import SearchSpace, Space
-from routesearch.study.config import StudyConfig, digest, macs_of, parse_backbone
+from routesearch.study.config import StudyConfig, digest, parse_backbone
 from routesearch.training.pretrained import content, is_whole, read_weights
+from routesearch.utils.units import macs_of
 from routesearch.utils.validation import explain
 
 NETWORK, CONFUSION = "trunk", "confusion"

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Data
 from routesearch.data.splits import Index
 from routesearch.errors import Refusal
-from routesearch.methods.base import Batch, Stage
+from routesearch.methods.base import Stage
+from routesearch.methods.losses import cross_entropy
 from routesearch.routing.cost import mult_adds
 from routesearch.study.recipe import Recipe
 from routesearch.training.loop import fit, place
@@ -90,21 +90,24 @@ def measure_confusion(
         own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
         torch.manual_seed(own)
         net = place(backbone.plain(), device)
-
-        def loss(batch: Batch, net: torch.nn.Module = net) -> torch.Tensor:
-            return F.cross_entropy(net(batch.inputs), batch.labels)
-
         fold = replace(data, train=seen)
-        fitted = fit(net, [Stage(loss)], fold, recipe, epochs=recipe.trunk_epochs, seed=own, device=device)
+        fitted = fit(
+            net,
+            [Stage(cross_entropy(net))],
+            fold,
+            recipe,
+            epochs=recipe.trunk_epochs,
+            seed=own,
+            device=device,
+        )
         macs += fitted.macs
         held = data.train.select(torch.from_numpy(part).to(where))
         net.eval()
         with torch.inference_mode():
-            for chunk in held.chunks(256):
-                inputs = data.inputs(chunk.pixels.to(device))
+            for inputs, labels in data.chunks(held, device):
                 sure = net(inputs).float().softmax(1).double().cpu()
-                total.index_add_(0, chunk.labels.cpu(), sure)
-                macs += len(chunk) * mult_adds(net, inputs)
+                total.index_add_(0, labels.cpu(), sure)
+                macs += len(labels) * mult_adds(net, inputs)
     return Confusion(tuple(map(tuple, (total / total.sum(1, keepdim=True)).tolist())), macs)
 
 

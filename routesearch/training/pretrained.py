@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import warnings
@@ -16,6 +15,7 @@ from torch import Tensor
 from routesearch.backbones.base import Backbone, Plain
 from routesearch.errors import Refusal
 from routesearch.routing.shapes import shapes_only
+from routesearch.utils.files import file_digest
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,7 @@ def content(path: Path) -> str:
         Refusal: for a file that cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return file_digest(path)[:16]
     except OSError as error:
         raise _unreadable(path, error) from None
 

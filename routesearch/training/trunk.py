@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Data
-from routesearch.methods.base import Batch, Stage, Trunk
+from routesearch.methods.base import Stage, Trunk
+from routesearch.methods.losses import cross_entropy
 from routesearch.study.recipe import Recipe
-from routesearch.training.loop import fit, place, states
+from routesearch.training.loop import fit, place
+from routesearch.training.weights import as_tensors, to_arrays
 from routesearch.utils.arrays import Arrays, Stored
 
 
@@ -49,11 +49,6 @@ class TrainedTrunk:
         return cls(arrays, float(facts["accuracy"]), int(facts["training_macs"]))
 
 
-def as_tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
-    """Arrays by name as tensors of their own memory."""
-    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-
-
 def train_trunk(
     backbone: Backbone,
     data: Data,
@@ -73,18 +68,13 @@ def train_trunk(
     net.load_state_dict(as_tensors(weights or {}), strict=False)
     place(net, device)
 
-    def loss(batch: Batch) -> torch.Tensor:
-        return F.cross_entropy(net(batch.inputs), batch.labels)
-
     macs = 0
     if recipe.trunk_epochs:
-        stages = [Stage(loss)]
+        stages = [Stage(cross_entropy(net))]
         macs = fit(net, stages, data, recipe, epochs=recipe.trunk_epochs, seed=seed, device=device).macs
     net.eval()
     right = 0
     with torch.inference_mode():
-        for chunk in data.validation.chunks(256):
-            logits = net(data.inputs(chunk.pixels.to(device)))
-            right += int(logits.argmax(1).eq(chunk.labels.to(device)).sum())
-    arrays = {name: tensor.numpy() for name, tensor in states(net).items()}
-    return TrainedTrunk(arrays, right / len(data.validation), macs)
+        for inputs, labels in data.chunks(data.validation, device):
+            right += int(net(inputs).argmax(1).eq(labels).sum())
+    return TrainedTrunk(to_arrays(net), right / len(data.validation), macs)

@@ -5,13 +5,14 @@ Only safetensors and numpy are needed, so that a process that writes for others 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from routesearch.utils.files import write_whole
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 """Arrays by name."""
@@ -33,23 +34,9 @@ def write_arrays(path: Path, arrays: Arrays, facts: Mapping[str, str] | None = N
     from safetensors.numpy import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     # asarray, not ascontiguousarray: that one makes a list of a single number.
     whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    try:
-        with draft.open("wb") as file:
-            file.write(save(whole, metadata=dict(facts) if facts else None))
-            file.flush()
-            os.fsync(file.fileno())  # else a power loss could leave the name without the content
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(path, save(whole, metadata=dict(facts) if facts else None), durable=True)
 
 
 def read_arrays(path: Path) -> Stored:
@@ -67,9 +54,3 @@ def read_arrays(path: Path) -> Stored:
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-
-
-def sweep_drafts(folder: Path) -> None:
-    """Delete what a crash left half written; not to be called while somebody writes."""
-    for file in folder.glob(".*.part"):
-        file.unlink(missing_ok=True)

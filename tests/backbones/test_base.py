@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -84,3 +85,20 @@ def test_a_width_that_is_not_positive_is_refused(make: Make, width: float) -> No
         backbone.unit(1, width)
     with pytest.raises(Refusal, match="0 < width must hold"):
         backbone.scaled(8, width)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "law"),
+    [
+        ([], "at least 1 of them"),
+        ([0], "1 <= position <= 3"),
+        ([4], "1 <= position <= 3"),
+        ([2, 2], "increasing unit numbers"),
+        ([3, 1], "increasing unit numbers"),
+        ([1.5], "a list of unit numbers"),
+    ],
+)
+def test_cuts_stand_between_units(cuts: Any, law: str, pocket: Backbone) -> None:
+    pocket.check_cuts([1, 3], "mine: positions")
+    with pytest.raises(Refusal, match=rf"^mine: positions: {law} must hold on backbone pocket, got \["):
+        pocket.check_cuts(cuts, "mine: positions")

@@ -338,3 +338,14 @@ def test_importing_does_not_import_what_only_some_data_sets_need() -> None:
     code = "import sys, routesearch.data as d; d.Digits().load(d.__path__[0]); print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert [name for name in ("torchvision", "PIL", "sklearn", "scipy") if f"'{name}'" in loaded] == []
+
+
+@pytest.mark.parametrize("size", [7, 60, 100])
+def test_chunks_are_the_whole_split_in_order(size: int) -> None:
+    from routesearch.testing import toy_data
+
+    data = toy_data()
+    chunks = list(data.chunks(data.validation, torch.device("cpu"), size))
+    assert [len(labels) for _, labels in chunks[:-1]] == [size] * (len(chunks) - 1)
+    assert torch.equal(torch.cat([labels for _, labels in chunks]), data.validation.labels)
+    assert torch.equal(torch.cat([inputs for inputs, _ in chunks]), data.inputs(data.validation.pixels))

@@ -19,12 +19,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from routesearch.data import SPLITS, Augment, Data, ImageFolder, Images, StreamedImages, base, streamed
-from routesearch.data.streamed import as_bytes
 from routesearch.errors import Refusal
 from routesearch.evaluation.measure import measure
 from routesearch.methods.base import Batch, Stage
 from routesearch.study.recipe import Recipe
 from routesearch.training.loop import fit
+from routesearch.utils.units import bytes_of
 
 COUNT = 40
 
@@ -128,7 +128,7 @@ def test_memory_is_free_to_change_in_a_study_that_goes_on(photos: Path) -> None:
     [("4G", 4 << 30), ("512m", 512 << 20), ("1.5K", 1536), (100000, 100000), ("2T", 2 << 40), ("0", 0)],
 )
 def test_memory_as_it_is_written(text: Any, value: int) -> None:
-    assert as_bytes(ImageFolder(path=Path("x"), memory=text).memory) == value
+    assert bytes_of(ImageFolder(path=Path("x"), memory=text).memory) == value
 
 
 @pytest.mark.parametrize("text", ["four", "-1", "4GB", "", True, None, "1e9"])

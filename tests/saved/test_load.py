@@ -166,10 +166,10 @@ def test_damaged_weights(model: Path, plugins: list[Path], damage: str) -> None:
 
 def test_weights_that_are_no_safetensors(model: Path, edit: Callable[..., None], plugins: list[Path]) -> None:
     """Even where their digest is right."""
-    from routesearch.saved.folder import digest
+    from routesearch.utils.files import file_digest
 
     (model / "model.safetensors").write_bytes(b"hello")
-    edit(weights=digest(model / "model.safetensors"))
+    edit(weights=file_digest(model / "model.safetensors"))
     assert "model.safetensors cannot be read" in refusal(model, plugins=plugins)
 
 

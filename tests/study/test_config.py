@@ -12,15 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routesearch.errors import Refusal
-from routesearch.study.config import (
-    NOT_YET,
-    StudyConfig,
-    load_study,
-    macs_of,
-    parse_backbone,
-    parse_macs,
-    parse_time,
-)
+from routesearch.study.config import NOT_YET, StudyConfig, load_study, parse_backbone
+from routesearch.utils.units import macs_of, parse_macs, parse_time
 
 LEAST = {"data": "digits", "backbone": "nin@0.25", "methods": ["static"]}
 

@@ -19,7 +19,8 @@ from routesearch.methods.schedules import cosine, shuffled
 from routesearch.routing.cost import mult_adds
 from routesearch.study.recipe import Recipe
 from routesearch.training import loop as fit_module
-from routesearch.training.loop import Fitted, fit, make_optimizer, states, training_work
+from routesearch.training.loop import Fitted, fit, make_optimizer, training_work
+from routesearch.training.weights import states
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(batch_size=16, weight_decay=0.0)

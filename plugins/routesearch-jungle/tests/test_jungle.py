@@ -26,7 +26,8 @@ from routesearch.evaluation.measure import measure
 from routesearch.plugin.loader import load_plugins
 from routesearch.study.recipe import Recipe
 from routesearch.testing import MethodContract, toy_data
-from routesearch.training.loop import fit, place, states, training_work
+from routesearch.training.loop import fit, place, training_work
+from routesearch.training.weights import states
 from routesearch_jungle import (
     Jungle,
     Opened,
