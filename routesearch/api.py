@@ -72,7 +72,7 @@ class Study:
         from routesearch.tracking import Tracker, tracking_uri
 
         task = self.task
-        _ = task.data  # a missing file is told before anything is written
+        _ = task.data  # a missing file is refused before anything is written
         task.preflight()
         aside = move_aside(task.dir) if fresh else None
         new = not task.dir.exists()

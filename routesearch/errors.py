@@ -1,6 +1,6 @@
-"""What can go wrong, in two kinds: a request that breaks a law, and a run that failed.
+"""What can go wrong, in two kinds: a request that violates a constraint, and a run that failed.
 
-A message states the law that broke, then the values: ``position <= units must hold, got position=9,
+A message states the constraint, then the values: ``position <= units must hold, got position=9,
 units=8``. It is one line, because the command line prints it as it is.
 """
 

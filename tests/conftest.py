@@ -173,27 +173,27 @@ def make_records() -> Callable[..., list[TrialRecord]]:
     from routesearch.results.points import Interval, OperatingPoint, thin
     from routesearch.results.record import Outcome, State, TrialRecord
 
-    def gated(dice: random.Random) -> tuple[dict[str, Any], tuple[OperatingPoint, ...]]:
-        places = sorted(dice.sample(range(1, 8), dice.randint(1, 3)))
-        top, points = 0.9 + 0.075 * dice.random(), []
-        for share in (k / 20 for k in range(dice.randint(5, 20))):
+    def gated(rng: random.Random) -> tuple[dict[str, Any], tuple[OperatingPoint, ...]]:
+        places = sorted(rng.sample(range(1, 8), rng.randint(1, 3)))
+        top, points = 0.9 + 0.075 * rng.random(), []
+        for share in (k / 20 for k in range(rng.randint(5, 20))):
             accuracy = top - 0.45 * (1 - share) ** 3
             points.append(
                 OperatingPoint({"thresholds": [share]}, accuracy, 3.2e6 * (0.15 + 0.9 * share), (1.0,))
             )
-        loss = dice.choice(["hinge", "cross_entropy"])
+        loss = rng.choice(["hinge", "cross_entropy"])
         return {"positions": places, "gate_loss": loss, "features": 16}, tuple(thin(points))
 
-    def plain(dice: random.Random) -> tuple[dict[str, Any], tuple[OperatingPoint, ...]]:
-        width = round(dice.uniform(0.1, 1), 3)
-        point = OperatingPoint({}, 0.7 + 0.25 * width**0.4 * dice.random() ** 0.05, 3.2e6 * width**1.5)
+    def plain(rng: random.Random) -> tuple[dict[str, Any], tuple[OperatingPoint, ...]]:
+        width = round(rng.uniform(0.1, 1), 3)
+        point = OperatingPoint({}, 0.7 + 0.25 * width**0.4 * rng.random() ** 0.05, 3.2e6 * width**1.5)
         return {"width_fraction": width, "depth": 8}, (point,)
 
     def make(count: int, seed: int = 0) -> list[TrialRecord]:
-        dice, records = random.Random(seed), []
+        rng, records = random.Random(seed), []
         for number in range(count):
             method = ("static", "dgate")[number % 2]
-            config, points = plain(dice) if method == "static" else gated(dice)
+            config, points = plain(rng) if method == "static" else gated(rng)
             outcome = Outcome(State.FINISHED, points, params=1000 + number, training_macs=10**9, seconds=2.5)
             if number % 17 == 16:
                 outcome = Outcome.failure("out of memory", "Traceback ...\nMemoryError", seconds=1.0)

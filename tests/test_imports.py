@@ -103,7 +103,7 @@ def units_in(found: Iterable[Import]) -> set[str]:
 
 
 def broken_in_core(unit: str, source: str) -> list[str]:
-    """The laws that a file of ``unit`` breaks."""
+    """The rules that a file of ``unit`` breaks."""
     found = imports(source)
     if unit not in PLACE and unit not in BESIDE:
         return [f"{unit} has no place on the line"]
@@ -123,7 +123,7 @@ def broken_in_core(unit: str, source: str) -> list[str]:
 
 
 def broken_in_plugin(source: str, public: Iterable[str]) -> list[str]:
-    """The laws that a plugin's module breaks; ``public`` are the names that ``routesearch`` offers."""
+    """The rules that a plugin's module breaks; ``public`` are the names that ``routesearch`` offers."""
     broken = []
     for each in imports(source):
         if each.module == "routesearch":

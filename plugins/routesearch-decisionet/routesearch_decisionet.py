@@ -53,7 +53,7 @@ Clusters = Sequence[Sequence[int]]
 Cut = Callable[[Tensor], list[int]]
 """Distances of n classes, n x n, to the numbers of those in the first of two clusters, 0 among them."""
 
-MOST_SPLITS = 3
+MAX_SPLITS = 3
 """Splits that a search draws; a study may fix more."""
 
 SETTINGS = 32
@@ -202,7 +202,7 @@ class DecisioNet(RoutedNet):
     class Config(Space):
         """Fields of a DecisioNet."""
 
-        split_positions: Annotated[tuple[int, ...], Cuts(most=MOST_SPLITS)] = Field(
+        split_positions: Annotated[tuple[int, ...], Cuts(most=MAX_SPLITS)] = Field(
             (), description="units after which every branch splits in two"
         )
         beta: Annotated[float, FloatDistribution(0.1, 10.0, log=True)] = Field(
@@ -226,11 +226,11 @@ class DecisioNet(RoutedNet):
     def space(cls, backbone: Backbone) -> SearchSpace:
         spots = _spots(backbone)
         counts = [
-            c for c in range(1, MOST_SPLITS + 1) if len(spots) >= c and not _narrow(backbone, spots[-c:])
+            c for c in range(1, MAX_SPLITS + 1) if len(spots) >= c and not _narrow(backbone, spots[-c:])
         ]
         if not counts:
-            law = "a backbone must have 2 units or more that can be built at half of their channels"
-            raise Refusal(f"decisionet: {law}, {backbone.name} has no place for a split")
+            rule = "a backbone must have 2 units or more that can be built at half of their channels"
+            raise Refusal(f"decisionet: {rule}, {backbone.name} has no place for a split")
         most = counts[-1]
         if spots[-1] - spots[0] == len(spots) - 1:
             where: Cuts | Choices = Cuts(first=spots[0], last=spots[-1], most=most)
@@ -246,7 +246,7 @@ class DecisioNet(RoutedNet):
 
     @classmethod
     def cases(cls, config: Any, backbone: Backbone) -> Sequence[Trunk]:
-        """One class against the rest at every split, where the cheapest and the dearest path are; halves."""
+        """One class against the rest at every split, for the cheapest and the most expensive path; halves."""
         if (config.routing_labels, config.width_rule) != ("confusion", "size"):
             return ()
         n, depth = backbone.classes, len(config.split_positions)
@@ -258,9 +258,9 @@ class DecisioNet(RoutedNet):
         super().__init__(config, backbone, trunk)
         positions: tuple[int, ...] = self.config.split_positions
         backbone.check_cuts(positions, "decisionet: split_positions")
-        law = _narrow(backbone, positions)
-        if law is not None:
-            raise Refusal(f"decisionet: {law}")
+        rule = _narrow(backbone, positions)
+        if rule is not None:
+            raise Refusal(f"decisionet: {rule}")
         self.clusters = self._clusters()
         """The classes of each node; None where no labels are known (or wanted)."""
         if self.clusters is not None:
@@ -281,8 +281,8 @@ class DecisioNet(RoutedNet):
             table = torch.tensor(rows, dtype=torch.float64)
             wrong = table[~(table.isfinite() & (table >= 0))]
             if len(wrong):
-                law = "0 <= entry < infinity must hold for a confusion"
-                raise Refusal(f"decisionet: {law}, got {float(wrong[0])}")
+                rule = "0 <= entry < infinity must hold for a confusion"
+                raise Refusal(f"decisionet: {rule}, got {float(wrong[0])}")
             cut = linked if self.config.routing_labels == "confusion" else halved
             return grow(table, len(self.config.split_positions), cut)
 
@@ -316,10 +316,10 @@ class DecisioNet(RoutedNet):
             if self.config.routing_labels == "balanced":
                 clusters = clusters or _even(self.backbone.classes, depth)
             if clusters is None:
-                law = "width_rule=size needs clusters: labels, and a trained trunk's confusion"
+                rule = "width_rule=size needs clusters: labels, and a trained trunk's confusion"
                 got = "no trunk" if self.trunk is None else "no confusion"
                 got = "routing_labels=none" if self.config.routing_labels == "none" else got
-                raise Refusal(f"decisionet: {law}, got {got}")
+                raise Refusal(f"decisionet: {rule}, got {got}")
         widths = [1.0]
         for node in range(1, 2 ** (depth + 1) - 1):
             above = (node - 1) // 2
@@ -364,8 +364,8 @@ class DecisioNet(RoutedNet):
 
     def stages(self) -> Sequence[Stage]:
         if self.clusters is None and self.config.routing_labels != "none":
-            law = f"routing_labels={self.config.routing_labels} needs the confusion of a trained trunk"
-            raise Refusal(f"decisionet: {law}, got none")
+            rule = f"routing_labels={self.config.routing_labels} needs the confusion of a trained trunk"
+            raise Refusal(f"decisionet: {rule}, got none")
         if self.clusters is not None:
             log.info("decisionet: classes at each split: %s", self.sizes())
         return [Stage(self._loss)]
@@ -462,7 +462,7 @@ def _spots(backbone: Backbone) -> list[int]:
 
 
 def _narrow(backbone: Backbone, positions: Iterable[int]) -> str | None:
-    """The law that is broken if some unit cannot be narrowed at each split before it; None if all can.
+    """The constraint violated where a unit cannot be narrowed at each split before it; else None.
 
     By halves whatever the rule: widths that go by sizes may end at one channel.
     """
@@ -471,9 +471,9 @@ def _narrow(backbone: Backbone, positions: Iterable[int]) -> str | None:
         for k in range(position + 1, end + 1):
             above, own = (backbone.channels(k, 2.0**-e) for e in (level - 1, level))
             if own >= above:
-                law = "a split must leave its branches fewer channels"
+                rule = "a split must leave its branches fewer channels"
                 at = f"unit {k} of backbone {backbone.name} has {above} at width 1/{2 ** (level - 1)}"
-                return f"{law}, {at} and {own} at width 1/{2**level} ({2**level} branches)"
+                return f"{rule}, {at} and {own} at width 1/{2**level} ({2**level} branches)"
     return None
 
 

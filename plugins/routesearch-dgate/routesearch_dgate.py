@@ -115,8 +115,8 @@ class DGate(RoutedNet):
             return Gate(self.backbone.neck(k), self.backbone.channels(k), self.backbone.classes)
         shape = self.backbone.shape(k)
         if len(shape) != 3:
-            law = f"features={kind} needs unit outputs of C,H,W"
-            raise Refusal(f"dgate: {law}, backbone {self.backbone.name} gives {shape}")
+            rule = f"features={kind} needs unit outputs of C,H,W"
+            raise Refusal(f"dgate: {rule}, backbone {self.backbone.name} gives {shape}")
         channels, height, width = shape
         side = (min(GRID, height), min(GRID, width)) if kind == "grid" else (height, width)
         pool: nn.Module = nn.AdaptiveAvgPool2d(side) if kind == "grid" else nn.Identity()

@@ -55,7 +55,7 @@ FLOOR = 1e-6
 SMOOTHING = 1e-6
 """What all classes together keep of a prediction, shared evenly (the paper's code)."""
 
-MOST_JUNCTIONS = 7
+MAX_JUNCTIONS = 7
 """Junctions that a search sets at most; as many as the paper's."""
 
 DEEPEST_BRANCHING = 3
@@ -216,7 +216,7 @@ class Dynamic(RoutedNet):
     class Config(Space):
         """Fields of both."""
 
-        positions: Annotated[tuple[int, ...], Cuts(most=MOST_JUNCTIONS)] = Field(
+        positions: Annotated[tuple[int, ...], Cuts(most=MAX_JUNCTIONS)] = Field(
             (), description="units after which a junction stands"
         )
         branching: Annotated[int, IntDistribution(0, DEEPEST_BRANCHING)] = Field(
@@ -255,9 +255,9 @@ class Dynamic(RoutedNet):
     def space(cls, backbone: Backbone) -> SearchSpace:
         last = len(backbone) - 1
         if last < 1:
-            law = "a backbone must have 2 units or more"
-            raise Refusal(f"{cls.name}: {law}, {backbone.name} has {len(backbone)}")
-        junctions = min(last, MOST_JUNCTIONS)
+            rule = "a backbone must have 2 units or more"
+            raise Refusal(f"{cls.name}: {rule}, {backbone.name} has {len(backbone)}")
+        junctions = min(last, MAX_JUNCTIONS)
         spread = [round(len(backbone) * i / (junctions + 1)) for i in range(1, junctions + 1)]
         return (
             super()
@@ -329,8 +329,8 @@ class Dynamic(RoutedNet):
         values: tuple[float, ...] = self.config.k_cpt_values
         if not self.config.dynamic_k_cpt:
             if set(knob) - {"stop_bias"}:
-                law = "knob stop_bias alone is offered without dynamic_k_cpt"
-                raise Refusal(f"{self.name}: {law}, got {', '.join(knob)}")
+                rule = "knob stop_bias alone is offered without dynamic_k_cpt"
+                raise Refusal(f"{self.name}: {rule}, got {', '.join(knob)}")
         elif set(knob) != {"k_cpt"} or knob["k_cpt"] not in values:
             raise Refusal(f"{self.name}: knob k_cpt must be one of {list(values)}, got {dict(knob)}")
 

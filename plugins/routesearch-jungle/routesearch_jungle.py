@@ -329,8 +329,8 @@ class Jungle(RoutedNet):
         chain = [*plain.units, plain.head]  # chain[k] reads unit k
         _, last = _range(backbone, lambda k: chain[k - 1])
         if start > last:
-            law = f"from_unit <= {last} must hold on backbone {backbone.name}, for a unit to read its maps"
-            raise Refusal(f"jungle: {law}, got from_unit={start}")
+            rule = f"from_unit <= {last} must hold on backbone {backbone.name}, for a unit to read its maps"
+            raise Refusal(f"jungle: {rule}, got from_unit={start}")
         if self.config.groups == 1:
             raise Refusal("jungle: groups >= 2 must hold, or groups = 0 for one a class, got groups=1")
         self._check_aux()
@@ -362,11 +362,11 @@ class Jungle(RoutedNet):
         start, last = self.config.from_unit, len(self.backbone)
         outside = [k for k in units if not start <= k <= last]
         if outside:
-            law = f"{start} <= unit <= {last} must hold for aux_units on backbone {self.backbone.name}"
-            raise Refusal(f"jungle: {law}, got unit={outside[0]}")
+            rule = f"{start} <= unit <= {last} must hold for aux_units on backbone {self.backbone.name}"
+            raise Refusal(f"jungle: {rule}, got unit={outside[0]}")
         if bool(units) != (classes > 0) or classes == 1:
-            law = "aux_units and aux_classes >= 2 must be given together"
-            raise Refusal(f"jungle: {law}, got aux_units={list(units)}, aux_classes={classes}")
+            rule = "aux_units and aux_classes >= 2 must be given together"
+            raise Refusal(f"jungle: {rule}, got aux_units={list(units)}, aux_classes={classes}")
 
     # ---- training ----
 
@@ -405,8 +405,8 @@ class Jungle(RoutedNet):
         if aux and not self.checked:  # in the first step only: it waits for the device
             most = int(batch.aux["superclass"].max())
             if most >= self.config.aux_classes:
-                law = "superclass < aux_classes must hold for all images"
-                raise Refusal(f"jungle: {law}, got superclass={most}, aux_classes={self.config.aux_classes}")
+                rule = "superclass < aux_classes must hold for all images"
+                raise Refusal(f"jungle: {rule}, got superclass={most}, aux_classes={self.config.aux_classes}")
             self.checked = True
         found: dict[int, Tensor] = {}
         for units, labels in ((own, batch.labels), (aux, batch.aux.get("superclass", batch.labels))):
@@ -428,9 +428,9 @@ class Jungle(RoutedNet):
         for (nodes, classes), units in self.alike.items():
             for mass, k in zip(self.get_buffer(_mass(nodes, classes)), units, strict=True):
                 if bool(mass.min() < 0):
-                    law = f"maps must be what a ReLU gives, >= 0, on backbone {self.backbone.name}"
+                    rule = f"maps must be what a ReLU gives, >= 0, on backbone {self.backbone.name}"
                     got = f"a mean response of {float(mass.min()):.3g} in unit {k}"
-                    raise Refusal(f"jungle: {law}, got {got}")
+                    raise Refusal(f"jungle: {rule}, got {got}")
                 unit = self.chain[k]
                 if isinstance(unit, Opened):
                     unit.reader.group(mass)
@@ -490,12 +490,12 @@ def _range(backbone: Backbone, unit: Callable[[int], nn.Module]) -> tuple[int, i
     """
     units = range(1, len(backbone) + 1)
     if any(len(backbone.shape(k)) != 3 for k in units):
-        law = "unit outputs must be maps, C x H x W"
-        raise Refusal(f"jungle: {law}, backbone {backbone.name} gives {backbone.shape(len(backbone))}")
+        rule = "unit outputs must be maps, C x H x W"
+        raise Refusal(f"jungle: {rule}, backbone {backbone.name} gives {backbone.shape(len(backbone))}")
     last = next((k for k in reversed(units[:-1]) if first_conv(unit(k + 1)) is not None), 0)
     if not last:
-        law = "a unit after the first must begin with a convolution that reads the unit's input"
-        raise Refusal(f"jungle: {law}, backbone {backbone.name} has none")
+        rule = "a unit after the first must begin with a convolution that reads the unit's input"
+        raise Refusal(f"jungle: {rule}, backbone {backbone.name} has none")
     first = 1 + max((k for k in units if _maps(backbone, k) < backbone.classes), default=0)
     if first > last:
         raise _too_few(backbone, max(last, first - 1), backbone.classes)
@@ -503,9 +503,9 @@ def _range(backbone: Backbone, unit: Callable[[int], nn.Module]) -> tuple[int, i
 
 
 def _too_few(backbone: Backbone, k: int, classes: int) -> Refusal:
-    law = "a unit must not have fewer maps than classes for the jungle"
+    rule = "a unit must not have fewer maps than classes for the jungle"
     got = f"{_maps(backbone, k)} maps of unit {k} of backbone {backbone.name} for {classes} classes"
-    return Refusal(f"jungle: {law}, got {got}")
+    return Refusal(f"jungle: {rule}, got {got}")
 
 
 @hookimpl

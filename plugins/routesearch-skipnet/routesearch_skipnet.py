@@ -206,7 +206,7 @@ def returns(loss: Tensor, ran: Tensor, alpha: float) -> Tensor:
 # ---- the method ----------------------------------------------------------------------------------------
 
 
-def _untaught(config: Any, backbone: Backbone) -> Mapping[str, str]:
+def _without_gradient(config: Any, backbone: Backbone) -> Mapping[str, str]:
     """Parameters that a config's loss does not reach, and why."""
     if config.schedule != "reinforce":
         return {}
@@ -217,7 +217,7 @@ class SkipNet(RoutedNet):
     """A residual network with a gate in front of every unit but the first (SkipNet, arXiv 1711.09485)."""
 
     name: ClassVar[str] = "skipnet"
-    contract: ClassVar[Mapping[str, Any]] = {"without_gradient": _untaught}
+    contract: ClassVar[Mapping[str, Any]] = {"without_gradient": _without_gradient}
 
     class Config(Space):
         """Fields of a SkipNet."""
@@ -273,8 +273,8 @@ class SkipNet(RoutedNet):
         shape = self.backbone.shape(k)
         least = 2 if kind == "ffgate1" else 1  # its pooling halves the map
         if len(shape) != 3 or min(shape[1:]) < least:
-            law = f"gate_type={kind} needs maps of C x {least} x {least} or more"
-            raise Refusal(f"skipnet: {law}, unit {k} of backbone {self.backbone.name} gives {shape}")
+            rule = f"gate_type={kind} needs maps of C x {least} x {least} or more"
+            raise Refusal(f"skipnet: {rule}, unit {k} of backbone {self.backbone.name} gives {shape}")
         channels = shape[0]
         if kind == "rnngate":
             return kaiming(
@@ -428,8 +428,8 @@ class SkipNet(RoutedNet):
 
 
 def _law(backbone: Backbone) -> str:
-    law = "a backbone must have residual units to skip (with a `shortcut`) after its first"
-    return f"skipnet: {law}, {backbone.name} has none"
+    rule = "a backbone must have residual units to skip (with a `shortcut`) after its first"
+    return f"skipnet: {rule}, {backbone.name} has none"
 
 
 def _over(threshold: float) -> Callable[[Tensor], Tensor]:

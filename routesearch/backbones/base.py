@@ -101,10 +101,10 @@ class Backbone(ABC):
         Args:
             field: what a refusal calls them, such as ``dgate: positions``.
         """
-        law = Cuts(last=len(self) - 1).law(positions)
-        if law is not None:
+        rule = Cuts(last=len(self) - 1).violation(positions)
+        if rule is not None:
             where = f"on backbone {self.name}, got {list(positions)}"
-            raise Refusal(f"{field}: {law} must hold {where}")
+            raise Refusal(f"{field}: {rule} must hold {where}")
 
     def shape(self, k: int, width: float = 1.0) -> tuple[int, ...]:
         """Shape of unit ``k``'s output for one image (k = 0: the image), found on the meta device.

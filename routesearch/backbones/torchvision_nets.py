@@ -32,8 +32,8 @@ class Sized(Backbone):
     def __init__(self, shape: tuple[int, int, int], classes: int, width: float = 1.0) -> None:
         super().__init__(shape, classes, width)
         if min(shape[1:]) < self.smallest:
-            law = f"height and width >= {self.smallest} must hold for backbone {self.name}"
-            raise Refusal(f"{law}, got {shape[1]}x{shape[2]} images")
+            rule = f"height and width >= {self.smallest} must hold for backbone {self.name}"
+            raise Refusal(f"{rule}, got {shape[1]}x{shape[2]} images")
 
 
 def stem(before: int, after: int, small: bool) -> list[nn.Module]:
@@ -184,8 +184,8 @@ class DenseNet201(Sized):
             return kaiming(Transition(before, self.channels(k, width)))
         if before != self.channels(k - 1, width):
             turns = ", ".join(str(sum(self.blocks[:b]) + b) for b in range(1, len(self.blocks)))
-            law = f"width must change at a transition (units {turns}) on backbone {self.name}"
-            raise Refusal(f"{law}, got width={width} after width_in={width_in} at unit {k}")
+            rule = f"width must change at a transition (units {turns}) on backbone {self.name}"
+            raise Refusal(f"{rule}, got width={width} after width_in={width_in} at unit {k}")
         return kaiming(self._layer(before, width))
 
     def _layer(self, before: int, width: float) -> DenseLayer:

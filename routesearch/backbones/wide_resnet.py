@@ -64,9 +64,9 @@ class WideResNet(Backbone):
     def __init__(self, shape: tuple[int, int, int], classes: int, width: float = 1.0) -> None:
         super().__init__(shape, classes, width)
         if self.layers < 10 or self.layers % 6 != 4 or self.widen < 1:
-            law = "layers = 6n + 4 with n >= 1 and widen >= 1"
+            rule = "layers = 6n + 4 with n >= 1 and widen >= 1"
             got = f"layers={self.layers}, widen={self.widen}"
-            raise Refusal(f"{law} must hold for backbone {self.name}, got {got}")
+            raise Refusal(f"{rule} must hold for backbone {self.name}, got {got}")
         self.blocks = (self.layers - 4) // 6
 
     def __len__(self) -> int:

@@ -113,7 +113,7 @@ def cost(
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> Answer:
-    """Price a network before any training: parameters, and MACs of its cheapest and dearest route.
+    """Price a network before any training: parameters, and MACs of its cheapest and most expensive route.
 
     Needs no data, no trunk and no weights.
     """
@@ -131,7 +131,11 @@ def cost(
     whole = found["backbone_macs"]
     rows = (
         ("cheapest route", f"{mega(found['macs']['min'])} M MACs", f"{found['macs']['min'] / whole:.3f}x"),
-        ("dearest route", f"{mega(found['macs']['max'])} M MACs", f"{found['macs']['max'] / whole:.3f}x"),
+        (
+            "most expensive route",
+            f"{mega(found['macs']['max'])} M MACs",
+            f"{found['macs']['max'] / whole:.3f}x",
+        ),
         ("parameters", f"{found['params']:,}", f"{found['params'] / found['backbone_params']:.3f}x"),
         (f"{backbone} alone", f"{mega(whole)} M MACs", "1x"),
         ("its parameters", f"{found['backbone_params']:,}", "1x"),
@@ -183,7 +187,7 @@ def _facts(kind: type[Backbone]) -> dict[str, Any]:
                     "macs": macs,
                 }
             )
-        except Exception as error:  # a stranger's class may raise anything; the others are to be listed
+        except Exception as error:  # a plugin's class may raise anything; the others are to be listed
             reason = f"{type(error).__name__}: {error}"
     log.warning("backbone %s cannot be built: %s", kind.name, reason)
     return facts

@@ -1,4 +1,4 @@
-"""The command that tries a method against the laws that every method keeps."""
+"""The command that tries a method against the invariants of the conformance kit."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> Answer:
-    """Try a method on toy images against the laws that every method keeps; under a minute.
+    """Try a method on toy images against the invariants of the conformance kit; under a minute.
 
     Can every config be built, priced and trained; is each image charged for what ran for it and no more;
-    does its way depend on itself alone? One line for each law. Needs pytest and hypothesis:
+    does its way depend on itself alone? One line for each invariant. Needs pytest and hypothesis:
     pip install 'routesearch[test]'.
     """
     try:
@@ -51,29 +51,25 @@ def check(
     except ImportError as error:
         what = "check needs pytest and hypothesis: pip install 'routesearch[test]'"
         raise Refusal(f"{what} ({error})") from None
-    import torch
-
     from routesearch.plugin.loader import load_plugins
     from routesearch.testing import examine
+    from routesearch.utils.machine import torch_threads
 
     registry = load_plugins(plugins or ())
     try:
         kind = registry.methods.find(method)
     except Refusal as refusal:
-        raise Refusal(f"{refusal}{registry.blame()}") from None
+        raise Refusal(f"{refusal}{registry.not_loaded()}") from None
     tell_problems(registry.problems)
     fields = parse_settings(settings)
     contract = _contract(
         kind, None if backbone is None else _backbone(kind, backbone, fields, registry), fields
     )
-    started, threads = time.monotonic(), torch.get_num_threads()
-    torch.set_num_threads(1)  # the networks are tiny: threads would wait for each other
-    try:
+    started = time.monotonic()
+    with torch_threads(1):  # the networks are tiny: threads would wait for each other
         sites = [site.name for site, _ in contract.suitable()]
         log.info("%s: %d configs on %s", method, len(contract.cases()), ", ".join(sites))
         verdicts = list(examine(contract))
-    finally:
-        torch.set_num_threads(threads)
     failed = [verdict for verdict in verdicts if verdict.state == "failed"]
     document = {
         "method": method,
@@ -87,15 +83,15 @@ def check(
         for verdict in verdicts
     ]
     kept = len([v for v in verdicts if v.state == "ok"])
-    parts.append(f"{kept} of {len(verdicts)} laws hold ({time.monotonic() - started:.0f} s)")
-    broken = RunFailed(f"{method} breaks {len(failed)} of {len(verdicts)} laws") if failed else None
+    parts.append(f"{kept} of {len(verdicts)} invariants hold ({time.monotonic() - started:.0f} s)")
+    broken = RunFailed(f"{method} breaks {len(failed)} of {len(verdicts)} invariants") if failed else None
     return Answer(document, parts, broken)
 
 
 def _contract(
     kind: type[RoutedNet], backbone: Backbone | None, fields: Mapping[str, Any]
 ) -> type[MethodContract]:
-    """The laws, with what the method declares, the user's fields and the backbone that is to be tried."""
+    """The invariants, with what the method declares, the user's fields and the backbone to try."""
     from routesearch.testing import MethodContract
 
     class Checked(MethodContract):
@@ -116,7 +112,7 @@ def _backbone(kind: type[RoutedNet], text: str, fields: Mapping[str, Any], regis
     try:
         found = registry.backbones.find(name)
     except Refusal as refusal:
-        raise Refusal(f"{refusal}{registry.blame()}") from None
+        raise Refusal(f"{refusal}{registry.not_loaded()}") from None
     reasons: list[Refusal] = []
     for shape in SHAPES:
         try:

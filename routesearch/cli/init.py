@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BACKBONE = "nin@0.25"
 BUDGET = "0.5x"
-MOST_SIDE = 64
+MAX_SIDE = 64
 """Larger images are not suggested by themselves: MACs grow with the square of the side."""
 
 LOOKED_AT = 200
@@ -91,7 +91,7 @@ def init(
 def _empty(folder: Path) -> Found:
     from routesearch.data import ImageFolder
 
-    size = MOST_SIDE
+    size = MAX_SIDE
     where = f"No data named: it expects {folder / 'images'}/CLASS/image.jpg; change data.path, or use --data."
     return Found(ImageFolder(path=Path("images"), size=size), (3, size, size), 10, 0, (where,))
 
@@ -116,7 +116,7 @@ def _look_at_folder(data: Path, seen: Path) -> Found:
     every = [file for found in files.values() for file, _ in found]
     sides = sorted(_sides(file) for file in every[:: max(1, -(-len(every) // LOOKED_AT))])
     short, long = sides[len(sides) // 2]
-    size = max(8, min(MOST_SIDE, short))
+    size = max(8, min(MAX_SIDE, short))
     dataset = ImageFolder(path=seen, size=size)
     why = (
         f"the images' own shorter side (median of {len(sides)})"

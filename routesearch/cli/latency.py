@@ -42,15 +42,11 @@ def latency(
     import torch
 
     from routesearch.saved import load
+    from routesearch.utils.machine import torch_threads
 
-    before = torch.get_num_threads()
-    try:
-        if threads is not None:
-            torch.set_num_threads(threads)
+    with torch_threads(threads):
         model = load(folder, plugins=plugins or (), device=device)
         timings, used = model.latency(sizes), torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
     rows = tuple(
         (
             str(t.batch),
@@ -83,12 +79,12 @@ def _sizes(text: str) -> list[int]:
     Raises:
         Refusal: for anything else.
     """
-    from routesearch.study.config import MOST_BATCH
+    from routesearch.study.config import MAX_BATCH
 
     parts = [part.strip() for part in text.split(",")]
-    if not all(p.isascii() and p.isdigit() and len(p) < 7 and 1 <= int(p) <= MOST_BATCH for p in parts):
-        law = f"--batch must be sizes of 1 to {MOST_BATCH} such as {BATCHES}"
-        raise Refusal(f"{law}, got {text!r}")
+    if not all(p.isascii() and p.isdigit() and len(p) < 7 and 1 <= int(p) <= MAX_BATCH for p in parts):
+        rule = f"--batch must be sizes of 1 to {MAX_BATCH} such as {BATCHES}"
+        raise Refusal(f"{rule}, got {text!r}")
     return list(dict.fromkeys(map(int, parts)))
 
 

@@ -73,8 +73,8 @@ def _check_name(name: str) -> None:
     from routesearch.plugin.loader import load_plugins
 
     if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9_]{0,48}[A-Za-z0-9])?", name):
-        law = "NAME must be up to 50 letters, digits and underscores, a letter first and no underscore last"
-        raise Refusal(f"{law}, got {name!r}")
+        rule = "NAME must be up to 50 letters, digits and underscores, a letter first and no underscore last"
+        raise Refusal(f"{rule}, got {name!r}")
     if keyword.iskeyword(name) or yaml.safe_load(name) != name:
         raise Refusal(f"NAME must not be a word of Python's or YAML's own, got {name!r}")
     registry = load_plugins()

@@ -24,9 +24,9 @@ def plan(study: StudyFile, settings: Settings = None, as_json: Json = False) -> 
     from routesearch.task.forecast import forecast
 
     found = forecast(task)
-    law = task.unmet(found.reach)
-    if law is not None:
-        log.warning("a search would be refused: %s", law)
+    rule = task.unmet(found.reach)
+    if rule is not None:
+        log.warning("a search would be refused: %s", rule)
     document = {
         name: {
             "share": reach.share,
@@ -35,7 +35,7 @@ def plan(study: StudyFile, settings: Settings = None, as_json: Json = False) -> 
         }
         for name, reach in found.reach.items()
     }
-    return Answer({"methods": document}, _plan_text(task, found, runs=law is None))
+    return Answer({"methods": document}, _plan_text(task, found, runs=rule is None))
 
 
 def _plan_text(task: Task, found: Forecast, runs: bool) -> list[Any]:
@@ -52,7 +52,7 @@ def _plan_text(task: Task, found: Forecast, runs: bool) -> list[Any]:
         ends = ("", "") if reach.macs is None else (macs(reach.macs.min), macs(reach.macs.max))
         rows.append((name, f"{reach.share:.0%}", *ends, "" if seconds is None else f"{seconds:.1f} s"))
     share = "can be built" if task.budget.max_macs is None else "can meet the budget"
-    columns = ("method", share, "cheapest found", "dearest found", "a trial takes about")
+    columns = ("method", share, "cheapest found", "most expensive found", "a trial takes about")
     backbone = f"{task.config.backbone.name}: {mega(task.reference)} M MACs on {_size(task)} images"
     budget = f"budget {limits(task.budget, task.reference)}" if task.budget else "no budget"
     parts: list[Any] = [f"{backbone}; {budget}", Table(columns, tuple(rows))]

@@ -65,9 +65,7 @@ class $kind(RoutedNet):
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
         super().__init__(config, backbone, trunk)
         k, units = self.config.position, len(backbone)
-        if not 1 <= k < units:
-            law = f"1 <= position < {units} must hold on backbone {backbone.name}"
-            raise Refusal(f"{self.name}: {law}, got {k}")
+        backbone.check_cuts([k], f"{self.name}: position")
         self.front = nn.Sequential(*(backbone.unit(i) for i in range(1, k + 1)))
         self.early = backbone.exit(k)
         self.rest = nn.Sequential(*(backbone.unit(i) for i in range(k + 1, units + 1)), backbone.head())
@@ -117,7 +115,7 @@ def routesearch_methods() -> Sequence[type[RoutedNet]]:
 '''
 
 TEST = '''\
-"""The laws that every method keeps, and what is $name's own."""
+"""The invariants of every method, and what is $name's own."""
 
 from __future__ import annotations
 
@@ -144,7 +142,7 @@ def test_the_threshold_decides_who_leaves() -> None:
 
 @pytest.mark.parametrize("position", [0, len(CHAIN)])
 def test_an_exit_stands_before_the_last_unit(position: int) -> None:
-    with pytest.raises(Refusal, match=r"^$name: 1 <= position < \\d+ must hold on backbone"):
+    with pytest.raises(Refusal, match=r"^$name: position: 1 <= position <= \\d+ must hold on backbone"):
         $kind($kind.Config(position=position), CHAIN)
 '''
 
@@ -215,7 +213,7 @@ The knob is `thresholds`, one number: the probability from which on an image lea
 ```
 pip install 'routesearch[test]'
 routesearch check $name --plugin $name.py
-pytest                          # the laws that every method keeps, and this one's own
+pytest                          # the invariants of every method, and this one's own
 routesearch search study.yaml   # what it is worth
 pip install -e .                # from then on it is found without the study's `plugins`
 ```

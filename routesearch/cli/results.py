@@ -25,7 +25,7 @@ REPEATED = "M MACs on test"
 """Next to the same on validation it says little: files have it, the terminal has no room."""
 
 
-MOST_POINTS = 20
+MAX_POINTS = 20
 """Points of a front that ``front`` shows without ``--all``."""
 
 
@@ -84,7 +84,7 @@ def front(
     mega = report.table.mega
     within = f"; budget {report.table.limits(budget, reference)}" if budget else ""
     title = f"{opened.config.name}: front on {split}, {len(points)} points; backbone {mega(reference)} M MACs"
-    shown = points if every_point else few(points, budget.best(points), MOST_POINTS)
+    shown = points if every_point else few(points, budget.best(points), MAX_POINTS)
     table = without(report.front_table(shown, reference, tested, timings), REPEATED)
     left = len(points) - len(shown)
     rest = (f"{left} of {len(points)} points in between are not shown; --all shows them.",) if left else ()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from routesearch.results.record import TrialRecord
     from routesearch.results.summary import Summary
 
-MOST_ROWS = 16
+MAX_ROWS = 16
 """Points of the front that the end of a search shows; ``front`` shows all."""
 
 
@@ -102,7 +102,7 @@ def _ending(summary: Summary, file: Path) -> list[Any]:
         return []
     results = summary.results
     reference, budget = results.reference, results.budget
-    shown = few(summary.front, summary.best, MOST_ROWS)
+    shown = few(summary.front, summary.best, MAX_ROWS)
     more = "" if len(shown) == len(summary.front) else f" ({len(shown)} of {len(summary.front)} points)"
     parts: list[Any] = [
         f"{summary.study}: front on validation{more}",
@@ -115,7 +115,7 @@ def _ending(summary: Summary, file: Path) -> list[Any]:
     stopped = f", {summary.stopped} stopped early" if summary.stopped else ""
     refused = f"{summary.refused} refused"
     if summary.refused:
-        refused += " (over the budget or breaking a law of the method; never trained)"
+        refused += " (over the budget or violating a constraint of the method; never trained)"
     within = summary.feasible_hypervolume
     command = f"routesearch {{}} {shlex.quote(str(file))}"
     parts += [

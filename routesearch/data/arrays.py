@@ -106,13 +106,13 @@ def _load(file: Path) -> dict[str, npt.NDArray[Any]]:
         with stored:
             names = set(stored.files)
             if unknown := sorted(name for name in names - set(_NAMES) if not _AUX.fullmatch(name)):
-                law = f"{', '.join(_NAMES)}, aux_NAME_train"
-                raise Refusal(f"{file}: arrays must be named {law}, got {', '.join(unknown)}")
+                rule = f"{', '.join(_NAMES)}, aux_NAME_train"
+                raise Refusal(f"{file}: arrays must be named {rule}, got {', '.join(unknown)}")
             for short in _SPLITS:
                 pair = {f"x_{short}", f"y_{short}"}
                 if (short == "train" or pair & names) and (lacking := sorted(pair - names)):
-                    law = f"x_{short} and y_{short} must both be there"
-                    raise Refusal(f"{file}: {law}, got no {' and no '.join(lacking)}")
+                    rule = f"x_{short} and y_{short} must both be there"
+                    raise Refusal(f"{file}: {rule}, got no {' and no '.join(lacking)}")
             for name in sorted(names - set(_NAMES)):
                 own, short = name.removeprefix("aux_").rsplit("_", 1)
                 if lacking := sorted({f"aux_{own}_train", f"x_{short}"} - names):

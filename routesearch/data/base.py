@@ -206,8 +206,8 @@ class Dataset(BaseModel, ABC):
         source = self.read(base)
         _check(self.name, source)
         if any(label >= len(source.classes) for label in self.augment.flip_only):
-            law = f"augment.flip_only must be labels in 0..{len(source.classes) - 1}"
-            raise Refusal(f"{self.name}: {law}, got {list(self.augment.flip_only)}")
+            rule = f"augment.flip_only must be labels in 0..{len(source.classes) - 1}"
+            raise Refusal(f"{self.name}: {rule}, got {list(self.augment.flip_only)}")
         splits = self._cut(source)
         for position, name in enumerate(SPLITS):
             most: int | None = getattr(self, name)
@@ -316,7 +316,7 @@ def _take(images: Images, index: Index) -> Images:
 
 
 def _check(name: str, source: Source) -> None:
-    """The laws that every data set must keep, whoever wrote its reader."""
+    """The constraints that every data set must meet, whoever wrote its reader."""
     if len(source.classes) < 2:
         raise Refusal(f"{name}: at least 2 classes must exist, got {len(source.classes)}")
     if len(set(source.classes)) < len(source.classes):
@@ -349,13 +349,13 @@ def _enough(name: str, source: Source, parts: int) -> None:
     counts = torch.bincount(source.train.labels, minlength=len(source.classes)).tolist()
     for label, count in enumerate(counts):
         if count < parts:
-            law = f"a class needs {parts} images or more to be cut in {parts} splits"
-            raise Refusal(f"{name}: {law}, got {count} of class {source.classes[label]!r}")
+            rule = f"a class needs {parts} images or more to be cut in {parts} splits"
+            raise Refusal(f"{name}: {rule}, got {count} of class {source.classes[label]!r}")
 
 
 def _complete(name: str, train: Images, classes: tuple[str, ...]) -> None:
     counts = torch.bincount(train.labels, minlength=len(classes)).tolist()
     absent = [classes[label] for label, count in enumerate(counts) if count == 0]
     if absent:
-        law = "every class must have a training image"
-        raise Refusal(f"{name}: {law}, got none of {', '.join(map(repr, absent))} among {len(train)}")
+        rule = "every class must have a training image"
+        raise Refusal(f"{name}: {rule}, got none of {', '.join(map(repr, absent))} among {len(train)}")

@@ -143,8 +143,8 @@ class Edition:
         """One image after the other: a byte for each label, then all red, all green, all blue pixels."""
         length = len(self.labels) + _PIXELS
         if not content or len(content) % length:
-            law = f"its size must be a multiple of {length} bytes, one record for each image"
-            raise Refusal(f"{file}: {law}, got {len(content)} bytes")
+            rule = f"its size must be a multiple of {length} bytes, one record for each image"
+            raise Refusal(f"{file}: {rule}, got {len(content)} bytes")
         rows = np.frombuffer(bytearray(content), np.uint8).reshape(-1, length)
         return rows[:, len(self.labels) :], {name: rows[:, at] for at, name in enumerate(self.labels)}
 

@@ -38,8 +38,8 @@ def read(folder: Path, split: str) -> Images:
     """
     pixels, labels = _array(folder, _FILES[split][0], 3), _array(folder, _FILES[split][1], 1)
     if pixels.shape[1:] != (28, 28) or labels.shape != pixels.shape[:1]:
-        law = "N images of 28x28 and N labels must be there"
-        raise Refusal(f"{folder}: {law}, got {pixels.shape} and {labels.shape} for {split}")
+        rule = "N images of 28x28 and N labels must be there"
+        raise Refusal(f"{folder}: {rule}, got {pixels.shape} and {labels.shape} for {split}")
     if labels.max(initial=0) > 9:
         raise Refusal(f"{folder}: labels must lie in 0..9, got {labels.min()}..{labels.max()} for {split}")
     return Images(torch.from_numpy(pixels)[:, None], torch.from_numpy(labels).long())
@@ -58,8 +58,8 @@ def _array(folder: Path, name: str, ndim: int) -> npt.NDArray[np.uint8]:
         raise Refusal(f"{file} cannot be read: {error}") from error
     start = 4 + 4 * ndim
     if content[:4] != bytes((0, 0, 8, ndim)) or len(content) < start:
-        law = f"an IDX file of bytes in {ndim} dimensions must start with 000008{ndim:02x}"
-        raise Refusal(f"{file}: {law}, got {content[:4].hex()} and {len(content)} bytes in all")
+        rule = f"an IDX file of bytes in {ndim} dimensions must start with 000008{ndim:02x}"
+        raise Refusal(f"{file}: {rule}, got {content[:4].hex()} and {len(content)} bytes in all")
     shape = [int.from_bytes(content[at : at + 4]) for at in range(4, start, 4)]
     if len(content) != start + math.prod(shape):
         raise Refusal(f"{file} must unpack to {start + math.prod(shape)} bytes, got {len(content)}")

@@ -79,17 +79,17 @@ class ImageFolder(Dataset):
                 raise Refusal(f"image_folder: {root} must hold 2 class folders or more, got {got}: {_LAYOUT}")
             return {"train": root}
         if unknown := [name for name in names if name not in _SPLITS]:
-            law = f"beside {root / 'train'} only val and test may lie"
-            raise Refusal(f"image_folder: {law}, got {', '.join(unknown)}")
+            rule = f"beside {root / 'train'} only val and test may lie"
+            raise Refusal(f"image_folder: {rule}, got {', '.join(unknown)}")
         if {"val", "validation"} <= set(names):
             raise Refusal(f"image_folder: {root} must hold val or validation, got both")
         folders = {_SPLITS[name]: root / name for name in sorted(names)}
         expected = _subfolders(folders["train"])
         for folder in folders.values():
             if differing := sorted(set(_subfolders(folder)) ^ set(expected)):
-                law = "train, val and test must hold the same class folders"
+                rule = "train, val and test must hold the same class folders"
                 raise Refusal(
-                    f"image_folder: {law}, got {', '.join(differing)} in train or {folder}, not both"
+                    f"image_folder: {rule}, got {', '.join(differing)} in train or {folder}, not both"
                 )
         return folders
 

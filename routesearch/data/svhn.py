@@ -79,8 +79,8 @@ def _images(file: Path) -> Images:
     if pixels.ndim == 3:  # MATLAB knows no fourth dimension of 1
         pixels = pixels[..., None]
     if pixels.shape[:3] != (32, 32, 3) or pixels.dtype != np.uint8 or pixels.shape[3:] != labels.shape:
-        law = "X must be 32,32,3,N of uint8 and y N numbers"
-        raise Refusal(f"{file}: {law}, got {pixels.shape} of {pixels.dtype} and {labels.shape}")
+        rule = "X must be 32,32,3,N of uint8 and y N numbers"
+        raise Refusal(f"{file}: {rule}, got {pixels.shape} of {pixels.dtype} and {labels.shape}")
     if not np.isin(labels, np.arange(1, 11)).all():
         raise Refusal(
             f"{file}: labels must be whole numbers from 1 to 10, got {labels.min()}..{labels.max()}"

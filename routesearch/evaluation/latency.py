@@ -37,7 +37,7 @@ SECONDS = 2.0
 POINT_SECONDS = 0.2
 """What one point of a trial's curve may take, where latency is the budget."""
 
-MOST_TIMED = 12
+MAX_TIMED = 12
 """Points of a trial's curve that are timed, and kept, where latency is the budget."""
 
 LEAST, MOST, WARM_UP = 10, 500, 3
@@ -62,8 +62,8 @@ class Traffic:
         self._sites = ways.sites
         expected = ways.sites or max(ways.routes) + 1
         if not 0 < len(share) <= expected or (not ways.sites and sum(share) <= 0):
-            law = f"a share for each of {expected} routes or sites"
-            raise ValueError(f"there must be {law}, of routes one over 0, got {list(share)}")
+            rule = f"a share for each of {expected} routes or sites"
+            raise ValueError(f"there must be {rule}, of routes one over 0, got {list(share)}")
         self._share = torch.zeros(expected, dtype=torch.float64)
         self._share[: len(share)] = torch.tensor(share, dtype=torch.float64)
         self._turns = {} if ways.sites else _turns(ways.reached, expected)

@@ -1,4 +1,4 @@
-"""The one ruler: a trained network and a split to operating points. No method measures itself."""
+"""Operating points of a trained network on a split, measured in the same way for every method."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def _looked_up(
 ) -> list[OperatingPoint]:
     count, routes = scores.predictions.shape
     if scores.prices is None:
-        law = "a route that can be looked up must have one price"
-        raise RunFailed(f"{net.name}: {law}, got {[priced.routes.get(r) for r in range(routes)]}")
+        rule = "a route that can be looked up must have one price"
+        raise RunFailed(f"{net.name}: {rule}, got {[priced.routes.get(r) for r in range(routes)]}")
     # Place of (route, right or wrong) for each image and route, so that one count per knob tells all.
     right = scores.predictions.eq(labels[:, None]).T
     places = 2 * torch.arange(routes, device=labels.device)[:, None] + right
@@ -109,8 +109,8 @@ def _looked_up(
 def _check_routes(net: RoutedNet, taken: Tensor, images: int, routes: int) -> None:
     """``taken``: knobs x images, as ``decide`` gave them."""
     if taken.dtype != torch.int64 or taken.shape[1:] != (images,):
-        law = f"decide must give one int64 route for each of {images} images"
-        raise RunFailed(f"{net.name}: {law}, got {taken.dtype} of shape {tuple(taken.shape[1:])}")
+        rule = f"decide must give one int64 route for each of {images} images"
+        raise RunFailed(f"{net.name}: {rule}, got {taken.dtype} of shape {tuple(taken.shape[1:])}")
     least, most = (int(bound) for bound in taken.aminmax())
     if least < 0 or most >= routes:
         raise RunFailed(f"{net.name}: decide must give routes 0..{routes - 1}, got {least}..{most}")
@@ -151,8 +151,8 @@ def _audited(net: RoutedNet, inputs: Tensor, knob: Knob) -> Routed:
     _check_finite(net, routed.logits, knob)
     billed = int(routed.macs.sum())
     if work.macs != billed:
-        law = "every block must run through the meter"
-        raise RunFailed(f"{net.name}: {law}, got {work.macs:,} MACs of work and a bill of {billed:,}")
+        rule = "every block must run through the meter"
+        raise RunFailed(f"{net.name}: {rule}, got {work.macs:,} MACs of work and a bill of {billed:,}")
     return routed
 
 
@@ -170,13 +170,13 @@ def _spot_check(
         labels = scores.predictions[: len(inputs)].gather(1, said[:, None]).squeeze(1)
         differ = int((said.ne(really.route) | labels.ne(really.logits.argmax(1))).sum())
         if differ > max(2, DISAGREE * len(inputs)):
-            law = "decide(observe(x)) must agree with route(x)"
-            raise RunFailed(f"{net.name}: {law}, got {differ} of {len(inputs)} different at {dict(knob)}")
+            rule = "decide(observe(x)) must agree with route(x)"
+            raise RunFailed(f"{net.name}: {rule}, got {differ} of {len(inputs)} different at {dict(knob)}")
         for route, macs in set(zip(really.route.tolist(), really.macs.tolist(), strict=True)):
             price = priced.routes[route]
             if macs not in price:
-                law = "an image must cost what its route was priced at"
-                raise RunFailed(f"{net.name}: {law}, got {macs:,} and {price} on route {route}")
+                rule = "an image must cost what its route was priced at"
+                raise RunFailed(f"{net.name}: {rule}, got {macs:,} and {price} on route {route}")
 
 
 def _check_finite(net: RoutedNet, logits: Tensor, knob: Knob) -> None:

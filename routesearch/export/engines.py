@@ -22,7 +22,7 @@ Engine = Literal["onnx", "torch"]
 OPSET = 20
 """Of ONNX's operators: with IR version 10, which onnxruntime reads since 1.18."""
 
-MOST_BYTES = 1_900_000_000
+MAX_BYTES = 1_900_000_000
 """Of weights in ONNX: a file, and the message that it is cut from, hold less than 2 GiB."""
 
 
@@ -36,8 +36,8 @@ def check_engine(name: str) -> Engine:
         if name == engine:
             missing = [each for each in _needs(engine) if find_spec(each) is None]
             if missing:
-                law = "--format onnx needs onnx, onnxscript and onnxruntime"
-                raise Refusal(f"{law}, got no {missing[0]}: pip install 'routesearch[export]'")
+                rule = "--format onnx needs onnx, onnxscript and onnxruntime"
+                raise Refusal(f"{rule}, got no {missing[0]}: pip install 'routesearch[export]'")
             return engine  # type: ignore[no-any-return]
     raise Refusal(f"--format must be one of {', '.join(get_args(Engine))}, got {name!r}")
 
@@ -75,9 +75,9 @@ def _write_onnx(pieces: Sequence[Piece], folder: Path) -> list[str]:
 
     whole = _All(pieces)
     weights = {id(each): each.nbytes for each in (*whole.parameters(), *whole.buffers())}
-    if sum(weights.values()) > MOST_BYTES:
-        law = f"weights <= {MOST_BYTES:,} bytes must hold for --format onnx"
-        raise Refusal(f"{law}, got {sum(weights.values()):,}: take --format torch")
+    if sum(weights.values()) > MAX_BYTES:
+        rule = f"weights <= {MAX_BYTES:,} bytes must hold for --format onnx"
+        raise Refusal(f"{rule}, got {sum(weights.values()):,}: take --format torch")
     dims = [{0: torch.export.Dim(f"n{i}")} for i, piece in enumerate(pieces) for _ in piece.inputs]
     examples = tuple(example for piece in pieces for example in piece.examples)
     exported = torch.export.export(whole, examples, dynamic_shapes=(tuple(dims),), strict=False)

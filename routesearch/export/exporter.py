@@ -79,11 +79,11 @@ def export_model(model: SavedModel, folder: Path | str, format: str = "onnx") ->
             raise Refusal(f"{card.method} cannot be exported: {error}") from None
         except OSError:
             raise
-        except Exception as error:  # a stranger's route, and two compilers
+        except Exception as error:  # a plugin's route, and two compilers
             told = " ".join(str(error).split())[:200]
-            law = "every operation of a route must be one that torch can record and write"
+            rule = "every operation of a route must be one that torch can record and write"
             raise Refusal(
-                f"{card.method} cannot be exported: {law}, got {type(error).__name__}: {told}{origin(error)}"
+                f"{card.method} cannot be exported: {rule}, got {type(error).__name__}: {told}{origin(error)}"
             ) from error
         document = {
             "kind": "routesearch program",
@@ -117,8 +117,8 @@ def _check(draft: Path, program: Program, net: RoutedNet, knob: Knob) -> None:
     _every_way(runner.Runner(draft, threads=torch.get_num_threads()), program.way, values)
     for name, wanted in zip(program.results, walk(net, images, knob)[1].outputs, strict=True):
         if not _agree(values[name], wanted):
-            law = "an export must give what its model gives"
-            raise RunFailed(f"{law}, got other values of {name} from the written graphs")
+            rule = "an export must give what its model gives"
+            raise RunFailed(f"{rule}, got other values of {name} from the written graphs")
 
 
 def _every_way(running: runner.Runner, way: dict[str, Any], values: dict[str, Any]) -> None:
@@ -149,6 +149,6 @@ def _agree(found: Any, wanted: Tensor) -> bool:
 
 def _replaceable(folder: Path) -> None:
     """Raise Refusal unless an export may be written here: a new name, an empty folder, or an older export."""
-    law = "a model is exported to a new folder or in place of an older export"
+    rule = "a model is exported to a new folder or in place of an older export"
     own = (PROGRAM, RUNNER, "__pycache__")
-    holds_only(folder, law, PROGRAM, lambda name: name in own or name.startswith("piece"))
+    holds_only(folder, rule, PROGRAM, lambda name: name in own or name.startswith("piece"))

@@ -98,7 +98,7 @@ class _Cutter:
         self._own(way)
         self.place: dict[fx.Node, _Place | None] = {}
         self.entered: dict[int, list[fx.Node]] = {}  # region -> its marks
-        self.merged: dict[int, fx.Node] = {}  # a patch's region -> what came of it
+        self.merged: dict[int, fx.Node] = {}  # a patch's region -> its result
         for node in graph.graph.nodes:
             self._put(node)
         [output] = graph.graph.find_nodes(op="output")
@@ -149,8 +149,8 @@ class _Cutter:
         for node in nodes:
             place = self.place[node]
             if place is not None and place.region != region:
-                law = "a way must read what its split or patch gives it, and nothing from before"
-                raise Refusal(f"{law}, got {node.target} of another group of images")
+                rule = "a way must read what its split or patch gives it, and nothing from before"
+                raise Refusal(f"{rule}, got {node.target} of another group of images")
 
     # ---- collecting ----
 
@@ -285,8 +285,8 @@ class _Cutter:
         value = node.meta.get("val")
         if not isinstance(value, Tensor) or value.dim() < 1 or value.shape[0] != SIZES[0]:
             got = tuple(value.shape) if isinstance(value, Tensor) else value
-            law = "what passes between blocks must have one row per image"
-            raise Refusal(f"{law}, got shape {got} for {SIZES[0]} images from {node.target}")
+            rule = "what passes between blocks must have one row per image"
+            raise Refusal(f"{rule}, got shape {got} for {SIZES[0]} images from {node.target}")
 
 
 def _arguments(first: fx.GraphModule, second: fx.GraphModule) -> dict[fx.Node, Any]:
@@ -311,8 +311,8 @@ def _fitted(first: Any, second: Any, node: fx.Node) -> Any:
     if type(first) is int and type(second) is int:
         slope = second - first  # for one image more
         return Affine(slope, first - slope * SIZES[0])
-    law = "the numbers of a route must not depend on how many images there are"
-    raise Refusal(f"{law}, got {first} and {second} in {node.target}")
+    rule = "the numbers of a route must not depend on how many images there are"
+    raise Refusal(f"{rule}, got {first} and {second} in {node.target}")
 
 
 def _functional(target: Any) -> Any:

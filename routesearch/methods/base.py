@@ -186,7 +186,7 @@ class RoutedNet(nn.Module, ABC):
         """The configs worth drawing on this backbone; refine ranges that depend on it here.
 
         Raises:
-            Refusal: where the method cannot use the backbone, naming the law.
+            Refusal: where the method cannot use the backbone, naming the constraint.
         """
         return SearchSpace(cls.Config)
 
@@ -198,7 +198,7 @@ class RoutedNet(nn.Module, ABC):
 
     @classmethod
     def cases(cls, config: Any, backbone: Backbone) -> Sequence[Trunk]:
-        """Trunks (without state) that give every structure, or the cheapest and the dearest, of a config.
+        """Trunks (without state) for every structure of a config, or its cheapest and most expensive.
 
         Only for a method whose structure depends on ``Trunk.confusion``: its price without a trunk then
         covers all of these. Empty, the default: the structure does not depend on the trunk.
@@ -227,7 +227,7 @@ class RoutedNet(nn.Module, ABC):
 
     @final
     def bounds(self) -> Interval:
-        """Cheapest and dearest route in MACs, by walking every way on the meta device."""
+        """Cheapest and most expensive route in MACs, by walking every way on the meta device."""
         from routesearch.methods.running import price  # which runs what is declared here
 
         return price(type(self), self.config, self.backbone, self.trunk).bounds

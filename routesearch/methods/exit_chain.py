@@ -78,12 +78,12 @@ class ExitChain:
     def __init__(self, scores: Scores, labels: Tensor) -> None:
         values, said = scores.scores.detach(), scores.predictions
         if values.ndim != 2 or values.shape[1] < 1 or labels.shape != values.shape[:1]:
-            law = "a chain of exits must have N x gates scores and N labels"
-            raise Refusal(f"{law}, got {tuple(values.shape)} and {tuple(labels.shape)}")
+            rule = "a chain of exits must have N x gates scores and N labels"
+            raise Refusal(f"{rule}, got {tuple(values.shape)} and {tuple(labels.shape)}")
         self.images, self.gates = values.shape
         if said.shape != (self.images, self.gates + 1):
-            law = f"a chain of {self.gates} gates must have N x {self.gates + 1} predictions"
-            raise Refusal(f"{law}, got {tuple(said.shape)} for {self.images} images")
+            rule = f"a chain of {self.gates} gates must have N x {self.gates + 1} predictions"
+            raise Refusal(f"{rule}, got {tuple(said.shape)} for {self.images} images")
         if scores.prices is None or scores.prices.shape != (self.gates + 1,):
             got = "none" if scores.prices is None else f"{scores.prices.numel()} for {self.gates + 1} exits"
             raise Refusal(f"exits must have one price each, got {got}")

@@ -56,8 +56,8 @@ class Registry:
     problems: list[str] = field(default_factory=list)
     code: dict[str, str] = field(default_factory=dict)
 
-    def blame(self) -> str:
-        """The problems in brackets, to end the complaint about a missing name; empty without any."""
+    def not_loaded(self) -> str:
+        """The problems in brackets, to end a refusal of a missing name; empty without any."""
         return f" (not loaded: {'; '.join(self.problems)})" if self.problems else ""
 
 
@@ -119,7 +119,7 @@ def _register(
     try:
         plugin = load()
         manager.register(plugin, name)
-    except (Exception, SystemExit) as error:  # a stranger's module may raise anything at import
+    except (Exception, SystemExit) as error:  # a plugin's module may raise anything at import
         problem(f"cannot be loaded: {type(error).__name__}: {error}")
         return
     known = {n for n in vars(hookspecs) if n.startswith(f"{GROUP}_")}
@@ -154,7 +154,7 @@ def _collect(
 ) -> None:
     try:
         offered = list(offer())
-    except Exception as error:  # whatever a stranger's hook raises must not stop the others
+    except Exception as error:  # whatever a plugin's hook raises must not stop the others
         problem(f"its hook failed: {type(error).__name__}: {error}")
         return
     for item in offered:

@@ -15,7 +15,7 @@ from routesearch.results.reader import StudyResults
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#6B6B6B")
 """Told apart by colour-blind readers too (after Okabe and Ito; their yellow is lost on white)."""
 
-MOST_FAINT = 4000
+MAX_FAINT = 4000
 """Points off the front that are drawn at most: more make a browser slow and a cloud no denser."""
 
 
@@ -34,7 +34,7 @@ class Chart:
 
     Attributes:
         front: its points, by rising MACs.
-        faint: points off the front, of the same split, thinned to ``MOST_FAINT``.
+        faint: points off the front, of the same split, thinned to ``MAX_FAINT``.
         dropped: how many points off the front are not drawn.
         colours: method -> colour.
         best: the most accurate point of the front within the budget, if there is a budget.
@@ -115,10 +115,10 @@ def chart_of(results: StudyResults, split: str) -> Chart:
 
 
 def _thinned(rest: Sequence[Point]) -> list[Point]:
-    """At most ``MOST_FAINT``, evenly over the trials and along their curves."""
-    if len(rest) <= MOST_FAINT:
+    """At most ``MAX_FAINT``, evenly over the trials and along their curves."""
+    if len(rest) <= MAX_FAINT:
         return list(rest)
-    keep = np.linspace(0, len(rest) - 1, MOST_FAINT).round().astype(int)
+    keep = np.linspace(0, len(rest) - 1, MAX_FAINT).round().astype(int)
     return [rest[i] for i in keep]
 
 

@@ -258,14 +258,14 @@ def _open(path: Path, backend: JournalFileBackend) -> JournalStorage:
     try:
         return JournalStorage(backend)
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise Refusal(f"the journal must be whole, got damage in {path}{_first_bad_line(path)}") from error
+        raise Refusal(f"the journal {path} is corrupt{_first_bad_line(path)}") from error
 
 
 def _first_bad_line(path: Path) -> str:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not _whole(line):
-                return f", line {number}"
+                return f" at line {number}"
     return ""
 
 
@@ -317,7 +317,7 @@ def _take(folder: Path) -> int:
     except BlockingIOError:
         holder = os.pread(lock, 200, 0).decode(errors="replace").strip() or "another process"
         os.close(lock)
-        raise Refusal(f"a study takes one search at a time, and {holder} is at it ({folder})") from None
+        raise Refusal(f"the study is locked by {holder}, and takes one search at a time ({folder})") from None
     except OSError as error:
         os.close(lock)
         raise Refusal(f"storage.dir must allow file locks, got {folder}: {error.strerror}") from error

@@ -18,13 +18,13 @@ import numpy.typing as npt
 from routesearch.study.config import BudgetConfig
 from routesearch.utils.units import macs_of
 
-MOST_STORED = 256
+MAX_STORED = 256
 """Points that a trial keeps at most (the contract's *stored points*)."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Cheapest and dearest route, in MACs per image."""
+    """Cheapest and most expensive route, in MACs per image."""
 
     min: int
     max: int
@@ -215,7 +215,7 @@ class Budget:
         return hypervolume(self.within(points), reference, self.max_macs)
 
     def excess(self, points: Sequence[HasLatency]) -> dict[str, float]:
-        """What a sampler is told of a curve: by how much its best placed point is over, as a share.
+        """The constraint that a sampler gets of a curve: the best placed point's excess, as a share.
 
         At most 0 if some point is within the bound. ``latency`` speaks of both bounds where there are both:
         the cheapest point and the fastest one need not be the same.
@@ -271,7 +271,7 @@ def representative(points: Sequence[L], reference: float, budget: Budget) -> L:
     return curve[int(np.argmax(shares))]
 
 
-def thin(points: Sequence[P], most: int = MOST_STORED) -> list[P]:
+def thin(points: Sequence[P], most: int = MAX_STORED) -> list[P]:
     """The front of ``points``, at most ``most`` of them, spread evenly along it with both ends kept."""
     curve = _distinct(front(points))
     if len(curve) <= most:

@@ -31,7 +31,7 @@ class Outcome:
     """What a worker hands back for one trial: a curve, or the reason why there is none.
 
     Attributes:
-        points: the curve on validation data, at most ``MOST_STORED`` points; empty for a failure.
+        points: the curve on validation data, at most ``MAX_STORED`` points; empty for a failure.
         params: parameters of the whole network, all branches.
         training_macs: multiply-adds spent in training (3 x forward where gradients flow, 1 x elsewhere).
         seconds: wall time of building, training and measuring.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-LEAST_RANKED = 3
+MIN_RANKED = 3
 """Points that a rank correlation needs: of two it is always 1 or -1."""
 
 
@@ -65,11 +65,11 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
     """Spearman's coefficient in [-1, 1]; equal values share the mean of their ranks.
 
     Returns:
-        None for fewer than ``LEAST_RANKED`` pairs, or where one side is the same everywhere.
+        None for fewer than ``MIN_RANKED`` pairs, or where one side is the same everywhere.
     """
     if len(first) != len(second):
         raise ValueError(f"as many values on both sides must be given, got {len(first)} and {len(second)}")
-    if len(first) < LEAST_RANKED:
+    if len(first) < MIN_RANKED:
         return None
     a, b = (ranks - ranks.mean() for ranks in (_ranks(first), _ranks(second)))
     spread = float(np.sqrt((a @ a) * (b @ b)))

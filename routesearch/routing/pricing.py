@@ -92,8 +92,8 @@ class PricingMeter(Meter):
         check_choice(mask, len(self))
         got = block(*inputs)
         if got.shape != into.shape:
-            law = "a patched block must give the shape of what it is patched into"
-            raise ValueError(f"{law}, got {tuple(got.shape[1:])} and {tuple(into.shape[1:])}")
+            rule = "a patched block must give the shape of what it is patched into"
+            raise ValueError(f"{rule}, got {tuple(got.shape[1:])} and {tuple(into.shape[1:])}")
         self._spent = self._spent + Interval(0, mult_adds(block, *inputs))
         self._sites += 1
         return into

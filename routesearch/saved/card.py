@@ -130,12 +130,12 @@ def read_card(file: Path) -> Card:
     try:
         values = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except FileNotFoundError:
-        law = "a saved model is a folder with model.json and model.safetensors"
-        raise Refusal(f"{file.parent}: {law}, got no {file.name}") from None
+        rule = "a saved model is a folder with model.json and model.safetensors"
+        raise Refusal(f"{file.parent}: {rule}, got no {file.name}") from None
     except OSError as error:
         raise Refusal(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # torn, or not UTF-8
-        raise Refusal(f"{file} must be whole JSON: {' '.join(str(error).split())}") from None
+        raise Refusal(f"{file} is no readable JSON: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or values.get("kind") != KIND:
         got = values.get("kind") if isinstance(values, dict) else values
         raise Refusal(f"{file} must be a saved model's (kind: {KIND!r}), got {short(got)}")

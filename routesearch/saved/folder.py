@@ -21,18 +21,18 @@ CARD, WEIGHTS, PLUGINS = "model.json", "model.safetensors", "plugins"
 
 def replaceable(folder: Path) -> None:
     """Raise Refusal unless a model may be written here: a new or empty folder, or an older saved model."""
-    law = "a model is saved as a new folder or in place of an older saved model"
-    if holds_only(folder, law, CARD, lambda name: name in (CARD, WEIGHTS, PLUGINS)):
+    rule = "a model is saved as a new folder or in place of an older saved model"
+    if holds_only(folder, rule, CARD, lambda name: name in (CARD, WEIGHTS, PLUGINS)):
         read_card(folder / CARD)
 
 
-def holds_only(folder: Path, law: str, mark: str, own: Callable[[str], bool]) -> bool:
+def holds_only(folder: Path, rule: str, mark: str, own: Callable[[str], bool]) -> bool:
     """Whether a folder may be replaced because an older version of what is to be written lies in it.
 
     One with anything beside it stays: it would be deleted with it.
 
     Args:
-        law: where it may be written, for a refusal.
+        rule: where it may be written, for a refusal.
         mark: the file by which an older version is known.
         own: name of a file -> whether it belongs to an older version.
 
@@ -45,15 +45,15 @@ def holds_only(folder: Path, law: str, mark: str, own: Callable[[str], bool]) ->
     if not (folder.exists() or folder.is_symlink()):
         return False
     if not folder.is_dir():
-        raise Refusal(f"{law}, got {folder}, which is a file")
+        raise Refusal(f"{rule}, got {folder}, which is a file")
     try:
         names = {each.name for each in folder.iterdir()}
     except OSError as error:
         raise Refusal(f"{folder} cannot be read: {error.strerror}") from None
     if foreign := sorted(name for name in names if not own(name)):
-        raise Refusal(f"{law}, got {folder} with {foreign[0]} in it")
+        raise Refusal(f"{rule}, got {folder} with {foreign[0]} in it")
     if names and mark not in names:
-        raise Refusal(f"{law}, got {folder} without {mark}")
+        raise Refusal(f"{rule}, got {folder} without {mark}")
     return bool(names)
 
 
@@ -123,9 +123,9 @@ def read(folder: Path) -> tuple[Card, dict[str, npt.NDArray[Any]]]:
     try:
         found = file_digest(file)
         if found != card.weights:
-            law = "must be the weights that model.json names by their SHA-256"
+            rule = "must be the weights that model.json names by their SHA-256"
             raise Refusal(
-                f"{file} {law}, got {found[:16]}… and not {card.weights[:16]}…: damaged or exchanged"
+                f"{file} {rule}, got {found[:16]}… and not {card.weights[:16]}…: damaged or exchanged"
             )
         return card, read_arrays(file)[0]
     except FileNotFoundError:

@@ -30,8 +30,8 @@ def read_files(card: Card, paths: Sequence[Path]) -> tuple[npt.NDArray[np.uint8]
         Refusal: the model's images have neither one channel nor three, so no file can be read for it.
     """
     if card.files is None:
-        law = "image files have 1 channel (grey) or 3 (RGB)"
-        raise Refusal(f"{law}, the model's images {card.shape[0]}: give arrays to predict() in Python")
+        rule = "image files have 1 channel (grey) or 3 (RGB)"
+        raise Refusal(f"{rule}, the model's images {card.shape[0]}: give arrays to predict() in Python")
     size, mode = card.files.size, card.files.mode
 
     def one(path: Path) -> npt.NDArray[np.uint8] | str:

@@ -33,7 +33,7 @@ log = logging.getLogger("routesearch")
 
 BATCH = 256
 """Images that go through the network at a time."""
-MOST_TOLD = 200
+MAX_TOLD = 200
 """Characters of somebody else's complaint: torch lists every tensor that does not fit."""
 
 
@@ -152,11 +152,11 @@ def rebuild(card: Card, arrays: Mapping[str, npt.NDArray[Any]], registry: Regist
         net.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     except Refusal as refusal:
         raise Refusal(f"{where}: {refusal}") from None
-    except Exception as error:  # a stranger's code may raise anything, and load_state_dict on other weights
+    except Exception as error:  # a plugin's code may raise anything, and load_state_dict on other weights
         told = " ".join(str(error).split())
-        told = told if len(told) <= MOST_TOLD else f"{told[:MOST_TOLD]}…"
-        law = f"the weights must fit the network that {card.method} builds"
-        raise Refusal(f"{where}: {law}, got {type(error).__name__}: {told}{origin(error)}") from error
+        told = told if len(told) <= MAX_TOLD else f"{told[:MAX_TOLD]}…"
+        rule = f"the weights must fit the network that {card.method} builds"
+        raise Refusal(f"{where}: {rule}, got {type(error).__name__}: {told}{origin(error)}") from error
     return net
 
 
@@ -187,15 +187,15 @@ def _find(
         found = shelf.find(name)
     except UnknownName as unknown:
         if code is None:
-            raise Refusal(f"{unknown}{registry.blame()}") from None
+            raise Refusal(f"{unknown}{registry.not_loaded()}") from None
         if code.file is not None:
             copy = folder / code.file
-            law = f"the {part} {name!r} is code in a plain file, which runs only where it is named"
+            rule = f"the {part} {name!r} is code in a plain file, which runs only where it is named"
             how = f"read {copy}, then give it as --plugin, or in Python as plugins=[...]"
-            raise Refusal(f"{law}: {how}{registry.blame()}") from None
+            raise Refusal(f"{rule}: {how}{registry.not_loaded()}") from None
         raise Refusal(
             f"the {part} {name!r} comes from {code.version} (plugin {code.plugin!r}), "
-            f"which must be installed{registry.blame()}"
+            f"which must be installed{registry.not_loaded()}"
         ) from None
     now = registry.code[shelf.origin[name]]
     if code is not None and now != code.version:
@@ -234,13 +234,13 @@ def _joined(parts: Sequence[Routed]) -> Prediction:
 
 
 def _device(text: str) -> torch.device:
-    law = "device must be cpu, cuda or cuda:N"
+    rule = "device must be cpu, cuda or cuda:N"
     try:
         device = torch.device(text)
     except (RuntimeError, TypeError):
-        raise Refusal(f"{law}, got {text!r}") from None
+        raise Refusal(f"{rule}, got {text!r}") from None
     if device.type not in ("cpu", "cuda"):
-        raise Refusal(f"{law}, got {text!r}")
+        raise Refusal(f"{rule}, got {text!r}")
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= there:
         raise Refusal(f"device must be there, got {text!r} where torch sees {there} CUDA devices")

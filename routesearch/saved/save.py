@@ -40,14 +40,14 @@ def save(results: StudyResults, point: Point, folder: Path) -> None:
     config, facts, tested = results.config, results.facts, results.on_test(point)
     weights = weights_path(config.dir, point.trial)
     if "inputs" not in facts:
-        law = "the study must know the mean and deviation of its images"
-        raise Refusal(f"{config.name}: {law}: run `routesearch search` on it once more, all trials stay")
+        rule = "the study must know the mean and deviation of its images"
+        raise Refusal(f"{config.name}: {rule}: run `routesearch search` on it once more, all trials stay")
     inputs = facts["inputs"]
     shape, classes = tuple(inputs["shape"]), tuple(inputs["classes"])
     task = resolve(config, (shape, classes))
     if not weights.is_file():
-        law = f"the weights of trial {point.trial} must be in {weights}, got no such file"
-        raise Refusal(f"{law}: only trials on the front keep theirs; ask again where a search is running")
+        rule = f"the weights of trial {point.trial} must be in {weights}, got no such file"
+        raise Refusal(f"{rule}: only trials on the front keep theirs; ask again where a search is running")
     code, copies = _code(task, point.method)
     _warn_of_changes(task, facts.get("code") or {})
     channels, height, width = task.shape

@@ -56,7 +56,7 @@ def run_search(
         task: the resolved study, its pre-flight done (:meth:`Task.preflight`).
         address: a running Ray cluster (``auto`` or ``HOST:PORT``) that this machine belongs to; None
             starts Ray on this machine alone.
-        observers: told of the start, of every trial that ended, and of the end.
+        observers: called at the start, for every trial that ended, and at the end.
         on_progress: called after every change.
         work: what workers do; an importable class.
 

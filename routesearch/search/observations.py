@@ -1,4 +1,4 @@
-"""What a sampler is told of a trial: its state, its objectives, its constraints, its place in the space."""
+"""What a sampler gets of a trial: its state, its objectives, its constraints, its place in the space."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from routesearch.space.space import SearchSpace, Space
 
 @dataclass(frozen=True)
 class Observation:
-    """What a sampler is told of a trial: the state, accuracy and MACs, and constraints (violated above 0)."""
+    """What a sampler gets of a trial: the state, accuracy and MACs, and constraints (violated above 0)."""
 
     state: TrialState
     values: list[float] | None

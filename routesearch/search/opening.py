@@ -63,7 +63,7 @@ def check_in(journal: Journal, task: Task) -> None:
 def recover(journal: Journal, task: Task) -> None:
     """Finish what a crash left half done.
 
-    Outcomes that Optuna was not told are told, proposals that never got a number are closed. A trial that
+    Outcomes that Optuna has not got are reported, proposals that never got a number are closed. A trial that
     was running stays so, to be run again, unless its method left the study or the budget now excludes it.
 
     Args:

@@ -87,8 +87,8 @@ def connect(address: str | None, cpu: float) -> Iterator[Path]:
             ray.init(**settings)
         except (OSError, ValueError, RuntimeError) as error:
             ray.shutdown()
-            where = "on this machine" if address is None else f"at --address {address}"
-            raise Refusal(f"Ray must run {where}: {first_line(error)}") from error
+            what = "start Ray on this machine" if address is None else f"reach Ray at --address {address}"
+            raise Refusal(f"could not {what}: {first_line(error)}") from error
         try:
             yield scratch
         finally:
@@ -105,7 +105,7 @@ def _check_address(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise Refusal(f"Ray must run at --address {address}: {error}") from error
+        raise Refusal(f"could not reach Ray at --address {address}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ def study_name(method: str, budget: Budget, space: SearchSpace) -> str:
     """Method, budget and a mark of the space: ``dgate@40000000#1a2b3c4d``, ``dgate@none,0.002s#1a2b3c4d``.
 
     The same space must have the same mark for ever: with another one, trials that wait in the old study
-    are taught to a new one.
+    are reported to a new one.
     """
     shape = {name: domain.identity() for name, domain in space.domains.items()}
     mark = zlib.crc32(json.dumps(shape, sort_keys=True, default=str).encode())

@@ -10,7 +10,7 @@ import torch
 
 from routesearch.data.base import Data
 from routesearch.errors import origin
-from routesearch.evaluation.latency import MOST_TIMED, time_network, time_points
+from routesearch.evaluation.latency import MAX_TIMED, time_network, time_points
 from routesearch.evaluation.measure import measure
 from routesearch.methods.base import Knob, RoutedNet, Trunk
 from routesearch.results.points import OperatingPoint, thin
@@ -89,7 +89,7 @@ def _timed(
     """Where latency is a budget: some points, spread along the curve, with theirs; only these are kept."""
     if task.budget.max_latency is None:
         return points
-    return time_points(net, thin(points, MOST_TIMED), device, task.budget.batch)
+    return time_points(net, thin(points, MAX_TIMED), device, task.budget.batch)
 
 
 def _load_net(record: TrialRecord, weights: Arrays, task: Task, trunk: Trunk | None) -> RoutedNet:

@@ -120,7 +120,7 @@ class Trials:
 
         Returns:
             A running trial; or a refused one, if no route of its network is within the budget or it
-            violates a constraint of its method (the sampler has been told so).
+            violates a constraint of its method (this has been reported to the sampler).
         """
         study = self._studies.open(self._studies.current[method])
         space = self.task.spaces[method]

@@ -38,8 +38,8 @@ class Domain(ABC):
         """The parameters that make :meth:`suggest` return ``value``."""
 
     @abstractmethod
-    def law(self, value: Any) -> str | None:
-        """None if ``value`` is allowed, else the law that it breaks."""
+    def violation(self, value: Any) -> str | None:
+        """None if ``value`` is allowed, else the constraint that it violates."""
 
     @abstractmethod
     def extremes(self) -> list[Any]:
@@ -82,7 +82,7 @@ class Scalar(Domain):
     def encode(self, name: str, value: Any) -> dict[str, Any]:
         return {name: value}
 
-    def law(self, value: Any) -> str | None:
+    def violation(self, value: Any) -> str | None:
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
             return None if value in d.choices else f"one of {_brief(d.choices)}"
@@ -122,9 +122,9 @@ class Scalar(Domain):
         if not isinstance(d, IntDistribution | FloatDistribution):
             return super().narrow(low, high)
         for bound in (low, high):
-            law = None if bound is None else self.law(bound)
-            if law is not None:
-                raise ValueError(f"{law} must hold, got {bound!r}")
+            rule = None if bound is None else self.violation(bound)
+            if rule is not None:
+                raise ValueError(f"{rule} must hold, got {bound!r}")
         low, high = d.low if low is None else low, d.high if high is None else high
         if low > high:
             raise ValueError(f"low <= high must hold, got low={low}, high={high}")
@@ -148,7 +148,7 @@ class Choices(Domain):
     def _values(self) -> dict[Any, Any]:
         return {_text(v): v for v in self.values}
 
-    def law(self, value: Any) -> str | None:
+    def violation(self, value: Any) -> str | None:
         known = {json.dumps(v) for v in self.values}
         return None if json.dumps(value) in known else f"one of {_brief(self.values)}"
 
@@ -191,7 +191,7 @@ class Cuts(Domain):
     def encode(self, name: str, value: Any) -> dict[str, Any]:
         return {f"{name}.count": len(value)} | {f"{name}.cut{i}": cut for i, cut in enumerate(value, 1)}
 
-    def law(self, value: Any) -> str | None:
+    def violation(self, value: Any) -> str | None:
         cuts = list(value) if isinstance(value, list | tuple) else None
         if cuts is None or not all(isinstance(c, int) and not isinstance(c, bool) for c in cuts):
             return "a list of unit numbers"

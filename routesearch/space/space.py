@@ -90,10 +90,10 @@ class SearchSpace:
             return
         for name in names:
             domain = self.domains.get(name)
-            law = domain.law(values[name]) if domain is not None and domain.complete else None
-            if law is not None:
+            rule = domain.violation(values[name]) if domain is not None and domain.complete else None
+            if rule is not None:
                 raise Refusal(
-                    f"{self.config.__qualname__}.{name}: {law} must hold for its default,"
+                    f"{self.config.__qualname__}.{name}: {rule} must hold for its default,"
                     f" got {short(values[name])}"
                 )
 
@@ -125,21 +125,21 @@ class SearchSpace:
                 f"{name}: a mapping must be {{choices: [...]}} or {{low:, high:}}, got {dict(wish)}"
             )
         if declared is None:
-            law = "low and high need a declared range, and this field has none"
-            raise Refusal(f"{name}: {law}; give a value or {{choices: [...]}}")
+            rule = "low and high need a declared range, and this field has none"
+            raise Refusal(f"{name}: {rule}; give a value or {{choices: [...]}}")
         try:
             return declared.narrow(wish.get("low"), wish.get("high"))
         except ValueError as error:
             raise Refusal(f"{name}: {error}") from None
 
     def _checked(self, name: str, value: Any, declared: Domain | None) -> Any:
-        law = declared.law(value) if declared is not None else None
-        if law is not None:
-            raise Refusal(f"{name}: {law} must hold, got {value!r}")
+        rule = declared.violation(value) if declared is not None else None
+        if rule is not None:
+            raise Refusal(f"{name}: {rule} must hold, got {value!r}")
         try:
             model = self.config.model_validate(self.defaults | {name: value})
         except ValidationError as error:
-            where = "" if error.errors()[0]["loc"] else f"{name}: "  # a law of the whole config
+            where = "" if error.errors()[0]["loc"] else f"{name}: "  # a constraint on the whole config
             raise Refusal(f"{where}{explain(error, self.config)}") from None
         return model.model_dump(mode="json")[name]
 
@@ -159,7 +159,7 @@ class SearchSpace:
         """The method's own choice, moved into this space where the study narrowed it."""
         values = self._undrawn()
         for name, domain in self.domains.items():
-            if domain.law(values[name]) is not None:
+            if domain.violation(values[name]) is not None:
                 values[name] = domain.extremes()[0]
         return self.config.model_validate(values)
 
@@ -222,8 +222,8 @@ def _check_conditions(config: type[Space]) -> None:
         when = _condition(config, name)
         if when is not None and when.field not in fields[:i]:
             earlier = ", ".join(fields[:i]) or "none"
-            law = f"When must name an earlier field ({earlier})"
-            raise Refusal(f"{config.__qualname__}.{name}: {law}, got {when.field!r}")
+            rule = f"When must name an earlier field ({earlier})"
+            raise Refusal(f"{config.__qualname__}.{name}: {rule}, got {when.field!r}")
 
 
 def _condition(config: type[Space], name: str) -> When | None:

@@ -25,7 +25,7 @@ NOT_YET = {
 USUAL_NAME = "study.yaml"
 """What ``init`` calls a study file."""
 
-MOST_BATCH = 1 << 16
+MAX_BATCH = 1 << 16
 """Images of a batch that is timed, at most."""
 
 Sampler = Literal["tpe", "random", "nsga2", "qmc", "gp"]
@@ -107,12 +107,12 @@ class BudgetConfig(Part):
         description="median time of a batch, as timed after each trial: 500us, 2ms, 0.1s; beside max_macs"
         " a point must meet both",
     )
-    batch: int = Field(1, ge=1, le=MOST_BATCH, description="images of the batch that max_latency is of")
+    batch: int = Field(1, ge=1, le=MAX_BATCH, description="images of the batch that max_latency is of")
 
 
 class LatencyConfig(Part):
     batch: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=MOST_BATCH)], ...] | None,
+        tuple[Annotated[int, Field(ge=1, le=MAX_BATCH)], ...] | None,
         BeforeValidator(_batches),
         AfterValidator(_told_once),
     ] = Field(
@@ -253,8 +253,8 @@ def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
     values.pop("confirm", None)
     if "budget" in values and _is_macs(values["budget"]):
         budget = values["budget"]
-        law = f"must be a mapping with max_macs, got {short(budget)}; did you mean {{max_macs: {budget}}}?"
-        raise Refusal(f"{path}: budget: {law}")
+        rule = f"must be a mapping with max_macs, got {short(budget)}; did you mean {{max_macs: {budget}}}?"
+        raise Refusal(f"{path}: budget: {rule}")
     if isinstance(values.get("budget"), dict):
         values["budget"] = {k: v for k, v in values["budget"].items() if f"budget.{k}" not in NOT_YET}
     if isinstance(values.get("backbone"), str):
@@ -264,8 +264,8 @@ def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
     if isinstance(values.get("methods"), list):
         values["methods"] = _mapped(str(path), values["methods"])
     if "methods" in values and not isinstance(values["methods"], dict):
-        law = "must be a list such as [static], or a mapping of methods to their fields"
-        raise Refusal(f"{path}: methods: {law}, got {short(values['methods'])}")
+        rule = "must be a list such as [static], or a mapping of methods to their fields"
+        raise Refusal(f"{path}: methods: {rule}, got {short(values['methods'])}")
     if isinstance(values.get("methods"), dict):
         values["methods"] = {str(k): {} if v is None else v for k, v in values["methods"].items()}
     for key in ("budget", "search", "training", "resources", "storage", "tracking", "latency", "plugins"):

@@ -51,7 +51,7 @@ class Blueprint:
             kind, backbone_class = registry.methods.find(method), registry.backbones.find(name)
             known = registry.datasets.find(dataset) if dataset is not None else None
         except Refusal as refusal:
-            raise Refusal(f"{refusal}{registry.blame()}") from None
+            raise Refusal(f"{refusal}{registry.not_loaded()}") from None
         shape = shape or (known.shape if known else None)
         classes = classes or (len(known.class_names) if known and known.class_names else None)
         if shape is None or classes is None:
@@ -62,7 +62,7 @@ class Blueprint:
         built = backbone_class(shape, classes, width)
         try:
             return cls(kind, kind.space(built).narrow(fields).default(), built)
-        except ValidationError as error:  # a law of several fields
+        except ValidationError as error:  # a constraint on several fields
             raise Refusal(f"{method}: {explain(error, kind.Config)}") from None
         except Refusal as refusal:
             raise Refusal(f"{method}: {refusal}".replace(f"{method}: {method}: ", f"{method}: ")) from None

@@ -1,12 +1,11 @@
-"""What a study would cost, told before anything is trained: MACs by pricing, seconds by a few real steps."""
+"""What a study would cost, before anything is trained: MACs by pricing, seconds by a few real steps."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -31,7 +30,7 @@ log = logging.getLogger(__name__)
 SECONDS = 2.0
 """What timing a stage may take, roughly: slow networks get fewer steps, at least one."""
 
-MOST_STEPS = 16
+MAX_STEPS = 16
 MEASURED = 128
 """Random images that a measurement is timed on."""
 
@@ -81,7 +80,7 @@ def forecast(task: Task) -> Forecast:
         return Forecast(reach, dict.fromkeys(task.spaces), None)
     if task.unmet(reach) is not None:
         return Forecast(reach, dict.fromkeys(task.spaces), None)
-    with _threads(min(machine.threads(resources.cpu), cores)):
+    with machine.torch_threads(min(machine.threads(resources.cpu), cores)):
         seconds = {name: _trial_seconds(task, name, device) for name in task.spaces}
         shared = task.needs_trunk or task.needs_confusion
         return Forecast(reach, seconds, _trunk_seconds(task, device) if shared else None)
@@ -104,14 +103,14 @@ def _trial_seconds(task: Task, name: str, device: torch.device) -> float | None:
         epochs = [recipe.epochs * stage.share / shares for stage in stages]
         spent = sum(_fit_seconds(net, s, task, e, device) for s, e in zip(stages, epochs, strict=True))
         return spent + _measure_seconds(net, task, device)
-    except Exception as error:  # a stranger's method: its trials would fail the same way
+    except Exception as error:  # a plugin's method: its trials would fail the same way
         kind = type(error).__name__
         log.warning("%s: a trial of its default config fails: %s: %s", name, kind, error, exc_info=error)
         return None
 
 
 def _buildable(task: Task, name: str) -> Space | None:
-    """The default config, or where it breaks a law of the method the first one that keeps them."""
+    """The default config, or where it violates a constraint of the method the first config that does not."""
     space, rng = task.spaces[name], Random(0)
     for config in [*space.extremes(), *(space.draw(rng) for _ in range(8))]:  # the default comes first
         try:
@@ -144,7 +143,7 @@ def _fit_seconds(net: nn.Module, stage: Stage, task: Task, epochs: float, device
         return max(0.0, 2 * first - begin - second), second - first
 
     _, step = timed(1)  # also warms up: memory, kernels, prices
-    count = max(1, min(MOST_STEPS, batches, int(SECONDS / 2 / max(step, 1e-6))))
+    count = max(1, min(MAX_STEPS, batches, int(SECONDS / 2 / max(step, 1e-6))))
     ready, epoch = timed(count)
     return (ready if stage.cache else 0.0) * batches / count + epoch / count * max(1, round(epochs * batches))
 
@@ -184,13 +183,3 @@ def _mark(marks: list[float]) -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     marks.append(time.perf_counter())
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -42,13 +42,13 @@ class Reach:
 
     Attributes:
         share: of the random draws, how many have a route within the budget.
-        macs: cheapest and dearest route found.
-        law: why no config could be priced, where none could.
+        macs: cheapest and most expensive route found.
+        reason: why no config could be priced, where none could.
     """
 
     share: float
     macs: Interval | None
-    law: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,15 +114,15 @@ class Task:
         with _naming(f"{self.config.where}: backbone.weights"):
             weights = read_weights(path, self.backbone)
         if self.config.training.trunk_epochs == 0 and not is_whole(weights, self.backbone):
-            law = "training.trunk_epochs: must be 1 or more where the class layer is to be learnt"
-            raise Refusal(f"{self.config.where}: {law}, got 0 and weights for other classes")
+            rule = "training.trunk_epochs: must be 1 or more where the class layer is to be learnt"
+            raise Refusal(f"{self.config.where}: {rule}, got 0 and weights for other classes")
         return weights
 
     def bounds(self, method: str, config: Space) -> Interval:
         """Static interval of a config's MACs.
 
         Raises:
-            Refusal: where the config breaks a law of its method.
+            Refusal: where the config violates a constraint of its method.
         """
         key = f"{method} {config.model_dump_json()}"
         if key not in self._prices:
@@ -137,15 +137,15 @@ class Task:
         """Price the field extremes and some random draws of a method's space."""
         space, rng = self.spaces[method], Random(self.config.search.seed)
         found: list[Interval] = []
-        law: str | None = None
+        reason: str | None = None
 
         def price(config: Space) -> bool:
             """Whether the config can be built within the budget."""
-            nonlocal law
+            nonlocal reason
             try:
                 found.append(self.bounds(method, config))
             except Refusal as refusal:
-                law = str(refusal)
+                reason = str(refusal)
                 return False
             return self.within(found[-1])
 
@@ -153,7 +153,7 @@ class Task:
             price(config)
         hits = sum(price(space.draw(rng)) for _ in range(draws))
         if not found:
-            return Reach(0.0, None, law)
+            return Reach(0.0, None, reason)
         return Reach(hits / max(1, draws), Interval(min(b.min for b in found), max(b.max for b in found)))
 
     def preflight(self) -> None:
@@ -164,9 +164,9 @@ class Task:
                 route found.
         """
         self.check_weights()
-        law = self.unmet({name: self.reach(name) for name in self.spaces})
-        if law is not None:
-            raise Refusal(f"{self.config.where}: {law}")
+        rule = self.unmet({name: self.reach(name) for name in self.spaces})
+        if rule is not None:
+            raise Refusal(f"{self.config.where}: {rule}")
 
     def check_weights(self) -> None:
         """Read pretrained weights; a warning where no method of the study starts from them.
@@ -184,7 +184,7 @@ class Task:
         """Why a search would be refused, given what the methods' spaces span; None where it would run."""
         for name, reach in reaches.items():
             if reach.macs is None:
-                return f"methods.{name}: no config of its space can be built: {reach.law}"
+                return f"methods.{name}: no config of its space can be built: {reach.reason}"
         cheapest = min(reaches, key=lambda name: reaches[name].macs.min)  # type: ignore[union-attr]
         low = reaches[cheapest].macs
         assert low is not None
@@ -304,4 +304,4 @@ def _naming(where: str, registry: Registry | None = None) -> Iterator[None]:
     try:
         yield
     except Refusal as refusal:
-        raise Refusal(f"{where}: {refusal}{registry.blame() if registry else ''}") from None
+        raise Refusal(f"{where}: {refusal}{registry.not_loaded() if registry else ''}") from None

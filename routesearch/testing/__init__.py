@@ -1,11 +1,11 @@
-"""The conformance kit: laws that every method and backbone keeps, as tests to inherit (needs ``[test]``).
+"""The conformance kit: invariants of every method and backbone, as tests to inherit (needs ``[test]``).
 
     from routesearch.testing import MethodContract
 
     class TestMine(MethodContract):
         method = MyMethod
 
-Also here: the toy backbones, images and trunk that the laws are tried on.
+Also here: the toy backbones, images and trunk that they are tried on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The laws of a backbone, as tests that a plugin's test file inherits."""
+"""The invariants of a backbone, as tests that a plugin's test file inherits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from routesearch.errors import Refusal
 from routesearch.routing.cost import Tensors, map_tensors, mult_adds, tensors
 from routesearch.routing.shapes import shapes_only
 from routesearch.testing.declared import broken
+from routesearch.utils.machine import torch_threads
 
 CLASSES = 4
 
@@ -46,9 +47,9 @@ class BackboneContract:
     without_gradient: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
-    def arguments(cls, law: Callable[..., None]) -> list[tuple[Any, ...]]:
-        """What a law is to be called with, one tuple a call."""
-        wanted = "net" in inspect.signature(law).parameters
+    def arguments(cls, rule: Callable[..., None]) -> list[tuple[Any, ...]]:
+        """What an invariant is to be called with, one tuple a call."""
+        wanted = "net" in inspect.signature(rule).parameters
         return [(cls.make(shape),) for shape in cls.shapes] if wanted else [()]
 
     @classmethod
@@ -58,13 +59,11 @@ class BackboneContract:
     @pytest.fixture(autouse=True)
     def _one_thread(self) -> Iterator[None]:
         """The networks are tiny: threads would wait for each other."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(before)
+        with torch_threads(1):
+            yield
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """One test for each law and each shape of images."""
+        """One test for each invariant and each shape of images."""
         if "net" in metafunc.fixturenames:
             ids = ["x".join(map(str, shape)) for shape in self.shapes]
             metafunc.parametrize("net", [self.make(shape) for shape in self.shapes], ids=ids)
@@ -74,20 +73,20 @@ class BackboneContract:
         return (1.0, 0.5) if cls.narrows else (1.0,)
 
     def test_units_fit_and_are_as_told(self, net: Backbone) -> None:
-        """Each unit fits the one before at any width; shapes and channels are as they are told."""
+        """Each unit fits the one before at any width; shapes and channels are as declared."""
         for width in self._widths():
             x: Tensors = torch.rand(2, *net.image_shape)
             for k in range(1, len(net) + 1):
                 where = f"{net.name}: unit {k} at width {width}"
                 x = net.unit(k, width).eval()(x)
                 if isinstance(x, Tensor) and tuple(x.shape[1:]) != net.shape(k, width):
-                    law = f"{where} must give the shape that is told"
-                    raise broken(law, f"{tuple(x.shape[1:])} and {net.shape(k, width)} told")
+                    rule = f"{where} must give the declared shape"
+                    raise broken(rule, f"{tuple(x.shape[1:])} and {net.shape(k, width)} declared")
                 if any(len(t) != 2 for t in tensors(x)):
                     raise broken(f"{where} must keep images in the first dimension", _sizes(x))
-                entries, told = tuple(net.neck(k)(x).shape), (2, net.channels(k, width))
-                if entries != told:
-                    raise broken(f"{where}: the neck must give N x channels", f"{entries} and {told} told")
+                entries, declared = tuple(net.neck(k)(x).shape), (2, net.channels(k, width))
+                if entries != declared:
+                    raise broken(f"{where}: the neck must give N x channels", f"{entries} and {declared}")
                 logits = tuple(net.exit(k, width).eval()(x).shape)
                 if logits != (2, net.classes):
                     raise broken(f"{where}: an exit must give N x {net.classes} logits", str(logits))
@@ -101,21 +100,21 @@ class BackboneContract:
         x: Tensors = torch.rand(2, *net.image_shape)
         for k in range(1, len(net) + 1):
             if k > 1 and (self.narrows_at is None or k in self.narrows_at):
-                law = f"{net.name}: unit {k} must build at width 0.5 after a unit of width 1"
+                rule = f"{net.name}: unit {k} must build at width 0.5 after a unit of width 1"
                 try:
                     y = net.unit(k, 0.5, width_in=1.0).eval()(x)
                 except Refusal as refusal:
-                    raise broken(law, f"a Refusal: {refusal}") from refusal
+                    raise broken(rule, f"a Refusal: {refusal}") from refusal
                 if net.neck(k)(y).shape[1] != net.channels(k, 0.5):
-                    raise broken(law, f"{_sizes(y)}")
+                    raise broken(rule, f"{_sizes(y)}")
             elif k > 1:
                 try:
                     net.unit(k, 0.5, width_in=1.0)
                 except Refusal:
                     pass
                 else:
-                    law = f"{net.name}: units outside of narrows_at must refuse a change of width"
-                    raise broken(law, f"no Refusal at unit {k}")
+                    rule = f"{net.name}: units outside of narrows_at must refuse a change of width"
+                    raise broken(rule, f"no Refusal at unit {k}")
             x = net.unit(k).eval()(x)
 
     def test_the_plain_network_is_its_units_and_head(self, net: Backbone) -> None:
@@ -132,8 +131,8 @@ class BackboneContract:
             if len(plain.units) != depth or not torch.equal(plain.head(x), plain(images)):
                 raise broken(f"{net.name}: plain() must be {depth} units and an exit", f"{len(plain.units)}")
             if parts != mult_adds(plain, images):
-                law = f"{net.name}: the cost of the whole must be the sum of its parts"
-                raise broken(law, f"{mult_adds(plain, images):,} and {parts:,}")
+                rule = f"{net.name}: the cost of the whole must be the sum of its parts"
+                raise broken(rule, f"{mult_adds(plain, images):,} and {parts:,}")
 
     def test_the_meta_device_prices_what_runs(self, net: Backbone) -> None:
         """Shapes, parameters and costs on the meta device are those of a real network."""
@@ -205,7 +204,7 @@ class BackboneContract:
             raise broken(f"{net.name}: logits must not depend on batch mates", f"{far:.3g} of difference")
 
     def test_positions_and_widths_out_of_range_are_refused(self, net: Backbone) -> None:
-        """A unit that is not there and a width of 0 are refused, naming the law."""
+        """A unit that is not there and a width of 0 are refused, naming the constraint."""
         for position in (0, -1, len(net) + 1):
             for use in (net.unit, net.exit):
                 try:

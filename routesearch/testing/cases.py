@@ -1,4 +1,4 @@
-"""What the laws of a method are tried on: its networks on a toy backbone, fresh, trained and driven."""
+"""What the invariants of a method are tried on: its networks on a toy backbone, fresh, trained and driven."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Driven:
         throughout: whether tensors that it makes are float64 too.
         images: N, C, H, W; toy images and noise of several strengths.
         knobs: some of the network's own settings, the default first.
-        alone: for each knob, what came of each image by itself.
+        alone: for each knob, the result of each image by itself.
     """
 
     net: RoutedNet
@@ -143,10 +143,10 @@ class Case:
         _shake(net, scale, torch.Generator().manual_seed(seed))
         self.train(net, seed, epochs=1)  # the norms see what the weights make of images
         inputs = self.images[:16].contiguous()
-        dice = torch.Generator().manual_seed(seed)
-        noise = torch.randn(16, *inputs.shape[1:], generator=dice)
+        rng = torch.Generator().manual_seed(seed)
+        noise = torch.randn(16, *inputs.shape[1:], generator=rng)
         noise *= torch.logspace(-1, 1, 16)[:, None, None, None]
-        images = torch.cat([inputs, noise + torch.randn(16, 1, 1, 1, generator=dice)])
+        images = torch.cat([inputs, noise + torch.randn(16, 1, 1, 1, generator=rng)])
         for exact, throughout in ((True, True), (True, False)):
             try:
                 return self._alone(copy.deepcopy(net).double(), images.double(), exact, throughout)
@@ -183,12 +183,12 @@ def _signatures(routed: Routed) -> Counter[tuple[Any, ...]]:
     return Counter((route, macs, tuple(ran)) for route, macs, ran in rows)
 
 
-def _shake(net: nn.Module, scale: float, dice: torch.Generator) -> None:
+def _shake(net: nn.Module, scale: float, rng: torch.Generator) -> None:
     """Add noise to all weights that can be trained, also to those that start at zero."""
     with torch.no_grad():
         for parameter in net.parameters():
             usual = 1 / max(1, parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.1
-            noise = torch.randn(parameter.shape, generator=dice)
+            noise = torch.randn(parameter.shape, generator=rng)
             parameter.add_(noise, alpha=scale * usual)
 
 

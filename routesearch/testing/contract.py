@@ -27,6 +27,6 @@ class MethodContract(SpaceChecks, TrainingChecks, CostChecks, DecisionChecks, Ru
             some draws, ``most_configs`` in all, on the first backbone; the default on the others.
         without_gradient: regular expression -> reason, for names of parameters that the loss need not
             reach; or a function of config and backbone that gives these.
-        refused: share of all draws that the method may refuse by a law of several fields.
+        refused: share of all draws that the method may refuse by a constraint on several fields.
         routes: whether it decides anything; not so for a static network.
     """

@@ -37,13 +37,13 @@ class CostChecks(Declared):
 
     def test_claimed_macs_are_what_torchinfo_counts(self, case: Case) -> None:
         """For one image, on every way and at every knob, the bill is what torchinfo sees run."""
-        law = f"{case}: claimed MACs must be what torchinfo counts for a batch of one"
+        rule = f"{case}: claimed MACs must be what torchinfo counts for a batch of one"
         net, image = case.trained, case.images[:1]
         knobs = net.knobs()
         for way in _some(every_way(net, image, knobs[0]), WALKED):
             claimed, seen = seen_by_torchinfo(net, image, knobs[0], way.meter)
             if claimed != seen:
-                raise broken(law, f"{claimed:,} claimed and {seen:,} counted ({way})")
+                raise broken(rule, f"{claimed:,} claimed and {seen:,} counted ({way})")
         driven = case.driven
         with driven.precision():
             for knob, alone in zip(driven.knobs, driven.alone, strict=True):
@@ -51,11 +51,11 @@ class CostChecks(Declared):
                 for i in list(first.values())[:3]:
                     claimed, seen = seen_by_torchinfo(driven.net, driven.images[i : i + 1], knob)
                     if claimed != seen:
-                        raise broken(law, f"{claimed:,} claimed and {seen:,} counted at knob {dict(knob)}")
+                        raise broken(rule, f"{claimed:,} claimed and {seen:,} counted at knob {dict(knob)}")
 
     def test_whole_batches_are_charged_for_what_ran(self, case: Case) -> None:
         """The bills of a batch add up to all that ran for it, however its images part."""
-        law = f"{case}: the bills of a batch must add up to all that ran"
+        rule = f"{case}: the bills of a batch must add up to all that ran"
         driven = case.driven
         with driven.precision():
             for label, make, knob in _many_ways(driven.knobs):
@@ -64,11 +64,11 @@ class CostChecks(Declared):
                     billed = follow(driven.net, driven.images, knob, make(driven.images))
                 if work.macs != int(billed.macs.sum()):
                     got = f"bills of {int(billed.macs.sum()):,} MACs and {work.macs:,} run ({label})"
-                    raise broken(law, got)
+                    raise broken(rule, got)
 
     def test_nothing_costs_unseen(self, case: Case) -> None:
         """Products and convolutions run in layers with parameters, where torchinfo counts them."""
-        law = f"{case}: what costs must be a module, which torchinfo can see"
+        rule = f"{case}: what costs must be a module, which torchinfo can see"
         net, images = case.trained, case.images[:8]
         knob = net.knobs()[0]
         most = UNSEEN * net.bounds().min * len(images)
@@ -78,21 +78,21 @@ class CostChecks(Declared):
             with Unseen(net) as unseen:
                 follow(net, images, knob, meter)
             if sum(macs for _, macs in unseen.found) > most:
-                raise broken(law, ", ".join(f"{name} of {macs:,} MACs" for name, macs in unseen.found[:4]))
+                raise broken(rule, ", ".join(f"{name} of {macs:,} MACs" for name, macs in unseen.found[:4]))
 
     def test_macs_lie_in_bounds_and_reach_both_ends(self, case: Case) -> None:
         """What images cost lies within what was told without weights, and both ends occur."""
         net, image = case.trained, case.images[:1]
         priced = price(case.method, case.config, case.backbone, case.trunk)
-        law = f"{case}: measured MACs must lie in bounds()"
+        rule = f"{case}: measured MACs must lie in bounds()"
         seen: list[int] = []
         for way in every_way(net, image, net.knobs()[0]):
             routed = follow(net, image, net.knobs()[0], way.meter(image))
-            _check_price(law, priced, int(routed.macs), int(routed.route), str(way))
+            _check_price(rule, priced, int(routed.macs), int(routed.route), str(way))
             seen.append(int(routed.macs))
         for alone, knob in zip(case.driven.alone, case.driven.knobs, strict=True):
             for macs, route in set(zip(alone.macs.tolist(), alone.route.tolist(), strict=True)):
-                _check_price(law, priced, macs, route, f"at knob {dict(knob)}")
+                _check_price(rule, priced, macs, route, f"at knob {dict(knob)}")
         reached = Interval(min(seen), max(seen))
         if reached != priced.bounds:
             raise broken(f"{case}: both ends of bounds() must be reached", f"{reached} of {priced.bounds}")
@@ -121,9 +121,9 @@ def _ways_taken(routed: Routed) -> list[tuple[int, int]]:
     return list(zip(routed.route.tolist(), routed.macs.tolist(), strict=True))
 
 
-def _check_price(law: str, priced: RoutePrices, macs: int, route: int, where: str) -> None:
+def _check_price(rule: str, priced: RoutePrices, macs: int, route: int, where: str) -> None:
     if macs not in priced.bounds:
-        raise broken(law, f"{macs:,} outside of {priced.bounds} {where}")
+        raise broken(rule, f"{macs:,} outside of {priced.bounds} {where}")
     price = priced.routes.get(route)
     if price is None or macs not in price:
-        raise broken(f"{law} of its route", f"{macs:,} on route {route}, priced at {price} ({where})")
+        raise broken(f"{rule} of its route", f"{macs:,} on route {route}, priced at {price} ({where})")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
-import torch
 from hypothesis import HealthCheck, Phase, settings
 from pydantic import ValidationError
 
@@ -19,6 +18,7 @@ from routesearch.routing.pricing import RoutePrices
 from routesearch.space.space import SearchSpace, Space
 from routesearch.testing.cases import Case, configs_of
 from routesearch.testing.toys import CHAIN, RESIDUAL, SCALES
+from routesearch.utils.machine import torch_threads
 from routesearch.utils.validation import explain
 
 DECLARATIONS = ("backbones", "fixed", "configs", "most_configs", "without_gradient", "refused", "routes")
@@ -33,9 +33,9 @@ calm = settings(
 )
 
 
-def broken(law: str, got: str) -> AssertionError:
-    """A law and the values that break it."""
-    return AssertionError(f"{law}, got {got}")
+def broken(rule: str, got: str) -> AssertionError:
+    """An invariant and the values that break it."""
+    return AssertionError(f"{rule}, got {got}")
 
 
 class Declared:
@@ -58,8 +58,8 @@ class Declared:
         method: Any = vars(cls).get("method")
         for name, value in getattr(method, "contract", {}).items():
             if name not in DECLARATIONS:
-                law = f"{method.name}: contract may declare {', '.join(DECLARATIONS)}"
-                raise TypeError(f"{law}, got {name!r}")
+                rule = f"{method.name}: contract may declare {', '.join(DECLARATIONS)}"
+                raise TypeError(f"{rule}, got {name!r}")
             if name not in vars(cls):
                 setattr(cls, name, staticmethod(value) if callable(value) else value)
 
@@ -97,7 +97,7 @@ class Declared:
 
     @classmethod
     def cases(cls) -> list[Case]:
-        """The configs to try in depth, kept for all laws.
+        """The configs to try in depth, kept for all invariants.
 
         Raises:
             Refusal: where there is none: a field without a default, or a backbone that does not suit.
@@ -139,9 +139,9 @@ class Declared:
         return None
 
     @classmethod
-    def arguments(cls, law: Callable[..., None]) -> list[tuple[Any, ...]]:
-        """What a law is to be called with, one tuple a call."""
-        wanted = inspect.signature(law).parameters
+    def arguments(cls, rule: Callable[..., None]) -> list[tuple[Any, ...]]:
+        """What an invariant is to be called with, one tuple a call."""
+        wanted = inspect.signature(rule).parameters
         if "case" in wanted:
             return [(case,) for case in cls.cases()]
         return [(site,) for site in cls.suitable()] if "site" in wanted else [()]
@@ -149,13 +149,11 @@ class Declared:
     @pytest.fixture(autouse=True)
     def _one_thread(self) -> Iterator[None]:
         """The networks are tiny: threads would wait for each other."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(before)
+        with torch_threads(1):
+            yield
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """One test for each law and each case, or backbone, that it is tried on."""
+        """One test for each invariant and each case, or backbone, that it is tried on."""
         if "case" in metafunc.fixturenames:
             cases = self.cases()
             metafunc.parametrize("case", cases, ids=[f"{c.backbone.name}-{i}" for i, c in enumerate(cases)])

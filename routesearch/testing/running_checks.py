@@ -38,7 +38,7 @@ class RunningChecks(Declared):
             )
         uses["observe"] = partial(observed, net, images)
         for name, use in uses.items():
-            dice = torch.get_rng_state()
+            rng = torch.get_rng_state()
             use()
             changed = [n for n, t in net.state_dict().items() if not torch.equal(t, before[n])]
             if changed:
@@ -49,7 +49,7 @@ class RunningChecks(Declared):
                 )
             if not torch.equal(images, case.images[:9]):
                 raise broken(f"{case}: {name} must leave the images", "other values")
-            if not torch.equal(dice, torch.get_rng_state()):
+            if not torch.equal(rng, torch.get_rng_state()):
                 raise broken(f"{case}: {name} must not draw", "another state of torch's random generator")
 
     def test_knobs_are_json_and_the_default_first(self, case: Case) -> None:
@@ -71,8 +71,8 @@ class RunningChecks(Declared):
             if twice:
                 raise broken(f"{case}: no knob may come twice", f"{twice[0]} {where}")
         if dict(told[0]) != dict(plain[0]):
-            law = f"{case}: the default knob must come first, with and without scores"
-            raise broken(law, f"{dict(plain[0])} and {dict(told[0])}")
+            rule = f"{case}: the default knob must come first, with and without scores"
+            raise broken(rule, f"{dict(plain[0])} and {dict(told[0])}")
         for knob in chain(spread(plain, KNOBS), spread(told, KNOBS)):
             read = json.loads(json.dumps(dict(knob)))
             one, two = run(net, case.images[:8], knob), run(net, case.images[:8], read)
@@ -85,12 +85,12 @@ class RunningChecks(Declared):
         """An empty batch gives an empty result, one image gives one row of logits."""
         net = case.trained
         for count in (0, 1):
-            law = f"{case}: a batch of {count} must give {count} rows"
+            rule = f"{case}: a batch of {count} must give {count} rows"
             for knob in spread(net.knobs(), KNOBS):
                 try:
                     routed = run(net, case.images[:count], knob)
                 except Exception as error:
-                    raise broken(law, f"{type(error).__name__}: {error}") from error
+                    raise broken(rule, f"{type(error).__name__}: {error}") from error
                 rows = {len(getattr(routed, name)) for name in ("logits", "macs", "route", "ran")}
                 if rows != {count} or (count and routed.logits.shape[1] != case.backbone.classes):
-                    raise broken(law, f"rows {sorted(rows)}, logits of shape {tuple(routed.logits.shape)}")
+                    raise broken(rule, f"rows {sorted(rows)}, logits of shape {tuple(routed.logits.shape)}")

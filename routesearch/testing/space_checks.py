@@ -27,7 +27,7 @@ class SpaceChecks(Declared):
     def test_every_draw_builds(self, site: tuple[Backbone, SearchSpace]) -> None:
         """Any draw from the space builds and prices, on the meta device as on a real one."""
         backbone, space = site
-        law = f"{self.method.name} on {backbone.name}: any draw from the space must build and be priced"
+        rule = f"{self.method.name} on {backbone.name}: any draw from the space must build and be priced"
         tried: Counter[bool] = Counter()
         reasons: list[str] = []
 
@@ -39,15 +39,15 @@ class SpaceChecks(Declared):
                 net = self.method(config, backbone, trunk)
             except Refusal as refusal:
                 if must:
-                    raise broken(law, f"for the default {dict(config)}: {refusal}") from refusal
+                    raise broken(rule, f"for the default {dict(config)}: {refusal}") from refusal
                 tried[False] += 1
                 reasons.append(str(refusal))
                 return
             except Exception as error:
-                raise broken(law, f"{type(error).__name__}: {error} for {dict(config)}") from error
+                raise broken(rule, f"{type(error).__name__}: {error} for {dict(config)}") from error
             tried[True] += 1
             if not 0 < priced.bounds.min <= priced.bounds.max:
-                raise broken(f"{law} at more than 0 MACs", f"{priced.bounds} for {dict(config)}")
+                raise broken(f"{rule} at more than 0 MACs", f"{priced.bounds} for {dict(config)}")
             params = sum(p.numel() for p in net.parameters())
             if priced.known and params != priced.params:
                 law_meta = f"{self.method.name}: parameters on the meta device must be those of the network"
@@ -59,31 +59,31 @@ class SpaceChecks(Declared):
 
         @calm
         @given(st.randoms(use_true_random=False, note_method_calls=False))
-        def draws(dice: Any) -> None:
-            check(space.ask(partial(_suggest, dice)), must=False)
+        def draws(rng: Any) -> None:
+            check(space.ask(partial(_suggest, rng)), must=False)
 
         draws()
         share = tried[False] / sum(tried.values())
         if share > self.refused:
             got = f"{share:.0%} refused, such as: {reasons[0]}"
-            raise broken(f"{law} (at most {self.refused:.0%} refused)", got)
+            raise broken(f"{rule} (at most {self.refused:.0%} refused)", got)
 
     def test_configs_survive_json(self, site: tuple[Backbone, SearchSpace]) -> None:
         """A config written as JSON and read again is the same config."""
         backbone, space = site
-        law = f"{self.method.name} on {backbone.name}: a config must survive JSON"
+        rule = f"{self.method.name} on {backbone.name}: a config must survive JSON"
 
         @calm
         @given(st.randoms(use_true_random=False, note_method_calls=False))
-        def check(dice: Any) -> None:
-            config = space.ask(partial(_suggest, dice))
+        def check(rng: Any) -> None:
+            config = space.ask(partial(_suggest, rng))
             text = json.dumps(config.model_dump(mode="json"), allow_nan=False)
             again = space.parse(json.loads(text))
             if again != config:
-                raise broken(law, f"{again!r} of {config!r}")
+                raise broken(rule, f"{again!r} of {config!r}")
             params = space.encode(config)
             if space.ask(lambda name, _: params[name]) != config:
-                raise broken(f"{law} and the sampler's parameters", f"{config!r}, encoded {params}")
+                raise broken(f"{rule} and the sampler's parameters", f"{config!r}, encoded {params}")
 
         check()
 
@@ -91,22 +91,22 @@ class SpaceChecks(Declared):
         """Images can go different ways: some config has several routes or prices, and images take them."""
         if not self.routes:
             pytest.skip("declared: routes = False")
-        law = f"{self.method.name}: a method must route (routes = False declares a static one)"
+        rule = f"{self.method.name}: a method must route (routes = False declares a static one)"
         plans = [priced_as_is(self.method, case.config, case.backbone) for case in self.cases()]
         if all(len(p.routes) == 1 and p.bounds.min == p.bounds.max for p in plans):
-            raise broken(law, f"one route at one price at every config, such as {plans[0].bounds}")
+            raise broken(rule, f"one route at one price at every config, such as {plans[0].bounds}")
         seen = 0
         for case in self.cases():
             seen = max(seen, len(case.driven.signatures))
             if seen > 1:
                 return
         raise broken(
-            law, f"one way for all images at all knobs in {len(self.cases())} networks of drawn weights"
+            rule, f"one way for all images at all knobs in {len(self.cases())} networks of drawn weights"
         )
 
 
 def _valid(configs: Iterator[Space]) -> Iterator[Space]:
-    """Those until one breaks a law of the model itself: ends of several fields need not go together."""
+    """Those until one violates a constraint of the model: ends of several fields need not go together."""
     while True:
         try:
             yield next(configs)
@@ -114,7 +114,7 @@ def _valid(configs: Iterator[Space]) -> Iterator[Space]:
             return
 
 
-def _suggest(dice: Any, name: str, distribution: Any) -> Any:
+def _suggest(rng: Any, name: str, distribution: Any) -> Any:
     from routesearch.space.domains import draw
 
-    return draw(distribution, dice)
+    return draw(distribution, rng)

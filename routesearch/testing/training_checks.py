@@ -34,15 +34,15 @@ class TrainingChecks(Declared):
             missing = {n for n in missing if not any(re.fullmatch(pattern, n) for pattern in excused)}
             if not missing:
                 return
-        law = f"{case}: the loss must reach every parameter (or without_gradient must say why not)"
-        raise broken(law, f"no gradient at {', '.join(sorted(missing))}")
+        rule = f"{case}: the loss must reach every parameter (or without_gradient must say why not)"
+        raise broken(rule, f"no gradient at {', '.join(sorted(missing))}")
 
     def test_same_seed_same_weights(self, case: Case) -> None:
         """Built and trained with one seed twice, the weights are the same to the last bit."""
         again = case.train(case.build())
         if differ := states_equal(case.trained, again):
-            law = f"{case}: the same seed must give the same weights"
-            raise broken(law, f"other values at {', '.join(differ[:5])}")
+            rule = f"{case}: the same seed must give the same weights"
+            raise broken(rule, f"other values at {', '.join(differ[:5])}")
 
     def test_the_loss_is_finite_in_bfloat16(self, case: Case) -> None:
         """Training in mixed precision keeps the loss and all weights finite."""
@@ -58,20 +58,20 @@ class TrainingChecks(Declared):
         net = case.trained
         saved = safetensors.numpy.save({n: t.numpy() for n, t in states(net).items()})
         again = case.build(seed=1)
-        law = f"{case}: a state must restore the network"
+        rule = f"{case}: a state must restore the network"
         try:
             again.load_state_dict({n: torch.from_numpy(a) for n, a in safetensors.numpy.load(saved).items()})
         except RuntimeError as error:
-            raise broken(law, " ".join(str(error).split())) from error
+            raise broken(rule, " ".join(str(error).split())) from error
         if net.knobs() != again.knobs():
-            raise broken(f"{law}, its knobs too", f"{again.knobs()[0]} and not {net.knobs()[0]}")
+            raise broken(f"{rule}, its knobs too", f"{again.knobs()[0]} and not {net.knobs()[0]}")
         knobs = net.knobs(observed(net, case.images), case.data.validation.labels)
         for knob in spread(knobs, 4):
             one, two = run(net, case.images, knob), run(again, case.images, knob)
             for name in ("logits", "macs", "route"):
                 a, b = getattr(one, name), getattr(two, name)
                 if not torch.equal(a, b):
-                    raise broken(law, f"other {name} for {_rows(a, b)} of {len(a)} images at {dict(knob)}")
+                    raise broken(rule, f"other {name} for {_rows(a, b)} of {len(a)} images at {dict(knob)}")
 
 
 def _reached(case: Case, net: RoutedNet, seed: int) -> set[str]:

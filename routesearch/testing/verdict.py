@@ -1,4 +1,4 @@
-"""The laws of a contract tried outside of a test run: what ``routesearch check`` prints."""
+"""The invariants of a contract tried outside of a test run: what ``routesearch check`` prints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from routesearch.testing.contract import MethodContract
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one law fared.
+    """Verdict on one invariant.
 
     Attributes:
         law: its test's name, without ``test_``.
@@ -35,19 +35,19 @@ Contract = type[MethodContract] | type[BackboneContract]
 
 
 def examine(contract: Contract, only: Sequence[str] | None = None) -> Iterator[Verdict]:
-    """Try each law of a contract on all that it is to be tried on.
+    """Try each invariant of a contract on all that it is to be tried on.
 
     Args:
-        only: names of laws; None: all.
+        only: names of invariants; None: all.
 
     Raises:
         Refusal: where there is nothing to try it on.
     """
-    for law in laws(contract) if only is None else only:
+    for law in invariants(contract) if only is None else only:
         yield _try(contract, law)
 
 
-def laws(contract: Contract) -> list[str]:
+def invariants(contract: Contract) -> list[str]:
     """Names of the invariants, in the order in which they are written; a subclass's own come last."""
     kinds = contract.__mro__
     whole = [kind for kind in kinds if issubclass(kind, MethodContract | BackboneContract)]
@@ -67,7 +67,7 @@ def _try(contract: Contract, law: str) -> Verdict:
             tried += 1
         except pytest.skip.Exception as skip:
             skipped = str(skip)
-        except Exception as error:  # a stranger's code may raise anything
+        except Exception as error:  # a plugin's code may raise anything
             return Verdict(law, title, "failed", _reason(error, arguments), tried + 1)
     return Verdict(law, title, "ok", "", tried) if tried else Verdict(law, title, "skipped", skipped)
 

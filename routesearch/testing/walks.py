@@ -59,8 +59,8 @@ def at_random(seed: int, share: float = 0.5) -> Pick:
     """
 
     def pick(rows: Tensor, number: int, ways: int) -> Tensor:
-        dice = torch.Generator().manual_seed(seed * 1_000_003 + number)
-        drawn = torch.rand(4096, generator=dice, dtype=torch.float64)[rows.cpu()]
+        rng = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        drawn = torch.rand(4096, generator=rng, dtype=torch.float64)[rows.cpu()]
         way = (drawn > 1 - share).long() if ways == 2 else (drawn * ways).long()
         return way.to(rows.device)
 

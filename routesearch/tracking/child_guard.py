@@ -1,7 +1,7 @@
 """Run as a script: a command that ends when the process that started it is gone, however that one ended.
 
-Standard input is the leash: it reads nothing until the other end closes. To be started in a session of
-its own, since it ends all of its process group.
+Its standard input is a pipe from the starter: it reads nothing until the other end closes. To be started in a
+session of its own, since it ends all of its process group.
 """
 
 from __future__ import annotations

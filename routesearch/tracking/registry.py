@@ -40,8 +40,8 @@ def register(results: StudyResults, name: str, folder: Path) -> str:
         RunFailed: MLflow did not take it.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,199}", name):
-        law = "a registered model's name must be letters, digits, '.', '_', '-' and spaces, 200 at most"
-        raise Refusal(f"{law}, got {name!r}")
+        rule = "a registered model's name must be letters, digits, '.', '_', '-' and spaces, 200 at most"
+        raise Refusal(f"{rule}, got {name!r}")
     card, _ = read(folder)  # a damaged one is not to be registered
     uri = tracking_uri(results.config)
     try:
@@ -129,7 +129,7 @@ def _form(card: Card) -> tuple[int, int, int]:
 
 
 def _signature(card: Card) -> ModelSignature:
-    """N,H,W,C floats in [0, 1]: pixels up to 255 sent as they are break that law, and are told so.
+    """N,H,W,C floats in [0, 1]: pixels up to 255 sent as they are violate that constraint and are refused.
 
     With uint8 instead, MLflow would turn floats in [0, 1] into zeros without a word.
     """

@@ -63,7 +63,7 @@ def _free(port: int | None) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((HOST, candidate))
             return int(probe.getsockname()[1])
-    raise Refusal(f"the port must be free on {HOST}, {port} is taken; another or none finds a free one")
+    raise Refusal(f"port {port} is in use on {HOST}; pass another or omit --port")
 
 
 def _start(uri: str, port: int, output: IO[str]) -> subprocess.Popen[str]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 PARENT, NOTE, TABLES = "mlflow.parentRunId", "mlflow.note.content", "mlflow.loggedArtifacts"
-MOST_AT_ONCE = 900
+MAX_AT_ONCE = 900
 """Metrics in one request; MLflow takes 1,000 entities."""
 
 
@@ -312,12 +312,12 @@ class ExperimentSync:
         rows: list[Metric] = [Metric(key, float(value), now, step) for key, value, step in metrics]
         self._client.log_batch(
             run_id,
-            rows[:MOST_AT_ONCE],
+            rows[:MAX_AT_ONCE],
             [Param(key, as_text(value)) for key, value in (params or {}).items()],
             [RunTag(key, value) for key, value in (tags or {}).items()],
         )
-        for start in range(MOST_AT_ONCE, len(rows), MOST_AT_ONCE):
-            self._client.log_batch(run_id, rows[start : start + MOST_AT_ONCE])
+        for start in range(MAX_AT_ONCE, len(rows), MAX_AT_ONCE):
+            self._client.log_batch(run_id, rows[start : start + MAX_AT_ONCE])
 
 
 def _curves(results: StudyResults) -> list[tuple[str, list[Point]]]:

@@ -21,10 +21,10 @@ TAG = f"mlflow.sharedViewState.{KEY}"
 TRAINING = "workflowType=machine_learning"
 """MLflow's pages for training models, which a fresh browser does not open by itself."""
 
-MOST_ROWS = 50
+MAX_ROWS = 50
 """Of the front in a note; the table, the page and the picture have all."""
 
-MOST_TEXT = 8000
+MAX_TEXT = 8000
 """Characters of a note: MLflow cuts what is longer, in the middle of a row."""
 
 
@@ -106,7 +106,7 @@ def note(results: StudyResults) -> str:
         found = f"{percent(one.accuracy)}, {one.method}, trial {one.trial}" if one else "none"
         budgeted = f"Best within the budget of {limits(budget, reference)}: **{found}**."
     head = f"{budgeted} {backbone}" if budget else backbone
-    rows = MOST_ROWS
+    rows = MAX_ROWS
     while True:
         shown = front if len(front) <= rows else front[:: -(-len(front) // rows)]
         if len(shown) < len(front):
@@ -114,6 +114,6 @@ def note(results: StudyResults) -> str:
         else:
             told = "Chosen on validation data; the artifact `front.html` shows the points off the front too."
         text = "\n\n".join([head, told, front_table(shown, reference, test).markdown()])
-        if len(text) <= MOST_TEXT or rows == 1:
+        if len(text) <= MAX_TEXT or rows == 1:
             return text
         rows //= 2

@@ -21,7 +21,7 @@ from routesearch.study.recipe import Recipe
 
 M = TypeVar("M", bound=nn.Module)
 
-MOST_CACHED = 2 << 30
+MAX_CACHED = 2 << 30
 """Bytes that a stage's cache may take; a larger one is computed batch by batch instead."""
 
 GRADIENT_FACTOR = 3
@@ -169,7 +169,7 @@ class _Loop:
         with executed(self.net) as work:
             first = through(torch.arange(size, device=self.device))
         per_image = sum(t[0].numel() * t.element_size() for t in tensors(first))
-        if per_image * len(images) > MOST_CACHED:
+        if per_image * len(images) > MAX_CACHED:
             return through, images.expect, 0  # the counter meets it again at every step
         stored = map_tensors(first, lambda t: t.new_empty((len(images), *t.shape[1:])))
         for rows in torch.arange(len(images), device=self.device).split(size):

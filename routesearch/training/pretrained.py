@@ -71,8 +71,8 @@ def read_weights(path: Path, backbone: Backbone) -> dict[str, Tensor]:
             raise Refusal(f"{where} must be there for backbone {backbone.name}, got none (but {first})")
         if tensor.shape[cut:] != wanted[name].shape[cut:]:
             fit = f"must be {_size(wanted[name])} for backbone {backbone.name}, got {_size(tensor)}"
-            law = "weights fit the stem, the width and the image channels that they were trained with"
-            raise Refusal(f"{where} {fit}: {law}")
+            rule = "weights fit the stem, the width and the image channels that they were trained with"
+            raise Refusal(f"{where} {fit}: {rule}")
         if not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
             raise Refusal(f"{where} must hold finite numbers, got {tensor.dtype} with others")
     if found:
@@ -115,8 +115,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # damaged bytes can end in any exception
         code = re.search(r"GLOBAL (\S+)", str(error))
         got = f"one that asks for {code[1]}" if code else f"{type(error).__name__}"
-        law = "weights must be a whole file of tensors: safetensors, or torch.save(net.state_dict(), FILE)"
-        raise Refusal(f"{law}; {path}: {got}") from None
+        rule = "weights must be a whole file of tensors: safetensors, or torch.save(net.state_dict(), FILE)"
+        raise Refusal(f"{rule}; {path}: {got}") from None
     if not isinstance(values, Mapping) or not values:
         raise Refusal(f"{path}: weights must be a state dict, name to tensor, got {type(values).__name__}")
     for name, value in values.items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,3 +28,17 @@ def device(gpu: float) -> torch.device | None:
     if gpu <= 0:
         return torch.device("cpu")
     return torch.device("cuda") if torch.cuda.is_available() else None
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Torch uses so many threads inside; None: as many as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -80,7 +80,7 @@ def parse_bytes(value: object) -> str:
         ValueError: for anything else.
     """
     text = str(value).strip().upper()
-    if _quantity(value, BYTES) is None or " " in text:
+    if _quantity(value, BYTES) is None or len(text.split()) > 1:
         raise ValueError("must be bytes such as 4G, 512M or 100000")
     return text
 

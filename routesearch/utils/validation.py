@@ -73,7 +73,7 @@ _Loader.add_implicit_resolver(  # YAML 1.1 would want 1.0e-3
 def explain(error: ValidationError, model: type[BaseModel], under: str = "") -> str:
     """The first complaint of pydantic as one line: key (below ``under``), what is wrong, the value."""
     first = error.errors()[0]
-    if not first["loc"]:  # a law of the whole mapping
+    if not first["loc"]:  # a constraint on the whole mapping
         where = f"{under}: " if under else ""
         return f"{where}{_law(first, model)}, got {short(first['input'])}"
     unknown = first["type"] == "extra_forbidden"

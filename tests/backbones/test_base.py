@@ -1,4 +1,4 @@
-"""What backbones share beside the laws of the kit: widths, exits, and what they say to wrong numbers."""
+"""What backbones share beside the invariants of the kit: widths, exits, and refusals of wrong numbers."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_an_exit_in_the_middle_is_a_linear_layer_and_at_the_end_the_head(make: M
 @pytest.mark.parametrize("position", [0, -1, 99])
 def test_a_position_off_the_backbone_is_refused(make: Make, position: int) -> None:
     backbone = make()
-    law = rf"1 <= position <= {len(backbone)} must hold on backbone {backbone.name}, got position={position}"
+    rule = rf"1 <= position <= {len(backbone)} must hold on backbone {backbone.name}, got position={position}"
     for use in (backbone.unit, backbone.exit, lambda k: backbone.plain(depth=k)):
-        with pytest.raises(Refusal, match=law):
+        with pytest.raises(Refusal, match=rule):
             use(position)
     assert backbone.shape(0) == backbone.image_shape
     if position != 0:  # 0: the image
-        with pytest.raises(Refusal, match=law):
+        with pytest.raises(Refusal, match=rule):
             backbone.shape(position)
 
 
@@ -80,15 +80,15 @@ def test_the_draw_has_the_spread_of_he() -> None:
 @pytest.mark.parametrize("width", [0.0, -0.5, float("nan")])
 def test_a_width_that_is_not_positive_is_refused(make: Make, width: float) -> None:
     backbone = make()
-    law = f"^0 < width must hold on backbone {backbone.name}, got width={width}$"
-    with pytest.raises(Refusal, match=law):
+    rule = f"^0 < width must hold on backbone {backbone.name}, got width={width}$"
+    with pytest.raises(Refusal, match=rule):
         backbone.unit(1, width)
     with pytest.raises(Refusal, match="0 < width must hold"):
         backbone.scaled(8, width)
 
 
 @pytest.mark.parametrize(
-    ("cuts", "law"),
+    ("cuts", "rule"),
     [
         ([], "at least 1 of them"),
         ([0], "1 <= position <= 3"),
@@ -98,7 +98,7 @@ def test_a_width_that_is_not_positive_is_refused(make: Make, width: float) -> No
         ([1.5], "a list of unit numbers"),
     ],
 )
-def test_cuts_stand_between_units(cuts: Any, law: str, pocket: Backbone) -> None:
+def test_cuts_stand_between_units(cuts: Any, rule: str, pocket: Backbone) -> None:
     pocket.check_cuts([1, 3], "mine: positions")
-    with pytest.raises(Refusal, match=rf"^mine: positions: {law} must hold on backbone pocket, got \["):
+    with pytest.raises(Refusal, match=rf"^mine: positions: {rule} must hold on backbone pocket, got \["):
         pocket.check_cuts(cuts, "mine: positions")

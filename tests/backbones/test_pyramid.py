@@ -184,9 +184,9 @@ def reference(backbone: Pyramid8, depth: int) -> int:
 
 
 def test_what_is_off_it_is_refused() -> None:
-    law = "1 <= position <= 8 must hold on backbone pyramid8, got position="
+    rule = "1 <= position <= 8 must hold on backbone pyramid8, got position="
     for use in (HYBRID.unit, HYBRID.exit, HYBRID.shape, lambda k: HYBRID.plain(depth=k)):
-        with pytest.raises(Refusal, match=f"{law}9"):
+        with pytest.raises(Refusal, match=f"{rule}9"):
             use(9)
     assert HYBRID.shape(0) == (3, 32, 32)
     with pytest.raises(Refusal, match="0 < width <= 16 must hold for backbone pyramid8, got width=17"):

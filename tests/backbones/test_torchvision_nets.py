@@ -153,11 +153,11 @@ def test_any_width_rounds_each_number_of_channels(kind: type[Backbone]) -> None:
 
 def test_a_dense_layer_passes_on_what_it_gets_so_only_a_transition_narrows() -> None:
     backbone = DenseNet201Cifar(CIFAR10, 10)
-    law = (
+    rule = (
         r"width must change at a transition \(units 7, 20, 69\) on backbone densenet201_cifar, "
         r"got width=0.5 after width_in=1.0 at unit 5"
     )
-    with pytest.raises(Refusal, match=law):
+    with pytest.raises(Refusal, match=rule):
         backbone.unit(5, 0.5, width_in=1.0)
     with shapes_only():
         for k in (7, 20, 69):
@@ -184,8 +184,8 @@ def test_images_that_pooling_leaves_nothing_of_are_refused(kind: type[Backbone],
         smallest.image_shape = (3, side - 1, side)
         with pytest.raises(RuntimeError, match=r"[Oo]utput size"):
             smallest.plain().eval()(torch.empty(1, *smallest.image_shape))
-    law = f"height and width >= {side} must hold for backbone {kind.name}, got {side - 1}x{side + 5} images"
-    with pytest.raises(Refusal, match=law):
+    rule = f"height and width >= {side} must hold for backbone {kind.name}, got {side - 1}x{side + 5} images"
+    with pytest.raises(Refusal, match=rule):
         kind((3, side - 1, side + 5), 10)
 
 

@@ -126,8 +126,8 @@ def test_the_draw_goes_by_what_comes_out() -> None:
 def test_a_stranger_shape_of_the_family_is_refused() -> None:
     for layers, widen in ((28, 0), (30, 10), (4, 1)):
         kind = type("Odd", (WideResNet,), {"name": "odd", "layers": layers, "widen": widen})
-        law = r"layers = 6n \+ 4 with n >= 1 and widen >= 1 must hold for backbone odd, "
-        with pytest.raises(Refusal, match=rf"{law}got layers={layers}, widen={widen}"):
+        rule = r"layers = 6n \+ 4 with n >= 1 and widen >= 1 must hold for backbone odd, "
+        with pytest.raises(Refusal, match=rf"{rule}got layers={layers}, widen={widen}"):
             kind((3, 32, 32), 10)
     wrn16_4 = type("WRN16x4", (WideResNet,), {"name": "wrn16_4", "layers": 16, "widen": 4})
     assert reference_cost(wrn16_4((3, 32, 32), 10))[0] == 2_748_890

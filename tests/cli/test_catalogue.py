@@ -126,7 +126,7 @@ def test_cost_without_a_data_set(run: Any) -> None:
     assert run(*words, "--json").json["dataset"] is None
     status, out, err = run(*words)
     assert (status, err) == (0, "")
-    assert "dearest route" in out
+    assert "most expensive route" in out
 
 
 def test_a_narrower_network_costs_less(run: Any) -> None:

@@ -1,4 +1,4 @@
-"""The command that holds a method against the laws of the kit."""
+"""The command that holds a method against the invariants of the kit."""
 
 from __future__ import annotations
 
@@ -73,24 +73,24 @@ def vote(tmp_path: Path) -> Path:
 def test_every_law_has_a_line(run: Run) -> None:
     done = run("check", "static", "--set", "width_fraction=1.0", "--set", "depth=0.5")
     assert done.status == 0
-    *laws, last = done.out.splitlines()
-    assert len(laws) == 16
-    assert {line.split()[0] for line in laws} == {"ok", "skipped"}
-    assert last.startswith("14 of 16 laws hold (")
+    *lines, last = done.out.splitlines()
+    assert len(lines) == 16
+    assert {line.split()[0] for line in lines} == {"ok", "skipped"}
+    assert last.startswith("14 of 16 invariants hold (")
     assert done.lines == ["routesearch: static: 2 configs on toy_chain, toy_residual"]
 
 
 def test_a_broken_law_fails_with_its_reason(run: Run, vote: Path) -> None:
     done = run("check", "vote", "--plugin", vote, "--set", "position=2", "--json")
     assert done.status == 1
-    assert done.lines[-1] == "routesearch: vote breaks 1 of 16 laws"
+    assert done.lines[-1] == "routesearch: vote breaks 1 of 16 invariants"
     found = done.json
     assert (found["method"], found["plugin"], found["passed"]) == ("vote", str(vote), False)
     assert found["backbones"] == ["toy_chain", "toy_residual"]
-    [failed] = [law for law in found["laws"] if law["state"] == "failed"]
+    [failed] = [each for each in found["laws"] if each["state"] == "failed"]
     assert failed["law"] == "a_route_does_not_depend_on_batch_mates"
-    law = "vote on toy_chain (position=2): a route must not depend on batch mates, got "
-    assert failed["reason"].startswith(law)
+    rule = "vote on toy_chain (position=2): a route must not depend on batch mates, got "
+    assert failed["reason"].startswith(rule)
 
 
 def test_a_field_that_nobody_fixed_is_named(run: Run, tmp_path: Path) -> None:

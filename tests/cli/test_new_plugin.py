@@ -52,7 +52,7 @@ def test_it_keeps_every_law(run: Run, plugin: Path) -> None:
     done = run("check", "two_way", "--plugin", plugin / "two_way.py", "--set", "position=2", "--json")
     assert done.status == 0
     assert done.json["backbones"] == ["toy_chain", "toy_residual"]
-    assert {law["state"] for law in done.json["laws"]} == {"ok"}
+    assert {each["state"] for each in done.json["laws"]} == {"ok"}
 
 
 def test_its_own_tests_pass(plugin: Path, tmp_path: Path) -> None:

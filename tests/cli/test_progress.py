@@ -81,8 +81,8 @@ def test_a_line_after_a_while_in_any_case(lines: Callable[[], list[str]], clock:
 def test_a_note_is_a_warning_once(lines: Callable[[], list[str]]) -> None:
     told = Lines("toy", 1e7, Budget())
     for _ in range(3):
-        told(snapshot(note="method x is set aside"))
-    assert lines() == ["routesearch: warning: method x is set aside"]
+        told(snapshot(note="method x is excluded from this run"))
+    assert lines() == ["routesearch: warning: method x is excluded from this run"]
 
 
 def test_time_left_is_the_pace_of_this_run_or_the_limit(clock: list[float]) -> None:
@@ -144,9 +144,9 @@ def test_log_lines_pass_above_the_drawing_and_it_leaves_no_trace(
     with watching("toy", 1e7, Budget()) as told:
         assert isinstance(told, Drawing)
         told(snapshot(1, elapsed=1))
-        logging.getLogger("routesearch").warning("method x is set aside")
+        logging.getLogger("routesearch").warning("method x is excluded from this run")
     text = screen.getvalue()
-    assert "routesearch: warning: method x is set aside\n" in text
+    assert "routesearch: warning: method x is excluded from this run\n" in text
     assert "1/40 trials" in text
     assert text.rsplit("1/40 trials", 1)[1].count("\x1b[2K")  # the lines of the drawing are erased
 

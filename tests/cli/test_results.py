@@ -99,7 +99,7 @@ def test_a_long_front_is_shown_in_part(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(results, "MOST_POINTS", 3)
+    monkeypatch.setattr(results, "MAX_POINTS", 3)
     file = write_study()
     fill(file, finished=6)
     every = run("front", file, "--json", "--csv", tmp_path / "front.csv").json["front"]

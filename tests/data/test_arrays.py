@@ -74,7 +74,7 @@ X, Y = random(30, 4, 4), labels(30)
 
 
 @pytest.mark.parametrize(
-    ("arrays", "law"),
+    ("arrays", "rule"),
     [
         ({"x_train": X}, "x_train and y_train must both be there, got no y_train"),
         ({"y_train": Y}, "got no x_train"),
@@ -135,9 +135,9 @@ X, Y = random(30, 4, 4), labels(30)
     ],
 )
 def test_everything_else_is_refused_in_one_line_that_names_the_file(
-    tmp_path: Path, arrays: dict[str, Any], law: str
+    tmp_path: Path, arrays: dict[str, Any], rule: str
 ) -> None:
-    with pytest.raises(Refusal, match=law) as refusal:
+    with pytest.raises(Refusal, match=rule) as refusal:
         load(tmp_path, **arrays)
     assert "\n" not in str(refusal.value)
 

@@ -256,7 +256,7 @@ def test_the_fingerprint_of_a_loaded_set_changes_with_each_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "law"),
+    ("source", "rule"),
     [
         (Source(("a",), random_images(9)), "at least 2 classes must exist, got 1"),
         (Source(("a", "a"), random_images(9)), "class names must differ, got a, a"),
@@ -298,8 +298,8 @@ def test_the_fingerprint_of_a_loaded_set_changes_with_each_setting() -> None:
         ),
     ],
 )
-def test_a_source_that_breaks_a_law_is_refused_in_one_line(source: Source, law: str) -> None:
-    with pytest.raises(Refusal, match=law) as refusal:
+def test_a_source_that_violates_a_constraint_is_refused_in_one_line(source: Source, rule: str) -> None:
+    with pytest.raises(Refusal, match=rule) as refusal:
         load(source)
     assert "\n" not in str(refusal.value)
 

@@ -217,7 +217,7 @@ def test_arrays_of_python_3_are_read(protocol: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "law"),
+    ("content", "rule"),
     [
         (python2_pickle(np.zeros((2, 3072), np.uint8)), "must hold data, labels: "),
         (
@@ -231,20 +231,20 @@ def test_arrays_of_python_3_are_read(protocol: int) -> None:
     ],
 )
 def test_a_pickle_of_another_content_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, law: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, rule: str
 ) -> None:
     write_pickles(tmp_path / "data" / "cifar-10-batches-py", cifar.CIFAR10, content)
     for names in cifar.CIFAR10.checksums.values():
         for name in names:
             monkeypatch.setitem(names, name, md5(content))
-    with pytest.raises(Refusal, match=law) as refusal:
+    with pytest.raises(Refusal, match=rule) as refusal:
         Cifar10().read(tmp_path)
     assert "data_batch_1" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "law"),
+    ("content", "rule"),
     [
         (records([[1]] * 3, 0)[:-1], r"multiple of 3073 bytes, one record for each image, got 9218 bytes"),
         (b"", "multiple of 3073 bytes, .* got 0 bytes"),
@@ -252,26 +252,26 @@ def test_a_pickle_of_another_content_is_refused(
         (records([[1, 1]] * 2, 0), "multiple of 3073 bytes, .* got 6148 bytes"),  # CIFAR-100's
     ],
 )
-def test_a_broken_binary_file_is_refused(tmp_path: Path, content: bytes, law: str) -> None:
+def test_a_broken_binary_file_is_refused(tmp_path: Path, content: bytes, rule: str) -> None:
     write10(tmp_path / "data")
     (tmp_path / "data" / "data_batch_3.bin").write_bytes(content)
-    with pytest.raises(Refusal, match=law) as refusal:
+    with pytest.raises(Refusal, match=rule) as refusal:
         Cifar10().load(tmp_path)
     assert "data_batch_3.bin" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("label", "law"),
+    ("label", "rule"),
     [
         ([20, 0], "coarse_labels must lie in 0..19, got 20"),
         ([0, 100], "fine_labels must lie in 0..99, got 100"),
     ],
 )
-def test_labels_beyond_cifar100_are_refused(tmp_path: Path, label: list[int], law: str) -> None:
+def test_labels_beyond_cifar100_are_refused(tmp_path: Path, label: list[int], rule: str) -> None:
     write100(tmp_path / "data")
     (tmp_path / "data" / "test.bin").write_bytes(records([[0, 0], label], 0))
-    with pytest.raises(Refusal, match=law):
+    with pytest.raises(Refusal, match=rule):
         Cifar100().load(tmp_path)
 
 

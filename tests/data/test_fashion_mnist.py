@@ -85,7 +85,7 @@ def test_an_incomplete_folder_is_not_taken(nowhere: None, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "law"),
+    ("name", "content", "rule"),
     [
         ("train-images-idx3-ubyte", b"not an IDX file at all", "must start with 00000803, got 6e6f7420"),
         ("train-images-idx3-ubyte", b"\0\0", "must start with 00000803, got 0000 and 2 bytes"),
@@ -99,10 +99,10 @@ def test_an_incomplete_folder_is_not_taken(nowhere: None, tmp_path: Path) -> Non
         ),
     ],
 )
-def test_broken_files_are_refused(nowhere: None, tmp_path: Path, name: str, content: bytes, law: str) -> None:
+def test_broken_files_refused(nowhere: None, tmp_path: Path, name: str, content: bytes, rule: str) -> None:
     write(tmp_path / RAW)
     (tmp_path / RAW / name).write_bytes(content)
-    with pytest.raises(Refusal, match=law):
+    with pytest.raises(Refusal, match=rule):
         FashionMNIST().load(tmp_path)
 
 

@@ -204,7 +204,7 @@ def test_a_missing_folder_is_refused_with_the_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "law"),
+    ("files", "rule"),
     [
         ([], "must hold 2 class folders or more, got none"),
         (["a.png", "b.png"], "must hold 2 class folders or more, got none"),
@@ -224,7 +224,7 @@ def test_a_missing_folder_is_refused_with_the_layout(tmp_path: Path) -> None:
         (["train/a/1.png", "val/a/1.png", "test/a/1.png"], "at least 2 classes must exist, got 1"),
     ],
 )
-def test_other_layouts_are_refused(tmp_path: Path, files: list[str], law: str) -> None:
+def test_other_layouts_are_refused(tmp_path: Path, files: list[str], rule: str) -> None:
     (tmp_path / "photos").mkdir()
     for name in files:
         file = tmp_path / "photos" / name
@@ -233,7 +233,7 @@ def test_other_layouts_are_refused(tmp_path: Path, files: list[str], law: str) -
         else:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("no image")
-    with pytest.raises(Refusal, match=law) as refusal:
+    with pytest.raises(Refusal, match=rule) as refusal:
         load(tmp_path / "photos")
     assert "\n" not in str(refusal.value)
 

@@ -1,4 +1,4 @@
-"""The laws of splits: disjoint, complete, stratified, and decided by ``split_seed`` alone."""
+"""Splits are disjoint, complete, stratified, and decided by ``split_seed`` alone."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "law"),
+    ("changes", "rule"),
     [
         ({"X": None}, "must hold X and y, got no X"),
         ({"X": None, "y": None}, "must hold X and y, got no X and no y"),
@@ -106,11 +106,11 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
         ({"y": np.full((20, 1), 1.5)}, r"whole numbers from 1 to 10, got 1\.5\.\.1\.5"),
     ],
 )
-def test_other_contents_are_refused(tmp_path: Path, changes: dict[str, Any], law: str) -> None:
+def test_other_contents_are_refused(tmp_path: Path, changes: dict[str, Any], rule: str) -> None:
     write(tmp_path / "data", "train")
     arrays = {name: value for name, value in (content(20) | changes).items() if value is not None}
     savemat(tmp_path / "data" / "test_32x32.mat", arrays | {"other": 1})
-    with pytest.raises(Refusal, match=law) as refusal:
+    with pytest.raises(Refusal, match=rule) as refusal:
         SVHN().load(tmp_path)
     assert "test_32x32.mat" in str(refusal.value)
 

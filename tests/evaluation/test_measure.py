@@ -1,4 +1,4 @@
-"""The one ruler: looked-up points are executed points, and nobody can lie to it."""
+"""Looked-up points are executed points, and no method can report its own."""
 
 from __future__ import annotations
 

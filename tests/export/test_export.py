@@ -189,13 +189,13 @@ def test_formats(
     with pytest.raises(Refusal, match=r"got no onnx: pip install 'routesearch\[export\]'"):
         export_model(make_model("static"), tmp_path / "out")
     monkeypatch.undo()
-    monkeypatch.setattr(engines, "MOST_BYTES", 100)
+    monkeypatch.setattr(engines, "MAX_BYTES", 100)
     with pytest.raises(Refusal, match="static cannot be exported: weights <= 100 bytes must hold"):
         export_model(make_model("static"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
-# ---- routes that cannot be exported --------------------------------------------------------------------
+# ---- routes that cannot be exported ------------------------------------------------------------------
 
 
 def _spends(block: Any, meter: Meter, images: Tensor) -> None:
@@ -236,7 +236,7 @@ def _leaves(block: Any, meter: Meter, images: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "law"),
+    ("way", "rule"),
     [
         (_spends, "got AttributeError: 'TracingMeter' object has no attribute 'spent'"),
         (_looks, "every operation of a route must be one that torch can record"),
@@ -248,9 +248,9 @@ def _leaves(block: Any, meter: Meter, images: Tensor) -> None:
     ],
 )
 def test_a_route_that_cannot_be_exported(
-    way: Callable[..., None], law: str, lone: Callable[..., SavedModel], tmp_path: Path
+    way: Callable[..., None], rule: str, lone: Callable[..., SavedModel], tmp_path: Path
 ) -> None:
-    with pytest.raises(Refusal, match=law) as refused:
+    with pytest.raises(Refusal, match=rule) as refused:
         export_model(lone(way), tmp_path / "out", "torch")
     assert str(refused.value).startswith("lone cannot be exported: ")
     assert "\n" not in str(refused.value)

@@ -112,7 +112,7 @@ def test_killed_twice_and_resumed_spends_each_trial_once(
     for ended in (2, 5):
         running = search(**settings)
         running.wait_for(ended)
-        refused = f"a study takes one search at a time, and process {running.process.pid} on "
+        refused = f"the study is locked by process {running.process.pid} on "
         with pytest.raises(Refusal, match=refused):
             Journal.open_for_writing(folder)
         assert count(folder)[State.FINISHED] >= ended
@@ -283,7 +283,7 @@ def test_no_trial_starts_after_the_time_limit(
             "resources of a trial must fit on one machine, got cpu=1, gpu=64; the largest here has ",
         ),
         ({"address": "ray://head:10001"}, "--address must be auto or HOST:PORT, got ray://head:10001: "),
-        ({"address": "127.0.0.1:1"}, "Ray must run at --address 127.0.0.1:1: "),
+        ({"address": "127.0.0.1:1"}, "could not reach Ray at --address 127.0.0.1:1: "),
         ({"address": "head"}, "--address must be auto or HOST:PORT, got head"),
     ],
 )

@@ -125,7 +125,7 @@ def too_many() -> Iterator[None]:
         yield
 
 
-# ---- fronts ----------------------------------------------------------------------------------------------
+# ---- fronts ------------------------------------------------------------------------------------------
 
 
 @given(splits())
@@ -240,7 +240,7 @@ def test_memory_is_bounded(images: int, gates: int) -> None:
     assert peak < 150e6
 
 
-# ---- one threshold for all gates -------------------------------------------------------------------------
+# ---- one threshold for all gates ---------------------------------------------------------------------
 
 
 @given(splits())
@@ -262,7 +262,7 @@ def test_the_shared_curve_has_a_point_between_any_two_distinct_scores() -> None:
     assert len(shared_curve(*split)) == len(split[0].scores.unique()) + 1
 
 
-# ---- the sequential procedure ------------------------------------------------------------------------------
+# ---- the sequential procedure ------------------------------------------------------------------------
 
 
 @given(splits(gates=(2, 3)), st.floats(0, 1))
@@ -322,7 +322,7 @@ def test_a_target_needs_prices() -> None:
         sequential_thresholds(replace(scores, prices=None), labels, accuracy=0.5)
 
 
-# ---- ends ------------------------------------------------------------------------------------------------
+# ---- ends --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("search", ["front", "sequential", "shared"])
@@ -430,7 +430,7 @@ def test_what_is_no_chain_of_exits_is_refused(split: Split, message: str, search
     assert str(refused.value) == message
 
 
-# ---- the rule --------------------------------------------------------------------------------------------
+# ---- the rule ----------------------------------------------------------------------------------------
 
 
 @given(splits(), st.lists(st.floats(-2, 8, width=32), min_size=3, max_size=3))

@@ -14,7 +14,7 @@ import pytest
 
 from routesearch import report
 from routesearch.errors import Refusal
-from routesearch.report.chart import MOST_FAINT, chart
+from routesearch.report.chart import MAX_FAINT, chart
 from routesearch.report.table import mega, short
 from routesearch.results.points import Budget, OperatingPoint, Point, front
 from routesearch.results.reader import StudyResults
@@ -111,9 +111,9 @@ def test_points_of_the_front_or_of_another_split_are_not_drawn_faint() -> None:
 
 
 def test_a_dense_cloud_is_thinned_and_counted() -> None:
-    cloud = [point(i, 0.5, 1e6 + i) for i in range(2 * MOST_FAINT)]
+    cloud = [point(i, 0.5, 1e6 + i) for i in range(2 * MAX_FAINT)]
     c = chart([point(9999, 0.9, 1e6)], cloud, BUDGET, REFERENCE)
-    assert (len(c.faint), c.dropped) == (MOST_FAINT, MOST_FAINT)
+    assert (len(c.faint), c.dropped) == (MAX_FAINT, MAX_FAINT)
     assert (c.faint[0], c.faint[-1]) == (cloud[0], cloud[-1])
 
 

@@ -186,7 +186,7 @@ def test_a_point_is_a_plain_row() -> None:
     assert list(row.as_dict()) == names.split(", ")
 
 
-# ---- budgets -------------------------------------------------------------------------------------------
+# ---- budgets -----------------------------------------------------------------------------------------
 
 LIMITS = st.none() | st.integers(1, 24).map(lambda n: n * 50.0)
 TIMED = st.lists(

@@ -70,8 +70,8 @@ def test_a_plugin_that_is_not_installed_is_named(
     code = json.loads((model / "model.json").read_text())["code"]
     code["method"] = {"plugin": "fog", "version": "routesearch-fog 2.1", "file": None}
     edit(method="foggy", code=code)
-    law = "the method 'foggy' comes from routesearch-fog 2.1 (plugin 'fog'), which must be installed"
-    assert law in refusal(model, plugins=plugins)
+    rule = "the method 'foggy' comes from routesearch-fog 2.1 (plugin 'fog'), which must be installed"
+    assert rule in refusal(model, plugins=plugins)
 
 
 def test_a_plugin_that_cannot_be_loaded_is_blamed(model: Path, plugins: list[Path]) -> None:
@@ -87,13 +87,13 @@ def test_truncated_json(model: Path, plugins: list[Path], keep: float) -> None:
     file = model / "model.json"
     text = file.read_text()
     file.write_text(text[: int(keep * len(text))])
-    assert f"{file} must be whole JSON" in refusal(model, plugins=plugins)
+    assert f"{file} is no readable JSON" in refusal(model, plugins=plugins)
 
 
 @pytest.mark.parametrize(
-    ("content", "law"),
+    ("content", "rule"),
     [
-        (b"\xff\xfe{}", "must be whole JSON"),
+        (b"\xff\xfe{}", "is no readable JSON"),
         (b"[1, 2]", "must be a saved model's (kind: 'routesearch model'), got [1, 2]"),
         (b'{"architectures": ["ResNet"]}', "must be a saved model's (kind: 'routesearch model'), got None"),
         (b'{"kind": "routesearch model"}', "format must be 1 or more, got None"),
@@ -104,16 +104,16 @@ def test_truncated_json(model: Path, plugins: list[Path], keep: float) -> None:
             b'{"kind": "routesearch model", "format": 2, "versions": {"routesearch": "3.0"}}',
             "format <= 1 must hold in this version, got 2 (written by routesearch '3.0'): upgrade",
         ),
-        (b"[" * 100_000, "must be whole JSON"),
+        (b"[" * 100_000, "is no readable JSON"),
     ],
 )
-def test_json_that_is_no_models(model: Path, content: bytes, law: str) -> None:
+def test_json_that_is_no_models(model: Path, content: bytes, rule: str) -> None:
     (model / "model.json").write_bytes(content)
-    assert law in refusal(model)
+    assert rule in refusal(model)
 
 
 @pytest.mark.parametrize(
-    ("fields", "law"),
+    ("fields", "rule"),
     [
         ({"mean": [0.1, 0.2]}, "mean and std must have a number per channel, got 2 and 1 for 1"),
         ({"std": [0.0]}, "std must be more than 0"),
@@ -130,11 +130,11 @@ def test_json_that_is_no_models(model: Path, content: bytes, law: str) -> None:
     ],
 )
 def test_fields_that_do_not_fit(
-    model: Path, edit: Callable[..., None], plugins: list[Path], fields: dict[str, Any], law: str
+    model: Path, edit: Callable[..., None], plugins: list[Path], fields: dict[str, Any], rule: str
 ) -> None:
     edit(**fields)
     told = refusal(model, plugins=plugins)
-    assert law in told
+    assert rule in told
     assert str(model) in told
 
 

@@ -91,7 +91,7 @@ def test_images_are_not_changed(model: SavedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "law"),
+    ("wrong", "rule"),
     [
         (
             np.zeros((2, 9, 8), np.uint8),
@@ -117,10 +117,10 @@ def test_images_are_not_changed(model: SavedModel) -> None:
         ("cat.png", "must be N,H,W"),
     ],
 )
-def test_images_of_another_form_are_refused(model: SavedModel, wrong: Any, law: str) -> None:
+def test_images_of_another_form_are_refused(model: SavedModel, wrong: Any, rule: str) -> None:
     with pytest.raises(Refusal) as refusal:
         model.predict(wrong)
-    assert law in str(refusal.value)
+    assert rule in str(refusal.value)
     assert str(refusal.value).startswith("images must")
     assert "\n" not in str(refusal.value)
 

@@ -276,7 +276,7 @@ def test_a_half_written_trunk_is_swept_away(start: Callable[..., Dispatcher], fo
     assert not draft.exists()
 
 
-# ---- the bridge to Tune --------------------------------------------------------------------------------
+# ---- the bridge to Tune ------------------------------------------------------------------------------
 
 
 class TuneTrial:
@@ -391,7 +391,7 @@ def test_a_full_disk_in_the_worker_or_the_driver_ends_tunes_loop(
     assert str(stopped.value.reason) == "the journal cannot be written"
 
 
-# ---- machine and process -------------------------------------------------------------------------------
+# ---- machine and process -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

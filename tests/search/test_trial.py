@@ -217,7 +217,7 @@ def test_a_user_interrupt_is_no_failure(failing: Task, monkeypatch: pytest.Monke
 def test_where_latency_is_the_budget_a_few_points_are_kept_and_timed(
     method: str, make_task: Callable[..., Task], trunk: Trunk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("routesearch.search.trial.MOST_TIMED", 3)
+    monkeypatch.setattr("routesearch.search.trial.MAX_TIMED", 3)
     monkeypatch.setattr("routesearch.evaluation.latency.LEAST", 2)
     plain = make_task(methods=METHODS)
     timed = make_task(methods=METHODS, budget={"max_latency": "2ms", "batch": 4})

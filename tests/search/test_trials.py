@@ -86,7 +86,7 @@ def test_a_default_is_asked_once_and_not_again_after_reopening(
     assert [r.config for r in more].count(first[0].config) == 0
 
 
-def test_refusals_are_taught_as_pruned_with_a_violated_constraint(
+def test_refusals_are_copies_as_pruned_with_a_violated_constraint(
     make_fake: Any, folder: Path, outcome: Any
 ) -> None:
     with Journal.open_for_writing(folder) as journal:
@@ -249,13 +249,13 @@ def test_a_changed_budget_rebuilds_the_history_from_the_curves(
         assert trials.spent == 12
         named = {name.partition("#")[0]: each for name, each in optuna_trials(journal, "wide").items()}
         assert set(named) == {"wide@500", "wide@250"}
-        taught = {t.user_attrs[COPY]: t for t in named["wide@250"]}
-        assert set(taught) == {r.number for r in before if r.method == "wide"}
+        copies = {t.user_attrs[COPY]: t for t in named["wide@250"]}
+        assert set(copies) == {r.number for r in before if r.method == "wide"}
         for record in before:
             if record.method == "wide" and record.outcome is not None and record.state is State.FINISHED:
                 cheapest = min(p.macs for p in record.outcome.points)
-                assert taught[record.number].constraints == {"macs": pytest.approx(cheapest / 250 - 1)}
-                assert taught[record.number].params == {
+                assert copies[record.number].constraints == {"macs": pytest.approx(cheapest / 250 - 1)}
+                assert copies[record.number].params == {
                     "width": record.config["width"],
                     "depth": record.config["depth"],
                 }
@@ -267,7 +267,7 @@ def test_a_changed_budget_rebuilds_the_history_from_the_curves(
         ] * 2
 
 
-def test_refusals_that_a_larger_budget_allows_are_not_taught(
+def test_refusals_that_a_larger_budget_allows_are_not_copies(
     make_fake: Any, folder: Path, outcome: Any
 ) -> None:
     with Journal.open_for_writing(folder) as journal:

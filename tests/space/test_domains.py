@@ -1,4 +1,4 @@
-"""What one field may take: its identity, which stored studies rest on, and the law of its steps."""
+"""What one field may take: its identity, which stored studies rest on, and the constraint of its steps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_what_is_drawn_differently_is_another_domain(one: Any, other: Any) -> No
 
 
 @pytest.mark.parametrize(
-    ("value", "law"),
+    ("value", "rule"),
     [
         (0.1, None),
         (0.1 + 2 * 0.2, None),
@@ -56,8 +56,8 @@ def test_what_is_drawn_differently_is_another_domain(one: Any, other: Any) -> No
         (0.9, "0.1 <= value <= 0.7"),
     ],
 )
-def test_a_float_keeps_to_its_steps(value: float, law: str | None) -> None:
-    assert Scalar(FloatDistribution(0.1, 0.7, step=0.2)).law(value) == law
+def test_a_float_keeps_to_its_steps(value: float, rule: str | None) -> None:
+    assert Scalar(FloatDistribution(0.1, 0.7, step=0.2)).violation(value) == rule
 
 
 def test_a_range_that_waits_for_a_backbone_is_not_complete() -> None:

@@ -62,7 +62,7 @@ class Replay:
 @given(CUTS, st.randoms(use_true_random=False))
 def test_every_draw_of_cuts_is_a_valid_list(cuts: Cuts, rng: Random) -> None:
     drawn = cuts.suggest("p", lambda _, d: rng.randint(d.low, d.high))  # type: ignore[attr-defined]
-    assert cuts.law(drawn) is None
+    assert cuts.violation(drawn) is None
     assert cuts.least <= len(drawn) <= cuts.most
     assert list(drawn) == sorted(set(drawn))
     assert all(cuts.first <= k <= cuts.last for k in drawn)
@@ -77,7 +77,7 @@ def test_cuts_come_back_from_their_encoding(cuts: Cuts, rng: Random) -> None:
 @given(CUTS)
 def test_extremes_of_cuts_are_draws(cuts: Cuts) -> None:
     for ends in cuts.extremes():
-        assert cuts.law(ends) is None
+        assert cuts.violation(ends) is None
         assert cuts.suggest("p", Replay(cuts.encode("p", ends))) == ends
     assert {len(e) for e in cuts.extremes()} == {cuts.least, cuts.most}
 
@@ -270,7 +270,7 @@ def test_a_condition_names_an_earlier_field(config: type[Space], message: str) -
 
 
 class Paired(Space):
-    """A law of two fields."""
+    """A constraint on two fields."""
 
     low: int = 1
     high: int = 5
@@ -302,7 +302,7 @@ def test_refining_an_unknown_field_is_an_error() -> None:
         SPACE.refine(unheard=Cuts(last=3))
 
 
-# ---- narrowing: laws and refusals --------------------------------------------------------------------
+# ---- narrowing: constraints and refusals -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -337,7 +337,7 @@ def test_an_override_of_nothing_is_refused(dotted: str, message: str, tmp_path: 
     assert message in str(refused.value)
 
 
-# ---- budgets, times, backbones -------------------------------------------------------------------------
+# ---- budgets, times, backbones -----------------------------------------------------------------------
 
 UNITS = {"": 1, "k": 10**3, "K": 10**3, "m": 10**6, "M": 10**6, "G": 10**9, "T": 10**12}
 

@@ -275,7 +275,7 @@ def test_each_part_of_the_trunk_that_a_method_asks_for_has_a_file(
     assert task.trunk_files() == {CONFUSION: both[CONFUSION]}
 
 
-# ---- pretrained weights --------------------------------------------------------------------------------
+# ---- pretrained weights ------------------------------------------------------------------------------
 
 
 def write_weights(path: Path, backbone: Backbone) -> Mapping[str, torch.Tensor]:
@@ -309,8 +309,8 @@ def test_weights_that_cannot_be_used_are_refused_before_a_search(
     file = tmp_path / "toy.yaml"
     for methods in (["static"], ["dgate"]):
         task = make_task(backbone={"name": "pocket", "weights": "gone.pth"}, methods=methods)
-        law = f"weights must be a readable file, got {tmp_path / 'gone.pth'}: No such file"
-        where = f"^{file}: backbone.weights: {law}"
+        rule = f"weights must be a readable file, got {tmp_path / 'gone.pth'}: No such file"
+        where = f"^{file}: backbone.weights: {rule}"
         with pytest.raises(Refusal, match=where):
             task.fingerprint()
         if methods == ["dgate"]:

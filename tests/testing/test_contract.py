@@ -1,4 +1,4 @@
-"""The conformance kit: sound methods pass, and each planted fault is caught by the law meant for it."""
+"""The conformance kit: sound methods pass, and each planted fault is caught by the invariant meant for it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ROUTES = "it_routes"
 FEW = "batches_of_none_and_of_one"
 
 
-# ---- a sound method, to plant faults in ------------------------------------------------------------------
+# ---- a sound method, to plant faults in --------------------------------------------------------------
 
 
 class Exit(RoutedNet):
@@ -103,7 +103,7 @@ class Exit(RoutedNet):
         return (scores[:, 0] <= knob["threshold"]).long()
 
 
-# ---- faults ------------------------------------------------------------------------------------------------
+# ---- faults ------------------------------------------------------------------------------------------
 
 
 class Uncharged(Exit):
@@ -292,9 +292,9 @@ class UnseededLoss(Exit):
     """Training draws noise by a generator that nobody seeds."""
 
     def loss(self, batch: Batch) -> Tensor:
-        dice = torch.Generator()
-        dice.seed()
-        noise = torch.rand(1, generator=dice)[0]
+        rng = torch.Generator()
+        rng.seed()
+        noise = torch.rand(1, generator=rng)[0]
         return super().loss(batch) * (0.9 + 0.2 * noise)
 
 
@@ -435,7 +435,7 @@ SIDE_EFFECTS: dict[type[RoutedNet], set[str]] = {
     StatisticsMove: {STATE, STORED},
     Drawing: {MATES},
 }
-"""Laws that a fault may break beside the one that it is about."""
+"""Invariants that a fault may break beside the one that it is about."""
 
 
 @pytest.fixture(autouse=True)
@@ -452,7 +452,7 @@ def contract(kind: type[RoutedNet], **declared: Any) -> type[MethodContract]:
 
 
 def broken(kind: type[MethodContract] | type[BackboneContract], *only: str) -> dict[str, str]:
-    """Reasons of the laws that are broken; of some only, or of all."""
+    """Reasons of the invariants that are broken; of some only, or of all."""
     return {v.law: v.reason for v in examine(kind, only or None) if v.state == "failed"}
 
 
@@ -467,16 +467,16 @@ class TestListsOfMaps(MethodContract):
     configs: ClassVar = [{}]
 
 
-@pytest.mark.parametrize(("kind", "law"), FAULTS, ids=[kind.__name__ for kind, _ in FAULTS])
-def test_a_fault_is_caught_by_its_law(kind: type[RoutedNet], law: str) -> None:
+@pytest.mark.parametrize(("kind", "rule"), FAULTS, ids=[kind.__name__ for kind, _ in FAULTS])
+def test_a_fault_is_caught_by_its_invariant(kind: type[RoutedNet], rule: str) -> None:
     found = broken(contract(kind))
-    assert law in found
-    assert set(found) <= {law} | SIDE_EFFECTS.get(kind, set()), found
-    assert re.match(r"^exit.*(must|may) .*, got .+", found[law]), "the law and the values"
-    assert "\n" not in found[law]
+    assert rule in found
+    assert set(found) <= {rule} | SIDE_EFFECTS.get(kind, set()), found
+    assert re.match(r"^exit.*(must|may) .*, got .+", found[rule]), "the invariant and the values"
+    assert "\n" not in found[rule]
 
 
-# ---- what is declared --------------------------------------------------------------------------------------
+# ---- what is declared --------------------------------------------------------------------------------
 
 
 def test_a_reason_excuses_a_parameter() -> None:
@@ -545,7 +545,7 @@ def test_a_method_that_raises_is_told_with_its_line() -> None:
     assert re.search(r"KeyError: 'nothing here' \(test_contract\.py:\d+\)$", found[REACHES])
 
 
-# ---- backbones -------------------------------------------------------------------------------------------
+# ---- backbones ---------------------------------------------------------------------------------------
 
 
 class TestToyChain(BackboneContract):
@@ -620,7 +620,7 @@ class AnyPosition(ToyChain):
 
 
 @pytest.mark.parametrize(
-    ("kind", "law"),
+    ("kind", "rule"),
     [
         (SharedUnit, "modules_are_fresh"),
         (WrongChannels, "units_fit_and_are_as_told"),
@@ -632,8 +632,8 @@ class AnyPosition(ToyChain):
         (AnyPosition, "positions_and_widths_out_of_range_are_refused"),
     ],
 )
-def test_a_backbones_fault_is_caught(kind: type[Backbone], law: str) -> None:
-    assert law in broken(type("Tried", (BackboneContract,), {"backbone": kind}))
+def test_a_backbones_fault_is_caught(kind: type[Backbone], rule: str) -> None:
+    assert rule in broken(type("Tried", (BackboneContract,), {"backbone": kind}))
 
 
 class NarrowsOnce(ToyChain):
@@ -656,7 +656,7 @@ class Unread(ToyChain):
 
 
 @pytest.mark.parametrize(
-    ("kind", "declared", "law"),
+    ("kind", "declared", "rule"),
     [
         (NarrowsOnce, {}, "a_branch_reads_a_wider_trunk"),
         (NarrowsOnce, {"narrows_at": (3,)}, None),
@@ -667,7 +667,7 @@ class Unread(ToyChain):
     ],
 )
 def test_a_backbone_declares_what_it_does_not_do(
-    kind: type[Backbone], declared: dict[str, Any], law: str | None
+    kind: type[Backbone], declared: dict[str, Any], rule: str | None
 ) -> None:
     found = broken(type("Tried", (BackboneContract,), {"backbone": kind, **declared}))
-    assert set(found) == ({law} if law else set())
+    assert set(found) == ({rule} if rule else set())

@@ -406,7 +406,7 @@ def test_a_cache_too_large_is_computed_batch_by_batch(data: Data, monkeypatch: p
         return net.head.weight, fit(net, [stage], data, RECIPE, epochs=3, seed=0, device=CPU).macs
 
     stored, once = weights()
-    monkeypatch.setattr(fit_module, "MOST_CACHED", 100)
+    monkeypatch.setattr(fit_module, "MAX_CACHED", 100)
     computed, often = weights()
     torch.testing.assert_close(stored, computed)
     assert often - once == 2 * 96 * STEM_MACS, "three epochs through the stem instead of one"

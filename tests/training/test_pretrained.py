@@ -140,7 +140,7 @@ def test_a_class_layer_that_is_a_convolution(tmp_path: Path) -> None:
 
 # ---- what does not fit -------------------------------------------------------------------------------
 
-LAW = "weights fit the stem, the width and the image channels that they were trained with"
+RULE = "weights fit the stem, the width and the image channels that they were trained with"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_another_stem_width_or_channels(
     torch.save(torchvisions(kind, 7), path)
     said = refusal(path, backbone)
     assert f"tensor {misfit}" in said
-    assert said.endswith(LAW)
+    assert said.endswith(RULE)
 
 
 def test_the_first_misfit_is_named(pocket: Backbone, tmp_path: Path, own_backbone: ModuleType) -> None:

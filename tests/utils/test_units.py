@@ -75,7 +75,7 @@ def test_bytes(text: Any, number: int) -> None:
     assert bytes_of(parse_bytes(text)) == number
 
 
-@pytest.mark.parametrize("text", ["", "G", "4GB", "-1", True, "1e3", "4 G"])
+@pytest.mark.parametrize("text", ["", "G", "4GB", "-1", True, "1e3", "4 G", "4\tG"])
 def test_no_bytes(text: Any) -> None:
     with pytest.raises(ValueError, match=r"^must be bytes such as 4G"):
         parse_bytes(text)

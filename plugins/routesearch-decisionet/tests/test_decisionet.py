@@ -78,7 +78,7 @@ class TestDeepTrees(MethodContract):
     )
 
 
-# ---- figures of the paper, without training ------------------------------------------------------------
+# ---- figures of the paper, without training ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_shapes_on_a_wide_residual_network(positions: tuple[int, ...]) -> None:
     assert all(len(list(r.children())) == 3 for r in net.routers), "the raw sum is averaged: no norm, no ReLU"
 
 
-# ---- classes to clusters -------------------------------------------------------------------------------
+# ---- classes to clusters -----------------------------------------------------------------------------
 
 
 def test_distances_by_hand() -> None:
@@ -217,9 +217,9 @@ def test_average_linkage_by_hand() -> None:
 
 @calm
 @given(st.integers(2, 9), st.randoms(use_true_random=False))
-def test_average_linkage_merges_the_closest_pair_of_clusters(n: int, dice: Any) -> None:
+def test_average_linkage_merges_the_closest_pair_of_clusters(n: int, rng: Any) -> None:
     """Held against the definition, from the means over all pairs, at every number of clusters."""
-    d = torch.rand(n, n, generator=torch.Generator().manual_seed(dice.randrange(9999)), dtype=torch.float64)
+    d = torch.rand(n, n, generator=torch.Generator().manual_seed(rng.randrange(9999)), dtype=torch.float64)
     d = (d + d.T) / 2
     for count in range(n - 1, 0, -1):
         before, after = agglomerate(d, count + 1), agglomerate(d, count)
@@ -256,12 +256,12 @@ def test_a_cluster_is_cut_by_its_own_rows_alone() -> None:
 
 @calm
 @given(st.integers(2, 40), st.integers(1, 4), st.randoms(use_true_random=False))
-def test_clusters_are_found_again(n: int, depth: int, dice: Any) -> None:
+def test_clusters_are_found_again(n: int, depth: int, rng: Any) -> None:
     """From a confusion made of any codes: of each split the first class goes left, one class alone too."""
     clusters = [list(range(n))]
     for node in range(2**depth - 1):
         members = clusters[node]
-        right = {c for c in members[1:] if dice.random() < 0.4}
+        right = {c for c in members[1:] if rng.random() < 0.4}
         if len(members) > 1 and not right:
             right = {members[-1]}
         clusters += [[c for c in members if c not in right], [c for c in members if c in right]]
@@ -287,9 +287,9 @@ def test_a_confusion_that_says_nothing_gives_usable_clusters(table: Tensor) -> N
 
 @calm
 @given(st.integers(2, 11), st.randoms(use_true_random=False))
-def test_halves(n: int, dice: Any) -> None:
+def test_halves(n: int, rng: Any) -> None:
     """Equal sizes (of odd numbers the first is larger), and no exchange makes them closer inside."""
-    d = torch.rand(n, n, generator=torch.Generator().manual_seed(dice.randrange(9999)), dtype=torch.float64)
+    d = torch.rand(n, n, generator=torch.Generator().manual_seed(rng.randrange(9999)), dtype=torch.float64)
     d = ((d + d.T) / 2).fill_diagonal_(0)
     first = halved(d)
     rest = [c for c in range(n) if c not in first]
@@ -314,13 +314,13 @@ def test_halves_follow_the_distances() -> None:
 
 
 def test_more_classes_are_all_in_some_leaf() -> None:
-    dice = torch.Generator().manual_seed(0)
-    table = torch.rand(120, 120, generator=dice, dtype=torch.float64)
+    rng = torch.Generator().manual_seed(0)
+    table = torch.rand(120, 120, generator=rng, dtype=torch.float64)
     for cut in (linked, halved):
         assert sum(map(len, grow(table, 3, cut)[7:])) == 120
 
 
-# ---- routing -------------------------------------------------------------------------------------------
+# ---- routing -----------------------------------------------------------------------------------------
 
 
 def test_the_saturating_sigmoid() -> None:
@@ -409,7 +409,7 @@ def varied(positions: tuple[int, ...], labels: Any = None, **fields: Any) -> Dec
     return net
 
 
-# ---- loss ----------------------------------------------------------------------------------------------
+# ---- loss --------------------------------------------------------------------------------------------
 
 
 def test_the_second_decision_is_compared_in_the_branch_that_was_chosen() -> None:
@@ -511,7 +511,7 @@ def test_labels_are_learnt_and_without_them_nothing_is_said(beta: float) -> None
     assert (agreement > 0.85) == (beta > 0)
 
 
-# ---- widths by size ------------------------------------------------------------------------------------
+# ---- widths by size ----------------------------------------------------------------------------------
 
 
 def test_widths_go_with_the_root_of_the_share() -> None:
@@ -545,12 +545,12 @@ def test_one_class_has_nothing_to_share_out() -> None:
 
 @settings(calm, max_examples=15)
 @given(st.integers(2, 12), st.integers(1, 3), st.randoms(use_true_random=False))
-def test_the_price_without_labels_covers_every_clustering(n: int, depth: int, dice: Any) -> None:
+def test_the_price_without_labels_covers_every_clustering(n: int, depth: int, rng: Any) -> None:
     backbone = ToyChain((1, 8, 8), n)
     fields: dict[str, Any] = {"split_positions": tuple(range(2, 2 + depth)), "width_rule": "size"}
     whole = price(DecisioNet, DecisioNet.Config(**fields), backbone)
     assert not whole.known
-    table = [[dice.random() ** 4 for _ in range(n)] for _ in range(n)]
+    table = [[rng.random() ** 4 for _ in range(n)] for _ in range(n)]
     trunk = Trunk({}, 0.5, table)
     one = price(DecisioNet, DecisioNet.Config(**fields), backbone, trunk)
     assert one.known
@@ -574,9 +574,9 @@ def test_halves_have_one_price_whatever_the_labels() -> None:
     config = DecisioNet.Config(split_positions=(3, 6), width_rule="size", routing_labels="balanced")
     without = price(DecisioNet, config, backbone)
     assert without.known
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     for _ in range(3):
-        trunk = Trunk({}, 0.5, torch.rand(10, 10, generator=dice).tolist())
+        trunk = Trunk({}, 0.5, torch.rand(10, 10, generator=rng).tolist())
         assert price(DecisioNet, config, backbone, trunk).routes == without.routes
         assert make(backbone, VEHICLES, **config.model_dump())._widths(2) == DecisioNet(
             config, backbone, trunk
@@ -597,7 +597,7 @@ def test_a_bar_at_the_root_trades_cost_where_branches_differ() -> None:
     assert [p.knob for p in measure(half, data, data.validation, CPU)] == [{"threshold": 0.0}]
 
 
-# ---- space and laws ------------------------------------------------------------------------------------
+# ---- space and constraints ---------------------------------------------------------------------------
 
 
 def test_it_is_found_as_a_plugin() -> None:
@@ -666,10 +666,10 @@ def test_backbones_that_cannot_be_split_are_refused() -> None:
             return super().channels(k)
 
     for backbone in (Single((1, 8, 8), 3), Stiff((1, 8, 8), 3), NiN((1, 8, 8), 3, 1 / 192)):
-        law = (
+        rule = (
             r"^decisionet: a backbone must have 2 units or more that can be built at half of their channels, "
         )
-        with pytest.raises(Refusal, match=law + f"{backbone.name} has no place for a split$"):
+        with pytest.raises(Refusal, match=rule + f"{backbone.name} has no place for a split$"):
             DecisioNet.space(backbone)
 
 
@@ -680,10 +680,10 @@ def test_the_law_of_positions(positions: tuple[int, ...]) -> None:
 
 
 def test_more_leaves_than_a_width_allows() -> None:
-    law = (
+    rule = (
         r"^decisionet: a split must leave its branches fewer channels, unit 5 of backbone nin has 1 at width "
     )
-    with pytest.raises(Refusal, match=law + r"1/8 and 1 at width 1/16 \(16 branches\)$"):
+    with pytest.raises(Refusal, match=rule + r"1/8 and 1 at width 1/16 \(16 branches\)$"):
         make(NiN(CIFAR10, 10, 0.06), split_positions=(1, 2, 3, 4, 5))
 
 
@@ -721,8 +721,8 @@ def test_sizes_need_clusters(labels: str, trunk: Trunk | None, got: str) -> None
 
 
 def test_a_confusion_of_other_classes_is_refused() -> None:
-    law = r"^decisionet: a confusion of 4 x 4 must come with 4 classes, got 10 rows of 10$"
-    with pytest.raises(Refusal, match=law):
+    rule = r"^decisionet: a confusion of 4 x 4 must come with 4 classes, got 10 rows of 10$"
+    with pytest.raises(Refusal, match=rule):
         make(ToyChain((1, 8, 8), 4), VEHICLES, split_positions=(3,))
     ragged = Trunk({}, 0.5, [[1.0, 0.0, 0.0, 0.0]] * 3 + [[1.0]])
     with pytest.raises(Refusal, match=r"got 4 rows of 1, 4$"):

@@ -81,7 +81,7 @@ class TestListsOfMaps(MethodContract):
     backbones = (SCALES,)
 
 
-# ---- structure and laws --------------------------------------------------------------------------------
+# ---- structure and constraints -----------------------------------------------------------------------
 
 
 def test_it_is_found_as_a_plugin() -> None:
@@ -184,7 +184,7 @@ def whole(net: DGate, backbone: Backbone) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in plain.state_dict().items()}
 
 
-# ---- loss and training -----------------------------------------------------------------------------------
+# ---- loss and training -------------------------------------------------------------------------------
 
 
 def test_the_hinge_loss_by_hand(backbone: Backbone) -> None:
@@ -249,7 +249,7 @@ def test_gates_learn_something(trained: DGate, data: Data) -> None:
     assert float(right[1]) > 0.6
 
 
-# ---- routing ---------------------------------------------------------------------------------------------
+# ---- routing -----------------------------------------------------------------------------------------
 
 
 def test_an_image_leaves_at_the_first_gate_that_is_sure(trained: DGate, data: Data) -> None:

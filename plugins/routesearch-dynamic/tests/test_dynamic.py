@@ -61,12 +61,12 @@ def decided(method: type[Dynamic], backbone: Backbone = SMALL, /, **fields: Any)
 
 
 def batch(backbone: Backbone = SMALL, count: int = 12, progress: float = 0.25) -> Batch:
-    dice = torch.Generator().manual_seed(3)
-    images = torch.randn(count, *backbone.image_shape, generator=dice)
+    rng = torch.Generator().manual_seed(3)
+    images = torch.randn(count, *backbone.image_shape, generator=rng)
     return Batch(images, torch.arange(count) % backbone.classes, progress)
 
 
-# ---- what every method promises --------------------------------------------------------------------------
+# ---- what every method promises ----------------------------------------------------------------------
 
 
 class TestActor(MethodContract):
@@ -83,7 +83,7 @@ class TestCritic(MethodContract):
     configs: ClassVar[Any] = [{}, {"branching": 2, "dynamic_k_cpt": True, "optimism": True}]
 
 
-# ---- the paper's figures, without training ---------------------------------------------------------------
+# ---- the paper's figures, without training -----------------------------------------------------------
 
 
 class Weights:
@@ -219,7 +219,7 @@ def test_the_unit_of_k_cpt_is_the_whole_backbone() -> None:
     assert [k * STATIC[-1] for k in paper] == pytest.approx(net.config.k_cpt_values, rel=0.03)
 
 
-# ---- laws ------------------------------------------------------------------------------------------------
+# ---- constraints -------------------------------------------------------------------------------------
 
 
 def test_both_are_found_as_a_plugin() -> None:
@@ -228,7 +228,7 @@ def test_both_are_found_as_a_plugin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "law"),
+    ("fields", "rule"),
     [
         ({"positions": (3, 8)}, r"positions: 1 <= position <= 7 must hold on backbone nin, got \[3, 8\]"),
         ({"positions": (0, 3)}, r"positions: 1 <= position <= 7 must hold on backbone nin, got \[0, 3\]"),
@@ -241,8 +241,8 @@ def test_both_are_found_as_a_plugin() -> None:
     ],
 )
 @pytest.mark.parametrize("method", [Actor, Critic])
-def test_bad_configs_are_refused(method: type[Dynamic], fields: dict[str, Any], law: str) -> None:
-    with pytest.raises(Refusal, match=f"^{method.name}: {law}"):
+def test_bad_configs_are_refused(method: type[Dynamic], fields: dict[str, Any], rule: str) -> None:
+    with pytest.raises(Refusal, match=f"^{method.name}: {rule}"):
         price(method, method.Config(**fields), NiN((3, 32, 32), 10))
 
 
@@ -256,19 +256,19 @@ def test_a_backbone_of_one_unit_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "knob", "law"),
+    ("fields", "knob", "rule"),
     [
         ({}, {"k_cpt": 0.1}, r"actor: knob stop_bias alone is offered without dynamic_k_cpt, got k_cpt$"),
         ({"dynamic_k_cpt": True}, {"k_cpt": 0.1}, r"actor: knob k_cpt must be one of \[0.0, 0.02, .*\], got"),
         ({"dynamic_k_cpt": True}, {}, r"actor: knob k_cpt must be one of \[0.0, 0.02, .*\], got \{\}$"),
     ],
 )
-def test_knobs_that_are_not_offered_are_refused(fields: dict[str, Any], knob: Knob, law: str) -> None:
+def test_knobs_that_are_not_offered_are_refused(fields: dict[str, Any], knob: Knob, rule: str) -> None:
     net = decided(Actor, **fields)
     images = batch().inputs
-    with pytest.raises(Refusal, match=law):
+    with pytest.raises(Refusal, match=rule):
         run(net, images, knob)
-    with pytest.raises(Refusal, match=law):
+    with pytest.raises(Refusal, match=rule):
         net.decide(net.observe(images).scores, knob)
 
 
@@ -296,7 +296,7 @@ def test_all_fields_are_described_and_can_be_searched() -> None:
     assert Actor.space(SMALL).narrow({"k_dec": 0.0}).default().model_dump()["k_dec"] == 0.0
 
 
-# ---- the policy ------------------------------------------------------------------------------------------
+# ---- the policy --------------------------------------------------------------------------------------
 
 
 def test_the_temperature_halves() -> None:
@@ -313,9 +313,9 @@ WAYS = st.lists(st.sampled_from((2, 3)), min_size=1, max_size=5)
 def test_probabilities_by_walking_the_tree(ways: list[int], seed: int, tau: float) -> None:
     """Each node's share of its parent, by the authors' form of the floor: p_i = (p - e) pi_i + e_i."""
     scores, n = [], 1
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     for w in ways:
-        scores.append(torch.randn(2, n, w, generator=dice, dtype=torch.float64))
+        scores.append(torch.randn(2, n, w, generator=rng, dtype=torch.float64))
         n *= w - 1
     columns, leaves = reach(scores, tau)
     widths = [*(s.shape[1] for s in scores), n]
@@ -345,7 +345,7 @@ def test_probabilities_by_walking_the_tree(ways: list[int], seed: int, tau: floa
     assert float(leaves.min()) >= FLOOR / total * (1 - 1e-9)
 
 
-# ---- losses, against one image and one node at a time ------------------------------------------------------
+# ---- losses, against one image and one node at a time ------------------------------------------------
 
 
 @torch.no_grad()
@@ -508,7 +508,7 @@ def test_a_prediction_keeps_a_little_of_every_class() -> None:
     assert wrong == pytest.approx(-torch.tensor(0.25e-6).log().item(), rel=1e-5)
 
 
-# ---- gradients -------------------------------------------------------------------------------------------
+# ---- gradients ---------------------------------------------------------------------------------------
 
 
 def score_gradient(method: type[Dynamic], **fields: Any) -> Tensor:
@@ -573,8 +573,8 @@ def test_learning_rates_follow_throughput(method: type[Dynamic]) -> None:
 
 def test_the_variance_of_a_gradient_is_then_that_of_full_throughput() -> None:
     """Eq. 13 to 15, with the factor that solves them: sqrt(n) / |p|, not the printed 1 / |p|."""
-    dice = torch.Generator().manual_seed(0)
-    g, p = torch.randn(128, 20_000, generator=dice), torch.rand(128, 1, generator=dice)
+    rng = torch.Generator().manual_seed(0)
+    g, p = torch.randn(128, 20_000, generator=rng), torch.rand(128, 1, generator=rng)
     routed, alone = (p * g).mean(0) / p.square().mean().sqrt(), g.mean(0)
     assert float(routed.var() / alone.var()) == pytest.approx(1.0, rel=0.05)
 
@@ -595,7 +595,7 @@ def test_on_the_pyramid_only_dropped_norms_learn_nothing(branching: int) -> None
     assert unread == expected
 
 
-# ---- routes and knobs ------------------------------------------------------------------------------------
+# ---- routes and knobs --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fields", MODES)
@@ -640,7 +640,7 @@ def test_a_bias_on_stopping_sweeps_from_the_last_exit_to_the_first() -> None:
     assert all(bool((b <= a).all()) for a, b in pairwise(routes))
 
 
-# ---- a short training ------------------------------------------------------------------------------------
+# ---- a short training --------------------------------------------------------------------------------
 
 
 def test_computation_that_costs_more_is_done_less() -> None:

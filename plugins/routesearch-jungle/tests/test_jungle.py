@@ -114,7 +114,7 @@ class TestContract(MethodContract):
     )
 
 
-# ---- S, G and the loss ---------------------------------------------------------------------------------
+# ---- S, G and the loss -------------------------------------------------------------------------------
 
 
 @st.composite
@@ -277,7 +277,7 @@ def test_m_is_the_mean_response_by_class() -> None:
     assert joint(r, torch.tensor([0, 1, 0, 2]), 3).tolist() == [[1.5, 0.75, 0], [2, 1, 0]]
 
 
-# ---- training ------------------------------------------------------------------------------------------
+# ---- training ----------------------------------------------------------------------------------------
 
 
 def test_the_loss_is_softmax_and_every_layers_deviation(backbone: Backbone, data: Data) -> None:
@@ -348,7 +348,7 @@ def test_it_starts_as_its_trunk(backbone: Backbone, trunk: Trunk) -> None:
     assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in plain.parameters())
 
 
-# ---- superclasses --------------------------------------------------------------------------------------
+# ---- superclasses ------------------------------------------------------------------------------------
 
 
 def test_superclasses_replace_classes_in_chosen_units(backbone: Backbone, data: Data) -> None:
@@ -375,20 +375,20 @@ def test_a_network_with_superclasses_trains(backbone: Backbone, data: Data) -> N
 
 def test_data_without_superclasses_are_refused(backbone: Backbone, data: Data) -> None:
     net = make(backbone, aux_units=[8], aux_classes=2)
-    law = r"^jungle: aux_units need data with superclass labels, got none beside classes$"
-    with pytest.raises(Refusal, match=law):
+    rule = r"^jungle: aux_units need data with superclass labels, got none beside classes$"
+    with pytest.raises(Refusal, match=rule):
         net._loss(Batch(data.inputs(data.train.pixels[:8]), data.train.labels[:8], 0.0))
 
 
 def test_more_superclasses_than_said_are_refused(backbone: Backbone, data: Data) -> None:
     net = make(backbone, aux_units=[8], aux_classes=2)
     labels = data.train.labels[:8]
-    law = r"^jungle: superclass < aux_classes must hold for all images, got superclass=3, aux_classes=2$"
-    with pytest.raises(Refusal, match=law):
+    rule = r"^jungle: superclass < aux_classes must hold for all images, got superclass=3, aux_classes=2$"
+    with pytest.raises(Refusal, match=rule):
         net._loss(Batch(data.inputs(data.train.pixels[:8]), labels, 0.0, {"superclass": labels}))
 
 
-# ---- groups --------------------------------------------------------------------------------------------
+# ---- groups ------------------------------------------------------------------------------------------
 
 
 def test_groups_hold_the_nodes_of_a_class() -> None:
@@ -512,7 +512,7 @@ def test_measured_points_make_a_curve(trained: Jungle, data: Data) -> None:
     assert points[0].accuracy > 0.35
 
 
-# ---- state ---------------------------------------------------------------------------------------------
+# ---- state -------------------------------------------------------------------------------------------
 
 
 def test_a_loss_in_evaluation_leaves_the_running_means_alone(trained: Jungle, data: Data) -> None:
@@ -531,7 +531,7 @@ def test_fields_are_described() -> None:
     assert all(field.description for field in Jungle.Config.model_fields.values())
 
 
-# ---- laws ----------------------------------------------------------------------------------------------
+# ---- constraints -------------------------------------------------------------------------------------
 
 
 def test_a_missing_trunk_is_refused(backbone: Backbone) -> None:
@@ -545,7 +545,7 @@ def test_it_is_found_as_a_plugin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "law"),
+    ("backbone", "rule"),
     [
         (
             DenseNet201Cifar((1, 8, 8), 4, 0.25),
@@ -563,13 +563,13 @@ def test_it_is_found_as_a_plugin() -> None:
     ],
     ids=["densenet", "wrn", "pyramid", "classes"],
 )
-def test_backbones_that_cannot_be_used_are_refused(backbone: Backbone, law: str) -> None:
-    with pytest.raises(Refusal, match=f"^jungle: {law}$"):
+def test_backbones_that_cannot_be_used_are_refused(backbone: Backbone, rule: str) -> None:
+    with pytest.raises(Refusal, match=f"^jungle: {rule}$"):
         Jungle.space(backbone)
 
 
 @pytest.mark.parametrize(
-    ("fields", "law"),
+    ("fields", "rule"),
     [
         ({"from_unit": 3}, FEWER + "got 10 maps of unit 3"),
         ({"from_unit": 8}, r"from_unit <= 7 must hold on backbone nin, for a unit to read its maps, got"),
@@ -584,9 +584,9 @@ def test_backbones_that_cannot_be_used_are_refused(backbone: Backbone, law: str)
         ),
     ],
 )
-def test_configs_that_break_a_law_are_refused(fields: dict[str, Any], law: str) -> None:
+def test_configs_that_violate_a_constraint_are_refused(fields: dict[str, Any], rule: str) -> None:
     config = Jungle.Config(**{"from_unit": 4} | fields)
-    with pytest.raises(Refusal, match=f"^jungle: {law}"):
+    with pytest.raises(Refusal, match=f"^jungle: {rule}"):
         Jungle(config, NiN((1, 8, 8), 12, 0.1))
 
 

@@ -89,7 +89,7 @@ def varied(request: pytest.FixtureRequest, backbone: Backbone, data: Data) -> Sk
 
 
 class TestContract(MethodContract):
-    """A config for each gate and for each schedule; a skipped unit, its bill and its state among the laws."""
+    """A config for each gate and for each schedule; a skipped unit, its bill and its state."""
 
     method = SkipNet
     configs = (
@@ -101,7 +101,7 @@ class TestContract(MethodContract):
     )
 
 
-# ---- figures of the paper and of methods, without training ---------------------------------------------
+# ---- figures of the paper and of methods, without training -------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_parameters_of_all_gates(depth: int, gate: str, used: int) -> None:
     assert price(SkipNet, SkipNet.Config(gate_type=gate), NETS[depth]((3, 32, 32), 10)).params == base + used
 
 
-# ---- laws ----------------------------------------------------------------------------------------------
+# ---- constraints -------------------------------------------------------------------------------------
 
 
 def test_it_is_found_as_a_plugin() -> None:
@@ -206,10 +206,10 @@ def test_it_is_found_as_a_plugin() -> None:
 
 
 def test_a_backbone_without_residual_units_is_refused() -> None:
-    law = r"^skipnet: a backbone must have residual units to skip .*, nin has none$"
-    with pytest.raises(Refusal, match=law):
+    rule = r"^skipnet: a backbone must have residual units to skip .*, nin has none$"
+    with pytest.raises(Refusal, match=rule):
         SkipNet.space(NiN((3, 32, 32), 10))
-    with pytest.raises(Refusal, match=law):
+    with pytest.raises(Refusal, match=rule):
         make(NiN((3, 32, 32), 10))
 
 
@@ -237,7 +237,7 @@ def test_other_ways_to_name_a_shortcut() -> None:
     assert shortcut_of(conv) is None
 
 
-# ---- a skipped unit --------------------------------------------------------------------------------------
+# ---- a skipped unit ----------------------------------------------------------------------------------
 
 
 def test_a_unit_taken_apart_is_the_same_unit(backbone: Backbone) -> None:
@@ -346,7 +346,7 @@ def test_one_step_has_the_meta_shapes_of_a_real_one() -> None:
     assert [t.shape for t in (out, hidden, cell)] == [t.shape for t in (away, far, off)]
 
 
-# ---- losses ----------------------------------------------------------------------------------------------
+# ---- losses ------------------------------------------------------------------------------------------
 
 
 def test_hard_forward_and_soft_backward() -> None:
@@ -430,7 +430,7 @@ def test_gradients_reach_every_gate(schedule: str, gate: str, backbone: Backbone
         assert {n for n in untouched if not n.startswith(blind)} == set()
 
 
-# ---- training --------------------------------------------------------------------------------------------
+# ---- training ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -490,7 +490,7 @@ def test_a_loss_that_is_not_finite_fails_the_trial(backbone: Backbone, data: Dat
 
 
 def test_training_runs_every_unit_for_every_image(backbone: Backbone) -> None:
-    """No work is saved while training: the bill is three times the dearest route."""
+    """No work is saved while training: the bill is three times the most expensive route."""
     net = make(backbone).train()
     batch = Batch(torch.rand(5, 1, 8, 8), torch.arange(5) % 3, 0.0)
     for loss in (net._supervised, net._hybrid):
@@ -509,7 +509,7 @@ def test_more_bias_runs_more_units(backbone: Backbone, data: Data) -> None:
         assert share == [0.0, 1.0]
 
 
-# ---- thresholds ------------------------------------------------------------------------------------------
+# ---- thresholds --------------------------------------------------------------------------------------
 
 
 def test_thresholds_come_from_the_scores(varied: SkipNet, data: Data) -> None:
