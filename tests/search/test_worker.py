@@ -1,7 +1,11 @@
-"""What a worker makes of the trunk's parts, without Ray in between."""
+"""What a worker does: trials, measurements, timings and the trunk's parts, without Ray in between."""
 
 from __future__ import annotations
 
+import pickle
+import random
+import re
+import socket
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -11,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+from routesearch.results.points import OperatingPoint, front
+from routesearch.results.record import State, TrialRecord
 from routesearch.search.worker import Grant, TrialWork
 from routesearch.study.config import load_study
 from routesearch.task.resolve import CONFUSION, NETWORK, resolve
@@ -86,3 +92,163 @@ def test_the_trunk_begins_with_the_studys_weights(write_study: Callable[..., Pat
     trunk = TrainedTrunk.unpack(*TrialWork(packed, {}).train_trunk(NETWORK, 0, GRANT))
     assert trunk.macs == 0
     assert all(np.array_equal(trunk.weights[name], t.numpy()) for name, t in plain.state_dict().items())
+
+
+# ---- trials --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packed(write_study: Callable[..., Path]) -> Any:
+    """What the driver packs for a study whose methods need no trunk."""
+    return TrialWork.pack(resolve(load_study(write_study())))
+
+
+def made(packed: Any) -> TrialWork:
+    """A worker in another process: it gets a copy, of which nothing is shared."""
+    return TrialWork(pickle.loads(pickle.dumps(packed)), {})  # noqa: S301 (its own)
+
+
+def trial(work: TrialWork, method: str = "skipper", seed: int = 5) -> TrialRecord:
+    return TrialRecord(3, method, work.task.spaces[method].default().model_dump(mode="json"), seed)
+
+
+def unwritable(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return dict(travelled({"": (arrays, {})})[""][0])
+
+
+def test_a_worker_needs_neither_the_study_file_nor_its_data(write_study: Callable[..., Path]) -> None:
+    """What is packed is enough: another machine has the plugins' files, but not what the driver read."""
+    file = write_study()
+    packed = TrialWork.pack(resolve(load_study(file)))
+    file.unlink()
+    (file.parent / "toy.npz").unlink()
+    work = made(packed)
+    assert work.train(trial(work), GRANT)[0].state is State.FINISHED
+
+
+def test_a_trial_is_trained_measured_and_timed(packed: Any) -> None:
+    work = made(packed)
+    record = trial(work)
+    outcome, weights = work.train(record, GRANT)
+    assert (outcome.state, outcome.reason) == (State.FINISHED, None)
+    assert list(outcome.points) == front(outcome.points)
+    assert len(outcome.points) > 1
+
+    other = made(packed)  # a front is measured by whichever worker is free
+    knobs = [p.knob for p in outcome.points]
+    tested = other.measure_on_test(record, knobs, unwritable(dict(weights)), GRANT)
+    assert [p.knob for p in tested] == knobs
+    assert tested != list(outcome.points), "test images, not those of validation"
+    other.data = other.data.__class__(**{**vars(other.data), "test": other.data.validation})
+    again = other.measure_on_test(record, knobs, unwritable(dict(weights)), GRANT)
+    assert again == list(outcome.points)
+
+    timings = other.time(record, outcome.points[-1], unwritable(dict(weights)), [1, 3], GRANT)
+    assert [t.batch for t in timings] == [1, 3]
+    bounds = work.task.bounds("skipper", work.task.spaces["skipper"].default())
+    assert all(0 < t.p50 <= t.p95 for t in timings)
+    assert all(t.macs in bounds and t.static_macs == work.task.reference for t in timings)
+
+
+def test_weights_of_another_config_are_neither_measured_nor_timed(packed: Any) -> None:
+    work = made(packed)
+    _, weights = work.train(trial(work, "static"), GRANT)
+    record, point = trial(work), OperatingPoint({"threshold": 0.5}, 0.5, 1.0, (1.0,))
+    with pytest.raises(RuntimeError, match="state_dict"):
+        work.measure_on_test(record, [point.knob], weights, GRANT)
+    with pytest.raises(RuntimeError, match="state_dict"):
+        work.time(record, point, weights, [1], GRANT)
+
+
+def test_a_methods_trunk_is_the_one_that_was_stored(write_study: Callable[..., Path]) -> None:
+    packed = TrialWork.pack(resolve(load_study(write_study(methods=["dgate"]))))
+    without = made(packed)
+    outcome, weights = without.train(trial(without, "dgate"), GRANT)
+    assert outcome.reason == "Refusal: dgate: gates are trained on a trained trunk, got none"
+    assert weights == {}
+
+    stored = {NETWORK: without.train_trunk(NETWORK, 5, GRANT)}
+    work = TrialWork(packed, travelled(stored))
+    outcome, weights = work.train(trial(work, "dgate"), GRANT)
+    assert outcome.state is State.FINISHED
+    kept = {array.tobytes() for array in weights.values()}
+    convolutions = [array for array in stored[NETWORK][0].values() if array.ndim == 4]
+    assert len(convolutions) == 4
+    assert all(array.tobytes() in kept for array in convolutions), "gates are trained, the trunk is not"
+
+
+# ---- what earlier trials leave behind ------------------------------------------------------------------
+
+
+def spoil() -> None:
+    """What a trial may do to its process."""
+    torch.set_num_threads(2)
+    torch.rand(7)
+    np.random.rand(7)  # noqa: NPY002
+    random.random()
+
+
+def test_a_trial_is_the_same_whatever_ran_before_it(packed: Any) -> None:
+    fresh, used = made(packed), made(packed)
+    first, weights = fresh.train(trial(fresh), GRANT)
+    used.train(trial(used, "static", seed=9), GRANT)
+    spoil()
+    second, others = used.train(trial(used), GRANT)
+    assert second.points == first.points
+    assert all(np.array_equal(weights[name], others[name]) for name in weights)
+    other, _ = used.train(trial(used, seed=6), GRANT)
+    assert other.points != first.points
+
+
+@pytest.mark.parametrize("act", ["train", "measure", "time", "trunk"])
+@pytest.mark.parametrize(("cpu", "threads"), [(0.5, 1), (1, 1), (2.9, 2)])
+def test_every_task_begins_with_its_threads_and_seeds(
+    act: str, cpu: float, threads: int, packed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plugin may draw from any of the three sources of randomness."""
+
+    class Began(Exception):
+        pass
+
+    def begun(*_: Any, **__: Any) -> Any:
+        raise Began(torch.get_num_threads(), float(torch.rand(1)), np.random.rand(), random.random())  # noqa: NPY002
+
+    work = made(packed)
+    record, point = trial(work), OperatingPoint({"threshold": 0.5}, 0.5, 1.0, (1.0,))
+    grant = Grant(cpu, 0)
+    for name in ("search.trial.run_trial", "search.trial.measure_on", "search.trial.time_point"):
+        monkeypatch.setattr(f"routesearch.{name}", begun)
+    monkeypatch.setattr("routesearch.training.trunk.train_trunk", begun)
+    acts: dict[str, Callable[[], Any]] = {
+        "train": lambda: work.train(record, grant),
+        "measure": lambda: work.measure_on_test(record, [point.knob], {}, grant),
+        "time": lambda: work.time(record, point, {}, [1], grant),
+        "trunk": lambda: work.train_trunk(NETWORK, record.seed, grant),
+    }
+    seen = []
+    for _ in range(2):
+        spoil()
+        with pytest.raises(Began) as began:
+            acts[act]()
+        seen.append(began.value.args)
+    torch.manual_seed(record.seed)
+    expected = float(torch.rand(1)), np.random.RandomState(5).rand(), random.Random(5).random()
+    assert seen == [(threads, *expected)] * 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("gpu", [1, 0.5])
+def test_a_gpu_that_is_not_there_is_an_error_and_no_slow_trial(packed: Any, gpu: float) -> None:
+    work = made(packed)
+    record, point = trial(work), OperatingPoint({"threshold": 0.5}, 0.5, 1.0, (1.0,))
+    grant = Grant(1, gpu)
+    told = re.escape(f"a trial with resources.gpu={gpu:g} needs CUDA, and {socket.gethostname()} has none")
+    for act in (
+        lambda: work.train(record, grant),
+        lambda: work.measure_on_test(record, [point.knob], {}, grant),
+        lambda: work.time(record, point, {}, [1], grant),
+        lambda: work.train_trunk(NETWORK, 0, grant),
+        lambda: work.train_trunk(CONFUSION, 0, grant),
+    ):
+        with pytest.raises(RuntimeError, match=f"^{told}$"):
+            act()
