@@ -9,6 +9,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 BENCHES := $(wildcard bench/*.py)
+# A process a core, as far as memory goes: each has torch, about 1 GB. ARGS=-n0 runs them in one.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup search test test-all lint bench constraints clean
 
@@ -35,10 +37,10 @@ search: setup ## run the quickstart study to its front
 	@$(BIN)/routesearch search studies/quickstart.yaml
 
 test: setup ## the tests that take seconds, of the project and of its plugins
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: setup ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 lint: setup ## style and types
 	$(BIN)/ruff check .
