@@ -85,10 +85,24 @@ class Driven:
 
 
 class Case:
-    """A config of a method on a backbone; what is made of it is made once, when first asked for."""
+    """A config of a method on a backbone; what is made of it is made once, when first asked for.
 
-    def __init__(self, method: type[RoutedNet], backbone: Backbone, config: Space, recipe: Recipe = RECIPE):
+    Attributes:
+        quick: whether it belongs to the few that tell most. All are tried; a test suite that runs often may
+            leave the others to its slow tests.
+    """
+
+    def __init__(
+        self,
+        method: type[RoutedNet],
+        backbone: Backbone,
+        config: Space,
+        recipe: Recipe = RECIPE,
+        *,
+        quick: bool = True,
+    ):
         self.method, self.backbone, self.config, self.recipe = method, backbone, config, recipe
+        self.quick = quick
 
     def __str__(self) -> str:
         fields = ", ".join(f"{k}={v!r}" for k, v in self.config.model_dump(mode="json").items())

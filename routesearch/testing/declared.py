@@ -23,6 +23,9 @@ from routesearch.utils.validation import explain
 
 DECLARATIONS = ("backbones", "fixed", "configs", "most_configs", "without_gradient", "refused", "routes")
 
+QUICK = 2
+"""Configs on the first backbone that are quick; on each other backbone its first is."""
+
 calm = settings(
     deadline=None,
     derandomize=True,
@@ -116,7 +119,7 @@ class Declared:
             for place, config in enumerate(configs):
                 if place and cls.refusal(config, backbone):
                     continue  # test_every_draw_builds tells when there are too many
-                yield Case(cls.method, backbone, config)
+                yield Case(cls.method, backbone, config, quick=place < (1 if number else QUICK))
 
     @classmethod
     def default(cls, backbone: Backbone) -> Space:

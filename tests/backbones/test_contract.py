@@ -1,4 +1,7 @@
-"""The laws of the conformance kit, for every backbone of the core and for a user's own."""
+"""The invariants of the conformance kit, for every backbone of the core and for a user's own.
+
+One of each family is tried in the quick tests, the others in the slow ones.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,7 @@ class TestResNet38(BackboneContract):
     backbone = ResNet38
 
 
+@pytest.mark.slow
 class TestResNet74(BackboneContract):
     backbone = ResNet74
     shapes = ((3, 12, 10),)
@@ -90,17 +94,20 @@ class TestVGG16Cifar(BackboneContract):
     width = 0.1
 
 
+@pytest.mark.slow
 class TestAlexNetCifar(BackboneContract):
     backbone = AlexNetCifar
     width = 0.1
 
 
+@pytest.mark.slow
 class TestResNet101(BackboneContract):
     backbone = ResNet101
     width = 0.1
     shapes = PHOTOS
 
 
+@pytest.mark.slow
 class TestDenseNet201(BackboneContract):
     backbone = DenseNet201
     width = 0.2
@@ -108,12 +115,14 @@ class TestDenseNet201(BackboneContract):
     narrows_at = TRANSITIONS
 
 
+@pytest.mark.slow
 class TestVGG16(BackboneContract):
     backbone = VGG16
     width = 0.1
     shapes = PHOTOS
 
 
+@pytest.mark.slow
 class TestAlexNet(BackboneContract):
     backbone = AlexNet
     width = 0.1

@@ -536,6 +536,15 @@ def test_toy_backbones_are_chosen_by_what_the_method_takes() -> None:
         names(Nowhere)
 
 
+def test_a_few_cases_are_quick_and_all_are_tried() -> None:
+    """Two configs and each other backbone's own; who leaves out the rest does so by its own marks."""
+    kind = contract(Exit, backbones=None, configs=None)
+    assert [c.backbone.name for c in kind.cases()] == ["toy_chain"] * 3 + ["toy_residual"]
+    assert [c.quick for c in kind.cases()] == [True, True, False, True]
+    [verdict] = examine(kind, [KNOBS])
+    assert (verdict.state, verdict.tried) == ("ok", 4)
+
+
 def test_a_method_that_raises_is_told_with_its_line() -> None:
     class Raising(Exit):
         def stages(self) -> Sequence[Stage]:
