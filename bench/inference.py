@@ -16,13 +16,14 @@ import statistics
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from routesearch import Meter, RoutedNet, build, mult_adds
+from routesearch import BatchMeter, Meter, RoutedNet, build, mult_adds
 from routesearch.evaluation.latency import clock
+from routesearch.routing.batch import Path
 from routesearch.routing.cost import map_tensors
 from routesearch.search.ray_cluster import WORKER_ENV
 from routesearch.training.loop import place
@@ -32,43 +33,61 @@ IMAGES = 64
 """A small batch is run for so many images in a row, each time with other ways."""
 
 
+@dataclass(frozen=True)
+class Prescribed:
+    """Steering by tables.
+
+    Attributes:
+        ways: for each site the choice of each image, bool: at the first, second, ... decision on its way.
+    """
+
+    ways: Sequence[Tensor]
+
+    def choose(self, rows: Tensor | None, path: Path, choice: Tensor, ways: int) -> Tensor:
+        return self._at(len(path), rows)
+
+    def mask(self, rows: Tensor | None, site: int, mask: Tensor) -> Tensor:
+        return self._at(site, rows)
+
+    def _at(self, site: int, rows: Tensor | None) -> Tensor:
+        return self.ways[site] if rows is None else self.ways[site][rows]
+
+
+@final
 class Given(Meter):
-    """A meter on prescribed ways.
+    """A meter that does not run some modules; everything else is another meter's.
 
     Args:
-        ways: for each site the choice of each image, bool: at the first, second, ... decision on its way.
+        meter: of the same group.
         left_out: modules that are not run: what they would give is zeros, and costs nothing.
         known: (module, images) -> the zeros in the form of what it gave once.
     """
 
     def __init__(
-        self,
-        images: Tensor,
-        ways: Sequence[Tensor],
-        left_out: Collection[nn.Module],
-        known: dict[tuple[nn.Module, int], Any],
+        self, meter: Meter, left_out: Collection[nn.Module], known: dict[tuple[nn.Module, int], Any]
     ) -> None:
-        super().__init__(images)
-        self.ways, self.left_out, self.known, self.site = ways, left_out, known, 0
+        self._meter, self._left_out, self._known = meter, left_out, known
+
+    def __len__(self) -> int:
+        return len(self._meter)
 
     def run(self, block: nn.Module, *inputs: Any) -> Any:
-        if block not in self.left_out:
-            return super().run(block, *inputs)
+        if block not in self._left_out:
+            return self._meter.run(block, *inputs)
         key = block, len(self)
-        if key not in self.known:
-            self.known[key] = map_tensors(block(*inputs), torch.zeros_like)
-        return self.known[key]
-
-    def _way(self) -> Tensor:
-        drawn = self.ways[self.site] if self.rows is None else self.ways[self.site][self.rows]
-        self.site += 1
-        return drawn
+        if key not in self._known:
+            self._known[key] = map_tensors(block(*inputs), torch.zeros_like)
+        return self._known[key]
 
     def split(self, choice: Tensor, ways: int, *state: Any) -> Iterator[tuple[Any, ...]]:
-        return super().split(self._way(), ways, *state)
+        for way, group, *parts in self._meter.split(choice, ways, *state):
+            yield (way, Given(group, self._left_out, self._known), *parts)
 
-    def patch(self, mask: Tensor, block: nn.Module, *inputs: Any, into: Tensor) -> Tensor:
-        return super().patch(self._way(), block, *inputs, into=into)
+    def patch(self, mask: Tensor, block: nn.Module, *inputs: Any, into: Tensor) -> Any:
+        return self._meter.patch(mask, block, *inputs, into=into)
+
+    def finish(self, logits: Tensor, route: int = 0) -> None:
+        self._meter.finish(logits, route)
 
 
 @dataclass(frozen=True)
@@ -150,8 +169,8 @@ def _row(case: Case, batch: int, repeats: int, device: torch.device) -> str:
     def routed(left_out: Collection[nn.Module]) -> float:
         macs = 0.0
         for drawn in ways:
-            meter = Given(images, drawn, left_out, known)
-            net.route(meter, images, knob)
+            meter = BatchMeter(images, Prescribed(drawn))
+            net.route(Given(meter, left_out, known) if left_out else meter, images, knob)
             macs += float(meter.bill().macs.double().mean())
         return macs / rounds
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +43,19 @@ def test_every_meter_of_the_package_is_final_and_overrides_nothing_concrete() ->
         assert kind.__bases__ == (Meter,)
         assert getattr(kind, "__final__", False)
         assert not hasattr(kind, "__getattr__"), "no attribute access is trapped"
+
+
+def test_no_meter_outside_of_the_package_inherits_from_one_that_runs() -> None:
+    """Neither in the benches, which no other test imports, nor in the plugins; and each is whole."""
+    root = Path(__file__).parents[2]
+    files = [*(root / "bench").glob("*.py"), *(root / "plugins").glob("*/*.py")]
+    assert len(files) > 8
+    final, whole = {"BatchMeter", "PricingMeter", "TracingMeter"}, Meter.__abstractmethods__
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                bases = {ast.unparse(base) for base in node.bases}
+                assert not bases & final, f"{file.name}: {node.name}"
+                if "Meter" in bases:
+                    methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
+                    assert whole <= methods, f"{file.name}: {node.name} lacks {whole - methods}"
