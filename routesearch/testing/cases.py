@@ -122,8 +122,9 @@ class Case:
         return self.data.inputs(self.data.validation.pixels)
 
     def build(self, seed: int = 0) -> RoutedNet:
+        trunk = self.trunk  # trained when first asked for, which draws random numbers too
         torch.manual_seed(seed)
-        return self.method(self.config, self.backbone, self.trunk)
+        return self.method(self.config, self.backbone, trunk)
 
     def train(
         self, net: RoutedNet, seed: int = 0, stages: Sequence[Stage] | None = None, **changes: Any

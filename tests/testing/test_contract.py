@@ -536,6 +536,20 @@ def test_toy_backbones_are_chosen_by_what_the_method_takes() -> None:
         names(Nowhere)
 
 
+def test_a_trunk_that_is_trained_on_demand_leaves_the_seed_as_it_was() -> None:
+    """The first network of a process trains the trunk, a later one finds it: their weights are the same."""
+    from routesearch.testing import cases
+
+    class Warm(Exit):
+        name = "warm"
+        needs_trunk = True
+
+    case = contract(Warm).cases()[0]
+    cases._trunk.cache_clear()
+    first, second = case.build().state_dict(), case.build().state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_a_few_cases_are_quick_and_all_are_tried() -> None:
     """Two configs and each other backbone's own; who leaves out the rest does so by its own marks."""
     kind = contract(Exit, backbones=None, configs=None)
