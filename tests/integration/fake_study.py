@@ -2,7 +2,7 @@
 """A search with real Ray and a real driver process, but trials that take as long as they are told.
 
 Run as ``python fake_study.py FOLDER '{"trials": 8, "seconds": 0.1}'``; prints one line for each trial
-that ended and ``ended`` at the end. What goes wrong is one line on stderr.
+that ended and ``ended`` at the end. What goes wrong is one line on stderr. Imported, it is the parts of that.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from optuna.distributions import FloatDistribution
 
 from routesearch.errors import Refusal, RouteSearchError
+from routesearch.results.journal import Journal
 from routesearch.results.points import Budget, Interval, OperatingPoint
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
@@ -29,7 +30,7 @@ from routesearch.results.timing import Timing
 from routesearch.search.driver import run_search
 from routesearch.search.worker import Grant, Work
 from routesearch.space.space import SearchSpace, Space
-from routesearch.utils.arrays import Stored
+from routesearch.utils.arrays import Stored, read_arrays
 
 
 class Config(Space):
@@ -146,6 +147,19 @@ class Printer:
 
     def search_ended(self, results: StudyResults) -> None:
         print("ended", flush=True)
+
+
+def read(folder: Path) -> list[TrialRecord]:
+    """What a study's folder holds of its trials."""
+    config: Any = None  # of no matter for that
+    with Journal.open_for_reading(folder) as journal:
+        return StudyResults(config, journal).records
+
+
+def stored(trunk: Path) -> int:
+    """What a file of the trunk holds: 42 for the network, 7 for the confusion, by seed 0."""
+    arrays, _ = read_arrays(trunk)
+    return int(arrays["number"])
 
 
 def main(folder: str, settings: str) -> int:

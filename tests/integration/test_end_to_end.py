@@ -109,21 +109,7 @@ def test_continuing_a_finished_study_trains_nothing_more(finished: tuple[Path, d
     assert answer("search", study) == summary
 
 
-def test_a_larger_total_continues_and_a_changed_backbone_is_refused(tmp_path: Path) -> None:
-    study = write(tmp_path, methods=["static"], search={"trials": 2})
-    first = answer("search", study)
-    more = answer("search", study, "--trials", 3)
-    assert (first["finished"], more["finished"]) == (2, 3)
-    before = {t["number"]: t for t in answer("trials", study)["trials"]}
-    other = command("search", study, "--set", "backbone=nin@0.2")
-    assert other.returncode == 2
-    assert "backbone" in other.stderr
-    assert "nin@0.1" in other.stderr
-    assert {t["number"]: t for t in answer("trials", study)["trials"]} == before
-    fresh = answer("search", study, "--set", "backbone=nin@0.2", "--fresh", "--trials", 1)
-    assert fresh["finished"] == 1
-
-
+@pytest.mark.slow  # the same of trials that only wait: test_search_kill.py
 def test_killed_in_the_middle_it_goes_on_and_spends_each_trial_once(tmp_path: Path) -> None:
     study = write(tmp_path, search={"trials": 8})
     search = subprocess.Popen(
@@ -149,73 +135,3 @@ def test_killed_in_the_middle_it_goes_on_and_spends_each_trial_once(tmp_path: Pa
     after = {t["number"]: t for t in answer("trials", study)["trials"]}
     assert all(after[number] == trial for number, trial in done.items())
     assert not [t for t in after.values() if t["state"] == "running"]
-
-
-def test_a_method_and_a_backbone_in_plain_files_join_a_study(tmp_path: Path) -> None:
-    study = write(
-        tmp_path,
-        plugins=[str(FIXTURES / "own_method.py"), str(FIXTURES / "own_backbone.py")],
-        backbone="pocket",
-        methods=["skipper", "dgate"],
-        budget={"max_macs": "1.2x"},
-        search={"trials": 4},
-    )
-    summary = answer("search", study)
-    assert summary["finished"] == 4
-    trials = answer("trials", study)["trials"]
-    assert {t["method"] for t in trials if t["state"] == "finished"} == {"skipper", "dgate"}
-
-
-def test_trials_that_break_are_recorded_and_the_search_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text(
-        "from routesearch import hookimpl\n"
-        "from routesearch.methods.static import Static\n\n\n"
-        "class Broken(Static):\n"
-        "    name = 'broken'\n\n"
-        "    def stages(self):\n"
-        "        raise MemoryError('no room for this network')\n\n\n"
-        "@hookimpl\ndef routesearch_methods():\n    return [Broken]\n"
-    )
-    study = write(tmp_path, plugins=["broken.py"], methods=["static", "broken"], search={"trials": 4})
-    summary = answer("search", study)
-    assert (summary["finished"], summary["failed"]) == (2, 2)
-    reasons = {t["reason"] for t in answer("trials", study)["trials"] if t["state"] == "failed"}
-    assert reasons == {"MemoryError: no room for this network (broken.py:9)"}
-
-
-def test_pretrained_weights_and_a_method_that_asks_for_the_confusion_later(tmp_path: Path) -> None:
-    import torch
-
-    from routesearch import build
-
-    torch.save(build("static", backbone="nin@0.1", dataset="digits").plain.state_dict(), tmp_path / "w.pth")
-    (tmp_path / "curious.py").write_text(
-        "from routesearch import hookimpl\n"
-        "from routesearch.methods.static import Static\n\n\n"
-        "class Curious(Static):\n"
-        "    name = 'curious'\n"
-        "    needs_confusion = True\n\n"
-        "    def stages(self):\n"
-        "        assert [len(row) for row in self.trunk.confusion] == [10] * 10\n"
-        "        assert all(abs(sum(row) - 1) < 1e-9 for row in self.trunk.confusion)\n"
-        "        return super().stages()\n\n\n"
-        "@hookimpl\ndef routesearch_methods():\n    return [Curious]\n"
-    )
-    weights = {"backbone": {"name": "nin@0.1", "weights": "w.pth"}, "plugins": ["curious.py"]}
-    study = write(tmp_path, methods=["dgate"], search={"trials": 1}, **weights)
-    assert answer("search", study)["finished"] == 1
-    trunks = tmp_path / ".routesearch" / "small" / "trunks"
-    (trunk,) = trunks.iterdir()
-    before = trunk.stat()
-
-    study = write(tmp_path, methods=["dgate", "curious"], search={"trials": 3}, **weights)
-    summary = answer("search", study)
-    assert (summary["finished"], summary["failed"]) == (3, 0)
-    assert {file.name for file in trunks.iterdir()} == {trunk.name, f"{trunk.stem}.confusion.safetensors"}
-    assert (trunk.stat().st_ino, trunk.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-
-    (tmp_path / "w.pth").write_bytes((tmp_path / "w.pth").read_bytes() + b" ")
-    refused = command("search", study, "--set", "search.trials=4")
-    assert refused.returncode == 2
-    assert "backbone.weights" in refused.stderr
-    assert refused.stderr.count("\n") == 1

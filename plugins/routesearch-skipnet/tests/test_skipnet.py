@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -433,8 +434,15 @@ def test_gradients_reach_every_gate(schedule: str, gate: str, backbone: Backbone
 # ---- training ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize("schedule", SCHEDULES)
+def kinds() -> Iterator[Any]:
+    """Each schedule with a gate of its own; the other pairs are slow."""
+    for number, schedule in enumerate(SCHEDULES):
+        for gate in GATES:
+            marks = [] if gate == GATES[number % len(GATES)] else [pytest.mark.slow]
+            yield pytest.param(schedule, gate, marks=marks, id=f"{schedule}-{gate}")
+
+
+@pytest.mark.parametrize(("schedule", "gate"), list(kinds()))
 def test_each_kind_trains_and_is_measured(schedule: str, gate: str, backbone: Backbone, data: Data) -> None:
     net = make(backbone, gate_type=gate, schedule=schedule, alpha=0.5)
     before = {n: p.detach().clone() for n, p in net.gates.named_parameters()}
@@ -455,7 +463,7 @@ def test_running_only_what_was_drawn_changes_neither_loss_nor_gradient(backbone:
     net = make(backbone, schedule="hybrid", gate_bias=0.0)
     stage = net.stages()[1]
     net.train()
-    for norm in stage.still:
+    for norm in stage.eval_modules:
         norm.eval()
     batch = Batch(torch.rand(12, 1, 8, 8), torch.arange(12) % 3, 0.0)
     seen = []
