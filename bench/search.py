@@ -1,9 +1,10 @@
-"""What the search itself costs: Ray for each trial, asking and telling, and the driver's memory.
+"""What the search itself costs: Ray for each trial, asking and telling, memory, and reading it afterwards.
 
     .venv/bin/python bench/search.py            # all of these
     .venv/bin/python bench/search.py ray        # 200 empty trials on warm workers: seconds each
     .venv/bin/python bench/search.py ask        # ask + tell beside 1,000 stored trials, refused ones too
     .venv/bin/python bench/search.py memory     # the driver from trial 50 to trial 1,000, MLflow included
+    .venv/bin/python bench/search.py read       # front, best and trials of a study of 1,000 trials
 
 Goals: under 0.3 s of Ray for a trial; under 50 ms for ask + tell; at most 150 MB more from trial 50 to
 1,000, and under 1.2 GB in all.
@@ -30,12 +31,23 @@ from routesearch.results.timing import Timing
 from routesearch.search.dispatcher import Snapshot
 from routesearch.search.driver import run_search
 from routesearch.search.opening import open_trials
+from routesearch.search.trials import Trials
 from routesearch.search.worker import Grant, Work
 from routesearch.study.config import load_study
 from routesearch.task.resolve import Task, resolve
 
-WHAT = ("ray", "ask", "memory")
+WHAT = ("ray", "ask", "memory", "read")
+ROUTESEARCH = str(Path(sys.executable).with_name("routesearch"))
 STUDY = Path(__file__).parents[1] / "studies" / "quickstart.yaml"
+PEAK = """
+import os, subprocess, sys, time
+started = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, used = os.wait4(process.pid, 0)
+assert status == 0
+print(time.perf_counter() - started, used.ru_maxrss / 1000)
+"""
+"""Seconds and peak MB of a command, from a small process: a child's peak starts at its parent's size."""
 
 
 class EmptyWork(Work):
@@ -101,25 +113,29 @@ def bench_ray(trials: int) -> None:
         print(f"{trials} empty trials on {os.cpu_count()} cores: {per_trial:.3f} s a trial of wall time")
 
 
+def fill(trials: Trials, task: Task, stored: int, refused: int) -> None:
+    """Write a history, as a sampler of no cost would have: what counts is how much there is."""
+    rng = random.Random(0)
+    object.__setattr__(task.config.search, "sampler", "random")
+    while trials.spent < stored or trials.counts[State.REFUSED] < refused:
+        record = trials.ask(rng.choice(list(task.spaces)))
+        if record.state is State.RUNNING:
+            if trials.spent < stored:
+                trials.finish(record.number, curve(record))
+            else:
+                trials.finish(record.number, Outcome.failure("enough"))
+    object.__setattr__(task.config.search, "sampler", "tpe")
+
+
 def bench_ask(stored: int, refused: int, asks: int) -> None:
     """Milliseconds of ask + tell beside ``stored`` finished trials and about ``refused`` refused ones."""
     with tempfile.TemporaryDirectory() as folder:
         task = task_in(folder, 10 * stored)
         with Journal.open_for_writing(Path(folder)) as journal:
             trials = open_trials(journal, task)[0]
-            rng = random.Random(0)
+            fill(trials, task, stored, refused)
             import optuna
 
-            # History is written as a sampler of no cost would have: what counts is how much there is.
-            object.__setattr__(task.config.search, "sampler", "random")
-            while trials.spent < stored or trials.counts[State.REFUSED] < refused:
-                record = trials.ask(rng.choice(list(task.spaces)))
-                if record.state is State.RUNNING:
-                    if trials.spent < stored:
-                        trials.finish(record.number, curve(record))
-                    else:
-                        trials.finish(record.number, Outcome.failure("enough"))
-            object.__setattr__(task.config.search, "sampler", "tpe")
             optuna.logging.set_verbosity(optuna.logging.ERROR)
             times: dict[str, list[float]] = {name: [] for name in task.spaces}
             for _ in range(asks):
@@ -159,6 +175,23 @@ def bench_memory(trials: int) -> None:
         )
 
 
+def bench_read(stored: int, repeats: int = 5) -> None:
+    """Seconds and peak memory of whole processes that show a study of ``stored`` trials, 256 points each."""
+    with tempfile.TemporaryDirectory() as folder:
+        task = task_in(folder, stored)
+        with Journal.open_for_writing(Path(folder)) as journal:
+            fill(open_trials(journal, task)[0], task, stored, 0)
+        for command in ("front", "best", "trials"):
+            seconds, peaks = [], []
+            for _ in range(repeats):
+                words = [ROUTESEARCH, command, str(STUDY), "--set", f"storage.dir={folder}", "--json"]
+                done = subprocess.run([sys.executable, "-c", PEAK, *words], capture_output=True, check=True)
+                taken, peak = map(float, done.stdout.split())
+                seconds.append(taken)
+                peaks.append(peak)
+            print(f"{command:>6} of {stored} trials: {statistics.median(seconds):.2f} s, {max(peaks):.0f} MB")
+
+
 def resident() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -169,7 +202,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="?", choices=WHAT, help="default: one after the other")
-    parser.add_argument("--trials", type=int, help="default: 200 for ray, 1,000 for ask and memory")
+    parser.add_argument("--trials", type=int, help="default: 200 for ray, 1,000 for the others")
     options = parser.parse_args()
     if options.what is None:
         for what in WHAT:  # a process each: memory is measured from a fresh start
@@ -178,8 +211,10 @@ def main() -> None:
         bench_ray(options.trials or 200)
     elif options.what == "ask":
         bench_ask(options.trials or 1000, options.trials or 1000, 25)
-    else:
+    elif options.what == "memory":
         bench_memory(options.trials or 1000)
+    else:
+        bench_read(options.trials or 1000)
 
 
 if __name__ == "__main__":
