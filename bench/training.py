@@ -135,7 +135,7 @@ def routed(repeats: int) -> None:
         trunk = Trunk(states(plan.backbone.plain()), 0.0, confusion) if plan.method.uses_trunk() else None
         net = place(plan.method(plan.config, plan.backbone, trunk), CPU).train()
         stage = net.stages()[-1]  # of a hybrid training the second: it runs what was drawn
-        for part in stage.still:
+        for part in stage.eval_modules:
             part.eval()
         with torch.no_grad():
             inputs = stage.cache(images) if stage.cache else images

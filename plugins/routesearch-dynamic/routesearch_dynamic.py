@@ -76,26 +76,26 @@ class Router(nn.Module):
     Args:
         neck: a column's output to N x ``features``.
         sinks: 2 (stop, go on) or 3 (stop, go either way).
-        told: further entries of the input: 1 where the router is told k_cpt, else 0.
+        extras: further entries of the input: 1 where the router takes k_cpt, else 0.
     """
 
-    def __init__(self, neck: nn.Module, features: int, sinks: int, told: int = 0) -> None:
+    def __init__(self, neck: nn.Module, features: int, sinks: int, extras: int = 0) -> None:
         super().__init__()
         self.neck = neck
         layers: list[nn.Module] = []
-        for before in (features + told, HIDDEN):
+        for before in (features + extras, HIDDEN):
             layers += [nn.Linear(before, HIDDEN), nn.BatchNorm1d(HIDDEN, eps=1e-6), nn.ReLU(inplace=True)]
         last = nn.Linear(HIDDEN, sinks)
         self.layers = kaiming(nn.Sequential(*layers, last))
         nn.init.zeros_(last.weight)  # so that at first every sink is as likely as another
 
-    def forward(self, x: Any, *told: Tensor) -> Tensor:
-        """A column's output, and k_cpt (N x 1) where it is told, to N x sinks."""
-        return self.score(self.neck(x), *told)
+    def forward(self, x: Any, *extras: Tensor) -> Tensor:
+        """A column's output, and k_cpt (N x 1) where it takes one, to N x sinks."""
+        return self.score(self.neck(x), *extras)
 
-    def score(self, features: Tensor, *told: Tensor) -> Tensor:
+    def score(self, features: Tensor, *extras: Tensor) -> Tensor:
         """The same from what the neck makes of the column's output."""
-        scores: Tensor = self.layers(torch.cat([features, *told], 1) if told else features)
+        scores: Tensor = self.layers(torch.cat([features, *extras], 1) if extras else features)
         return scores
 
 
@@ -303,12 +303,12 @@ class Dynamic(RoutedNet):
 
     def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
         self._check(knob)
-        told = []
+        extras = []
         if self.config.dynamic_k_cpt:
-            told = [images.new_empty(len(images), 1).fill_(knob["k_cpt"])]
-        self._from(meter, images, told, 0, 0, knob)
+            extras = [images.new_empty(len(images), 1).fill_(knob["k_cpt"])]
+        self._from(meter, images, extras, 0, 0, knob)
 
-    def _from(self, meter: Meter, x: Any, told: list[Tensor], level: int, at: int, knob: Knob) -> None:
+    def _from(self, meter: Meter, x: Any, extras: list[Tensor], level: int, at: int, knob: Knob) -> None:
         """Go on from the output of the column before, to node number ``at`` of a level."""
         number = self.levels[level][at]
         node = self.nodes[number]
@@ -317,8 +317,8 @@ class Dynamic(RoutedNet):
             meter.finish(meter.run(node.classifier, x), route=number)
             return
         ways = self.sinks[level]
-        way_of = choose(meter.run(node.router, x, *told).float(), knob)
-        for way, group, its_x, its_told in meter.split(way_of, ways, x, told):
+        way_of = choose(meter.run(node.router, x, *extras).float(), knob)
+        for way, group, its_x, its_told in meter.split(way_of, ways, x, extras):
             if way == 0:
                 group.finish(group.run(node.classifier, its_x), route=number)
             else:
@@ -348,23 +348,23 @@ class Dynamic(RoutedNet):
         classified = [node.classifier(x) for node, x in zip(self.nodes, outputs, strict=True)]
         return torch.stack(classified, 1).float()
 
-    def _scores(self, columns: list[list[Any]], told: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-        """Scores of all junctions, by level, for each of several lists of what routers are told."""
-        found: list[list[Tensor]] = [[] for _ in told]
+    def _scores(self, columns: list[list[Any]], extras: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+        """Scores of all junctions, by level, for each of several lists of inputs beside features."""
+        found: list[list[Tensor]] = [[] for _ in extras]
         for numbers, outputs in zip(self.levels[:-1], columns, strict=False):
             routers = [router for n in numbers if (router := self.nodes[n].router) is not None]
             features = [router.neck(x) for router, x in zip(routers, outputs, strict=True)]
-            for mine, extra in zip(found, told, strict=True):
+            for mine, extra in zip(found, extras, strict=True):
                 scored = [router.score(f, *extra) for router, f in zip(routers, features, strict=True)]
                 mine.append(torch.stack(scored, 1).float())
         return found
 
     def observe(self, images: Tensor) -> Scores:
         columns = self._columns(images)
-        told: list[list[Tensor]] = [[]]
+        extras: list[list[Tensor]] = [[]]
         if self.config.dynamic_k_cpt:
-            told = [[images.new_full((len(images), 1), k)] for k in self.config.k_cpt_values]
-        scores = [s.flatten(1) for each in self._scores(columns, told) for s in each]
+            extras = [[images.new_full((len(images), 1), k)] for k in self.config.k_cpt_values]
+        scores = [s.flatten(1) for each in self._scores(columns, extras) for s in each]
         return Scores(torch.cat(scores, 1), self._logits(columns).argmax(2))
 
     def decide(self, scores: Tensor, knob: Knob) -> Tensor:
@@ -423,8 +423,8 @@ class Dynamic(RoutedNet):
                 columns.append(mult_adds(node.column, x))
                 x = node.column(x)
                 leaves.append(mult_adds(node.classifier, x))
-                told = [start.new_zeros(1, 1)] if self.config.dynamic_k_cpt else []
-                routers.append(0 if node.router is None else mult_adds(node.router, x, *told))
+                extras = [start.new_zeros(1, 1)] if self.config.dynamic_k_cpt else []
+                routers.append(0 if node.router is None else mult_adds(node.router, x, *extras))
         self.train(training)
         whole = sum(columns) + leaves[-1]
 
@@ -440,13 +440,13 @@ class Dynamic(RoutedNet):
 
     def _loss(self, batch: Batch) -> Tensor:
         k_cpt: float | Tensor = self.config.k_cpt
-        told: list[Tensor] = []
+        extras: list[Tensor] = []
         if self.config.dynamic_k_cpt:
             values = torch.tensor(self.config.k_cpt_values, device=batch.inputs.device)
             k_cpt = values[torch.randint(len(values), (len(batch.labels), 1), device=values.device)]
-            told = [k_cpt]
+            extras = [k_cpt]
         columns = self._columns(batch.inputs)
-        dense = Dense(self._scores(columns, [told])[0], self._logits(columns))
+        dense = Dense(self._scores(columns, [extras])[0], self._logits(columns))
         with torch.autocast(batch.labels.device.type, enabled=False):
             p = reach(dense.scores, self.temperature(batch.progress))
             self._throughput = tuple(each.detach().square().mean(0).sqrt() for each in p)  # type: ignore

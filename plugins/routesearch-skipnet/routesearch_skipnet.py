@@ -359,7 +359,7 @@ class SkipNet(RoutedNet):
             Stage(
                 partial(self._hybrid, sparse=True),
                 share=share,
-                still=norms,
+                eval_modules=norms,
                 optimizer=self._optimizer,
                 schedule=lambda progress: 1.0,
             ),

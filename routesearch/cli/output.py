@@ -34,7 +34,7 @@ class Answer:
     Attributes:
         document: what ``--json`` prints.
         parts: what people get to read: lines of text and tables.
-        error: raised after the answer was shown: what was found is told, but the command failed.
+        error: raised after the answer was shown: what was found is shown, but the command failed.
     """
 
     document: Any = None

@@ -60,7 +60,7 @@ def _plan_text(task: Task, found: Forecast, runs: bool) -> list[Any]:
         sharing = ", ".join(name for name, method in task.methods.items() if method.uses_trunk())
         parts.append(f"The trunk, trained once for {sharing}: about {duration(found.trunk_seconds)}.")
     trials = task.config.search.trials
-    at_once = int(cores() / task.config.resources.cpu)  # 0, as none fits here, was told before
+    at_once = int(cores() / task.config.resources.cpu)  # 0, as none fits here, was refused before
     seconds = found.search_seconds(trials, at_once) if at_once and runs else None
     if seconds is not None:
         parts.append(

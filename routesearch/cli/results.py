@@ -224,8 +224,8 @@ def _trial_row(record: TrialRecord, reference: float, budget: Budget) -> tuple[s
         macs = f"{mega(record.bounds.min)} or more"
     seconds = f"{outcome.seconds:.1f}" if outcome and outcome.seconds else ""
     reason = (outcome.reason or "") if outcome else ""
-    told = (accuracy, macs, str(len(points)), seconds, short(record.config), reason)
-    return (str(record.number), record.method, str(record.state), *told)
+    cells = (accuracy, macs, str(len(points)), seconds, short(record.config), reason)
+    return (str(record.number), record.method, str(record.state), *cells)
 
 
 def publish(study: StudyFile, settings: Settings = None) -> None:

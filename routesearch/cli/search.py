@@ -90,8 +90,8 @@ def _nothing_finished(summary: Summary, failed: list[TrialRecord]) -> RunFailed:
 def _reasons(failed: list[TrialRecord], most: int = 3) -> str:
     """Why trials failed: each reason once, the commonest first."""
     counts = Counter(str(r.outcome.reason) for r in failed if r.outcome)
-    told = [f"{reason} ({count}x)" if count > 1 else reason for reason, count in counts.most_common(most)]
-    return "; ".join(told) + ("; …" if len(counts) > most else "")
+    listed = [f"{reason} ({count}x)" if count > 1 else reason for reason, count in counts.most_common(most)]
+    return "; ".join(listed) + ("; …" if len(counts) > most else "")
 
 
 def _ending(summary: Summary, file: Path) -> list[Any]:

@@ -163,7 +163,7 @@ class Dataset(BaseModel, ABC):
 
     A subclass declares its own settings as fields with a description, and :meth:`read`. Paths in
     settings are relative to ``base``, the folder of the study file. Facts that are the same for all
-    settings stand in ``shape`` and ``class_names``, so that costs can be told without the data.
+    settings stand in ``shape`` and ``class_names``, so that costs are known without the data.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -80,10 +80,10 @@ def export_model(model: SavedModel, folder: Path | str, format: str = "onnx") ->
         except OSError:
             raise
         except Exception as error:  # a plugin's route, and two compilers
-            told = " ".join(str(error).split())[:200]
+            text = " ".join(str(error).split())[:200]
             rule = "every operation of a route must be one that torch can record and write"
             raise Refusal(
-                f"{card.method} cannot be exported: {rule}, got {type(error).__name__}: {told}{origin(error)}"
+                f"{card.method} cannot be exported: {rule}, got {type(error).__name__}: {text}{origin(error)}"
             ) from error
         document = {
             "kind": "routesearch program",

@@ -126,7 +126,7 @@ class Stage:
         loss: a batch to a scalar; draws (noise, sampled actions) happen in here.
         share: of the trial's epochs, relative to the other stages.
         trains: modules whose parameters move (None: all); the rest is frozen and in eval mode.
-        still: trained modules that stay in eval mode (batch norm under policy gradients).
+        eval_modules: trained modules that stay in eval mode (batch norm under policy gradients).
         optimizer: parameters to an optimizer (None: the study's recipe); without the recipe's clipping.
         rate: a factor of the learning rate throughout.
         schedule: progress to a factor of the learning rate (None: the study's, by default :func:`cosine`).
@@ -139,7 +139,7 @@ class Stage:
     loss: Callable[[Batch], Tensor]
     share: float = 1.0
     trains: Sequence[nn.Module] | None = None
-    still: Sequence[nn.Module] = ()
+    eval_modules: Sequence[nn.Module] = ()
     optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None
     rate: float = 1.0
     schedule: Callable[[float], float] | None = None

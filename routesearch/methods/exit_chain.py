@@ -13,7 +13,7 @@ Of N images 0..N can be right, so a front has at most N + 1 points, and that is 
 many settings are tried (:class:`ExitFront`): 10^8 take about a second and no more than 150 MB.
 
 Thresholds are midpoints between neighbouring scores, in the scores' own precision; where that has no number
-between two scores they are not told apart. A threshold *at* a score would decide by rounding.
+between two scores they are not distinguished. A threshold *at* a score would decide by rounding.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def load_plugins(files: Sequence[Path] = ()) -> Registry:
 def _digest(file: Path) -> str:
     try:
         return f"{file.name} {file_digest(file)[:16]}"
-    except OSError:  # told when it is loaded
+    except OSError:  # reported when it is loaded
         return f"{file.name} unread"
 
 

@@ -26,12 +26,12 @@ class Table:
 
 def limits(budget: Budget, reference: float) -> str:
     """A budget in words: ``40 M MACs (0.5x) and 2 ms for a batch of 1``; empty without one."""
-    told = []
+    bounds = []
     if budget.max_macs is not None:
-        told.append(f"{mega(budget.max_macs)} M MACs ({budget.max_macs / reference:.3g}x)")
+        bounds.append(f"{mega(budget.max_macs)} M MACs ({budget.max_macs / reference:.3g}x)")
     if budget.max_latency is not None:
-        told.append(f"{milli(budget.max_latency)} ms for a batch of {budget.batch}")
-    return " and ".join(told)
+        bounds.append(f"{milli(budget.max_latency)} ms for a batch of {budget.batch}")
+    return " and ".join(bounds)
 
 
 def front_table(

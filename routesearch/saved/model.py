@@ -33,7 +33,7 @@ log = logging.getLogger("routesearch")
 
 BATCH = 256
 """Images that go through the network at a time."""
-MAX_TOLD = 200
+MAX_TEXT = 200
 """Characters of somebody else's complaint: torch lists every tensor that does not fit."""
 
 
@@ -153,10 +153,10 @@ def rebuild(card: Card, arrays: Mapping[str, npt.NDArray[Any]], registry: Regist
     except Refusal as refusal:
         raise Refusal(f"{where}: {refusal}") from None
     except Exception as error:  # a plugin's code may raise anything, and load_state_dict on other weights
-        told = " ".join(str(error).split())
-        told = told if len(told) <= MAX_TOLD else f"{told[:MAX_TOLD]}…"
+        text = " ".join(str(error).split())
+        text = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
         rule = f"the weights must fit the network that {card.method} builds"
-        raise Refusal(f"{where}: {rule}, got {type(error).__name__}: {told}{origin(error)}") from error
+        raise Refusal(f"{where}: {rule}, got {type(error).__name__}: {text}{origin(error)}") from error
     return net
 
 

@@ -4,7 +4,7 @@ Every trial of ours lives in exactly one trial of an Optuna study, as two attrib
 writes itself: ``asked`` (number, config, seed, bounds) and ``outcome``. When a method's budget or space
 changes, a new Optuna study is begun, and the trials that are stored elsewhere are added to it as copies
 that carry only our number. All of it is append-only and in this order: ``asked`` before a trial runs,
-``outcome`` before Optuna is told, so that a crash anywhere leaves something that can be finished
+``outcome`` before Optuna gets it, so that a crash anywhere leaves something that can be finished
 (:mod:`routesearch.search.opening`).
 """
 

@@ -129,11 +129,11 @@ class Trials:
         # A space that has nothing new left is not searched for it at every ask.
         patience = MAX_DECLINED >> self._repeats[method]
         for attempt in range(patience + 1):
-            told = len(study.get_trials(deepcopy=False))
+            seen = len(study.get_trials(deepcopy=False))
             seed = self.task.config.search.seed
             study.sampler = make_sampler(
                 self.task.config.search.sampler,
-                seed=derive(seed, method, number, told),
+                seed=derive(seed, method, number, seen),
                 fixed_seed=derive(seed, method),
             )
             trial = study.ask()

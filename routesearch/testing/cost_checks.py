@@ -81,7 +81,7 @@ class CostChecks(Declared):
                 raise broken(rule, ", ".join(f"{name} of {macs:,} MACs" for name, macs in unseen.found[:4]))
 
     def test_macs_lie_in_bounds_and_reach_both_ends(self, case: Case) -> None:
-        """What images cost lies within what was told without weights, and both ends occur."""
+        """What images cost lies within the bounds known without weights, and both ends occur."""
         net, image = case.trained, case.images[:1]
         priced = price(case.method, case.config, case.backbone, case.trunk)
         rule = f"{case}: measured MACs must lie in bounds()"

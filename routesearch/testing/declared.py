@@ -176,7 +176,7 @@ def sample_configs(method: type[RoutedNet], space: SearchSpace, most: int) -> li
 
 
 def priced_as_is(method: type[RoutedNet], config: Space, backbone: Backbone) -> RoutePrices:
-    """As :func:`plan`, but what is no Refusal comes through as it is."""
+    """As :func:`routesearch.methods.running.price`, but what is no Refusal comes through as it is."""
     try:
         return price(method, config, backbone)
     except Refusal as refusal:

@@ -57,8 +57,8 @@ class RunningChecks(Declared):
         net = case.trained
         plain = list(net.knobs())
         scores = observed(net, case.images)
-        told = list(net.knobs(scores, case.data.validation.labels))
-        for knobs, where in ((plain, "without data"), (told, "with scores")):
+        informed = list(net.knobs(scores, case.data.validation.labels))
+        for knobs, where in ((plain, "without data"), (informed, "with scores")):
             if not knobs:
                 raise broken(f"{case}: knobs() must give one setting or more", f"none {where}")
             texts = []
@@ -70,10 +70,10 @@ class RunningChecks(Declared):
             twice = [text for text, count in Counter(texts).items() if count > 1]
             if twice:
                 raise broken(f"{case}: no knob may come twice", f"{twice[0]} {where}")
-        if dict(told[0]) != dict(plain[0]):
+        if dict(informed[0]) != dict(plain[0]):
             rule = f"{case}: the default knob must come first, with and without scores"
-            raise broken(rule, f"{dict(plain[0])} and {dict(told[0])}")
-        for knob in chain(spread(plain, KNOBS), spread(told, KNOBS)):
+            raise broken(rule, f"{dict(plain[0])} and {dict(informed[0])}")
+        for knob in chain(spread(plain, KNOBS), spread(informed, KNOBS)):
             read = json.loads(json.dumps(dict(knob)))
             one, two = run(net, case.images[:8], knob), run(net, case.images[:8], read)
             if not torch.equal(one.logits, two.logits):

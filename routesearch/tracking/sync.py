@@ -130,8 +130,8 @@ class ExperimentSync:
         told_before = self._client.get_run(self._parent).data.metrics
         outdated = any(told_before.get(key) != bound for key, bound in self._bounds().items())
         for key, points in _curves(results):
-            told = {m.step: m.value for m in self._client.get_metric_history(self._parent, key)}
-            outdated |= bool(told) and told != _stairs(points)
+            logged = {m.step: m.value for m in self._client.get_metric_history(self._parent, key)}
+            outdated |= bool(logged) and logged != _stairs(points)
         if not outdated:
             return None
         old, self._parent = self._parent, self._new_parent()
@@ -144,8 +144,8 @@ class ExperimentSync:
             if not client.get_metric_history(parent, key):
                 metrics += [(key, value, step) for step, value in _stairs(points).items()]
         for key in self._volumes(Totals()):
-            told = {m.step for m in client.get_metric_history(parent, key)}
-            metrics += [(key, h[key], step) for step, h in enumerate(history, 1) if step not in told]
+            logged = {m.step for m in client.get_metric_history(parent, key)}
+            metrics += [(key, h[key], step) for step, h in enumerate(history, 1) if step not in logged]
         now = client.get_run(parent).data.metrics
         metrics += [(key, value, 0) for key, value in self._counts().items() if now.get(key) != value]
         self._log(parent, metrics)

@@ -110,10 +110,10 @@ def note(results: StudyResults) -> str:
     while True:
         shown = front if len(front) <= rows else front[:: -(-len(front) // rows)]
         if len(shown) < len(front):
-            told = f"{len(shown)} of {len(front)} points; the artifact `front.html` shows all."
+            note = f"{len(shown)} of {len(front)} points; the artifact `front.html` shows all."
         else:
-            told = "Chosen on validation data; the artifact `front.html` shows the points off the front too."
-        text = "\n\n".join([head, told, front_table(shown, reference, test).markdown()])
+            note = "Chosen on validation data; the artifact `front.html` shows the points off the front too."
+        text = "\n\n".join([head, note, front_table(shown, reference, test).markdown()])
         if len(text) <= MAX_TEXT or rows == 1:
             return text
         rows //= 2

@@ -136,7 +136,7 @@ class _Loop:
                 self.on_epoch(self.steps // self.per_epoch)
 
     def _rows(self, stage: Stage, expect: Callable[[Tensor], None]) -> Iterator[Tensor]:
-        """Row numbers of batches, epoch after epoch without end; ``expect`` is told of each one early.
+        """Row numbers of batches, epoch after epoch without end; ``expect`` gets each one early.
 
         On the CPU: files are opened by them there, and a GPU takes them as they are.
         """
@@ -197,7 +197,7 @@ def _roles(net: nn.Module, stage: Stage) -> Iterator[list[nn.Parameter]]:
     net.eval()
     for module in trained:
         module.training = True
-    for part in stage.still:
+    for part in stage.eval_modules:
         part.eval()
     for parameter, before in zip(net.parameters(), asked, strict=True):
         parameter.requires_grad_(before and id(parameter) in wanted)

@@ -205,7 +205,7 @@ def test_what_is_not_trained_stays_as_it_is(net: Net, train: Callable[..., Fitte
 
 def test_what_is_still_learns_in_eval_mode(net: Net, train: Callable[..., Fitted]) -> None:
     before = frozen(net)
-    train(Stage(net.loss, still=[net.stem]))
+    train(Stage(net.loss, eval_modules=[net.stem]))
     assert changed(net, before) - {"stem.0.bias"} == STEM | HEAD
 
 
