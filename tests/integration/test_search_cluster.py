@@ -98,7 +98,7 @@ def test_weights_travel_to_the_driver_and_the_cluster_stays_up(cluster: str, tmp
         assert weights["x"][0] == kept[int(file.stem)].config["x"]
 
 
-@pytest.mark.parametrize(("share", "together"), [(0.5, True), (1, False)])
+@pytest.mark.parametrize(("share", "together"), [(0.5, True), pytest.param(1, False, marks=pytest.mark.slow)])
 def test_trials_share_a_gpu_by_fractions(cluster: str, tmp_path: Path, share: float, together: bool) -> None:
     status, complaint = run(tmp_path, trials=4, seconds=1.0, gpu=share, budget=None, address=cluster)
     assert (status, complaint) == (0, "")

@@ -85,7 +85,7 @@ def test_damage_before_the_last_line_is_refused_by_its_line(folder: Path) -> Non
     lines[2] = b"\0" * len(lines[2])
     (folder / LOG).write_bytes(b"".join([*lines[:2], lines[2] + b"\n", *lines[3:]]))
     for mode in (Journal.open_for_writing, Journal.open_for_reading):
-        with pytest.raises(Refusal, match=r"damage in .*journal\.log, line 3$"):
+        with pytest.raises(Refusal, match=r"^the journal .*journal\.log is corrupt at line 3$"):
             mode(folder)
     Path(folder / LOG).write_bytes(b"".join([*lines[:2], *lines[3:]]))
     fill(folder)  # a refused opening leaves no lock behind
@@ -126,7 +126,9 @@ def test_an_empty_file_is_no_study(folder: Path) -> None:
 
 def test_a_second_driver_is_refused_with_the_first_ones_process(folder: Path) -> None:
     with Journal.open_for_writing(folder):
-        with pytest.raises(Refusal, match=rf"one search at a time, and process {os.getpid()} on "):
+        with pytest.raises(
+            Refusal, match=rf"^the study is locked by process {os.getpid()} on .* one search at a time"
+        ):
             Journal.open_for_writing(folder)
         with pytest.raises(Refusal, match="one search at a time"):
             move_aside(folder)

@@ -458,7 +458,14 @@ def test_a_port_that_is_taken_is_refused(folder: Path) -> None:
             open_ui(default_uri(folder), "", port, lambda address: None)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "sign",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        signal.SIGKILL,
+    ],
+)
 def test_no_server_outlives_its_starter(sign: signal.Signals, folder: Path) -> None:
     code = "import sys; from routesearch.tracking import open_ui as ui; "
     code += "ui(sys.argv[1], '#/', None, lambda address: print(address, flush=True))"
