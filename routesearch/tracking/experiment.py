@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 STUDY = "routesearch.study_id"
 """Tag of a study's experiment and of its parent run."""
-TRIAL = "routesearch.search.trial"
+TRIAL = "routesearch.trial"
 """Tag of a trial's run: its number."""
 
 

@@ -97,10 +97,10 @@ class Seen:
         self.experiment = self.client.get_experiment_by_name(name)
         assert self.experiment is not None
         runs = list(self.client.search_runs([self.experiment.experiment_id], max_results=5000))
-        parents = [run for run in runs if "routesearch.search.trial" not in run.data.tags]
+        parents = [run for run in runs if "routesearch.trial" not in run.data.tags]
         assert len(parents) == 1
         self.parent: Run = parents[0]
-        self.trials = {int(r.data.tags["routesearch.search.trial"]): r for r in runs if r is not self.parent}
+        self.trials = {int(r.data.tags["routesearch.trial"]): r for r in runs if r is not self.parent}
         assert len(self.trials) == len(runs) - 1
 
     def history(self, key: str) -> dict[int, float]:
@@ -277,7 +277,7 @@ def test_a_run_that_a_kill_left_half_written_is_finished(
     publish(records[:5])
     seen = Seen(folder)
     for _ in range(2):  # and once more: two processes that published at the same time
-        seen.client.create_run(seen.experiment.experiment_id, tags={"routesearch.search.trial": "5"})
+        seen.client.create_run(seen.experiment.experiment_id, tags={"routesearch.trial": "5"})
     publish(records[:6])
     run = Seen(folder).trials[5]
     assert (run.info.status, run.data.tags["method"]) == ("FINISHED", "dgate")
@@ -359,7 +359,7 @@ def test_the_view_asks_for_the_front_first(
     page = seen.client.search_runs(
         [seen.experiment.experiment_id], state["searchFilter"], max_results=100, order_by=[order]
     )
-    shown = {int(run.data.tags["routesearch.search.trial"]) for run in page}  # hence no parent run
+    shown = {int(run.data.tags["routesearch.trial"]) for run in page}  # hence no parent run
     assert len(shown) == 100
     assert {p.trial for p in front_of(many)} <= shown
     parallel = [c for c in state["compareRunCharts"] if c["type"] == "PARALLEL"]
