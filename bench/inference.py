@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from routesearch import BatchMeter, Meter, RoutedNet, build, mult_adds
 from routesearch.evaluation.latency import clock
-from routesearch.routing.batch import Path
+from routesearch.routing.billing import Path
 from routesearch.routing.cost import map_tensors
 from routesearch.search.ray_cluster import WORKER_ENV
-from routesearch.training.loop import place
+from routesearch.training.loop import to_device
 
 SHAPE, CLASSES = (3, 32, 32), 10
 IMAGES = 64
@@ -158,8 +158,8 @@ def main() -> None:
 def _row(case: Case, batch: int, repeats: int, device: torch.device) -> str:
     torch.manual_seed(0)
     net: Any = build(case.method, backbone=case.backbone, shape=SHAPE, classes=CLASSES, **case.fields)
-    place(net, device).eval()
-    plain = place(net.backbone.plain(), device).eval()
+    to_device(net, device).eval()
+    plain = to_device(net.backbone.plain(), device).eval()
     knob = net.knobs()[0]
     known: dict[tuple[nn.Module, int], Any] = {}
     images = torch.randn(batch, *SHAPE, device=device).to(memory_format=torch.channels_last)

@@ -32,7 +32,7 @@ from routesearch.search.dispatcher import Snapshot
 from routesearch.search.driver import run_search
 from routesearch.search.opening import open_trials
 from routesearch.search.trials import Trials
-from routesearch.search.worker import Grant, Work
+from routesearch.search.worker import TrialRunner, WorkerResources
 from routesearch.study.config import load_study
 from routesearch.task.resolve import Task, resolve
 
@@ -50,7 +50,7 @@ print(time.perf_counter() - started, used.ru_maxrss / 1000)
 """Seconds and peak MB of a command, from a small process: a child's peak starts at its parent's size."""
 
 
-class EmptyWork(Work):
+class EmptyRunner(TrialRunner):
     """Trials that take no time and bring a full curve of 256 points."""
 
     def __init__(self, packed: Any, trunk: Any) -> None:
@@ -60,20 +60,29 @@ class EmptyWork(Work):
     def pack(cls, task: Task) -> Any:
         return {}
 
-    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Mapping[str, Any]]:
+    def train(self, trial: TrialRecord, resources: WorkerResources) -> tuple[Outcome, Mapping[str, Any]]:
         return curve(trial), {}
 
     def measure_on_test(
-        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Any, grant: Grant
+        self,
+        trial: TrialRecord,
+        knobs: Sequence[Mapping[str, Any]],
+        weights: Any,
+        resources: WorkerResources,
     ) -> list[OperatingPoint]:
         return []
 
     def time(
-        self, trial: TrialRecord, point: OperatingPoint, weights: Any, batches: Sequence[int], grant: Grant
+        self,
+        trial: TrialRecord,
+        point: OperatingPoint,
+        weights: Any,
+        batches: Sequence[int],
+        resources: WorkerResources,
     ) -> list[Timing]:
         return []
 
-    def train_trunk(self, part: str, seed: int, grant: Grant) -> Any:
+    def train_trunk(self, part: str, seed: int, resources: WorkerResources) -> Any:
         return {}, {}
 
     @classmethod
@@ -107,7 +116,7 @@ def bench_ray(trials: int) -> None:
         def note(now: Snapshot) -> None:
             done.setdefault(now.finished, time.perf_counter())
 
-        run_search(task, on_progress=note, work=EmptyWork)
+        run_search(task, on_progress=note, runner=EmptyRunner)
         warm = 10
         per_trial = (done[trials] - done[warm]) / (trials - warm)
         print(f"{trials} empty trials on {os.cpu_count()} cores: {per_trial:.3f} s a trial of wall time")
@@ -167,7 +176,7 @@ def bench_memory(trials: int) -> None:
                     marks.setdefault(mark, resident())
 
         tracker = Tracker(tracking_uri(task.config))
-        run_search(task, observers=[tracker], on_progress=note, work=EmptyWork)
+        run_search(task, observers=[tracker], on_progress=note, runner=EmptyRunner)
         tracker.close()
         print(
             f"driver at trial 50: {marks[50]:.0f} MB; at trial {trials}: {marks[trials]:.0f} MB "

@@ -34,8 +34,8 @@ from routesearch.routing.cost import map_tensors, tensors
 from routesearch.search.ray_cluster import WORKER_ENV
 from routesearch.study.recipe import Recipe
 from routesearch.task.blueprint import Blueprint
-from routesearch.training.loop import fit, make_optimizer, place
-from routesearch.training.weights import states
+from routesearch.training.loop import fit, make_optimizer, to_device
+from routesearch.training.state_arrays import states
 
 STEPS = {"nin": 4, "nin@0.25": 16, "resnet38": 8}
 BATCH = 128
@@ -100,7 +100,7 @@ def loop(repeats: int, threads: int) -> None:
         data = Data("random", tuple("0123456789"), (3, 32, 32), split, split, split, mean, std)
         inputs = data.inputs(split.pixels)
         make = {"nin": NiN, "nin@0.25": NiN, "resnet38": ResNet38}[name]
-        net = place(make((3, 32, 32), 10, 0.25 if "@" in name else 1.0).plain(), CPU)
+        net = to_device(make((3, 32, 32), 10, 0.25 if "@" in name else 1.0).plain(), CPU)
         ours, hand = [], []
         for repeat in range(repeats + 1):  # the first is the warm-up
             one, two = by_fit(net, data, recipe), by_hand(net, inputs, split.labels, recipe, steps)
@@ -133,7 +133,7 @@ def routed(repeats: int) -> None:
         plan = Blueprint.of(method, backbone, None, (3, 32, 32), 10, fields)
         confusion = torch.rand(10, 10).softmax(1).tolist()
         trunk = Trunk(states(plan.backbone.plain()), 0.0, confusion) if plan.method.uses_trunk() else None
-        net = place(plan.method(plan.config, plan.backbone, trunk), CPU).train()
+        net = to_device(plan.method(plan.config, plan.backbone, trunk), CPU).train()
         stage = net.stages()[-1]  # of a hybrid training the second: it runs what was drawn
         for part in stage.eval_modules:
             part.eval()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from routesearch.plugin.hookspecs import hookimpl
     from routesearch.results.points import Interval, OperatingPoint, Point
-    from routesearch.routing.batch import BatchMeter, Routed
+    from routesearch.routing.billing import BatchMeter, Routed
     from routesearch.routing.cost import mult_adds
     from routesearch.routing.meter import Meter
     from routesearch.saved import Prediction, SavedModel, load
@@ -55,7 +55,7 @@ _HOME = {
     "routesearch.plugin.hookspecs": ("hookimpl",),
     "routesearch.results.points": ("Interval", "OperatingPoint", "Point"),
     "routesearch.routing.cost": ("mult_adds",),
-    "routesearch.routing.batch": ("BatchMeter", "Routed"),
+    "routesearch.routing.billing": ("BatchMeter", "Routed"),
     "routesearch.routing.meter": ("Meter",),
     "routesearch.saved": ("Prediction", "SavedModel", "load"),
     "routesearch.space.domains": ("Choices", "Cuts"),

@@ -112,7 +112,7 @@ def trained_study(tmp_path_factory: pytest.TempPathFactory, data: Data, fixtures
     from routesearch import Study
     from routesearch.results.journal import Journal
     from routesearch.search.opening import open_trials
-    from routesearch.search.trial import measure_on, run_trial
+    from routesearch.search.trial_network import measure_on, run_trial
     from routesearch.search.weights import weights_path
     from routesearch.utils.arrays import write_arrays
 

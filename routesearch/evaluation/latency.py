@@ -25,10 +25,10 @@ from routesearch.methods.base import Knob, RoutedNet
 from routesearch.methods.running import price_ways
 from routesearch.results.points import OperatingPoint
 from routesearch.results.timing import Timing
-from routesearch.routing.batch import BatchMeter, Path
+from routesearch.routing.billing import BatchMeter, Path
 from routesearch.routing.cost import mult_adds
 from routesearch.routing.shapes import shapes_only
-from routesearch.training.loop import place
+from routesearch.training.loop import to_device
 
 BATCHES = (1, 8, 64, 256)
 SECONDS = 2.0
@@ -140,7 +140,7 @@ def time_network(
         batches: sizes, one timing each.
         seconds: what a size may take, roughly.
     """
-    net, plain = place(net, device).eval(), place(_plain(net.backbone), device).eval()
+    net, plain = to_device(net, device).eval(), to_device(_plain(net.backbone), device).eval()
     traffic, found = Traffic(net, knob, share), []
     for batch in batches:
         with _timing():
@@ -172,7 +172,7 @@ def time_points(
         points: of this network.
         seconds: what a point may take, roughly.
     """
-    net, found = place(net, device).eval(), []
+    net, found = to_device(net, device).eval(), []
     for point in points:
         traffic = Traffic(net, point.knob, point.route_share)
         with _timing():

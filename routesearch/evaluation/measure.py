@@ -14,7 +14,7 @@ from routesearch.errors import RunFailed
 from routesearch.methods.base import Knob, RoutedNet, Scores
 from routesearch.methods.running import price, run
 from routesearch.results.points import OperatingPoint
-from routesearch.routing.batch import Routed
+from routesearch.routing.billing import Routed
 from routesearch.routing.cost import executed
 from routesearch.routing.pricing import RoutePrices
 

@@ -114,7 +114,7 @@ class Scores:
     prices: Tensor | None = None
 
 
-def nothing() -> None:
+def no_op() -> None:
     """Do nothing."""
 
 
@@ -145,7 +145,7 @@ class Stage:
     schedule: Callable[[float], float] | None = None
     batches: Callable[[Tensor, int, torch.Generator], Iterator[Tensor]] = shuffled
     cache: Callable[[Tensor], Any] | None = None
-    after_backward: Callable[[], None] = nothing
+    after_backward: Callable[[], None] = no_op
 
 
 class RoutedNet(nn.Module, ABC):

@@ -8,7 +8,7 @@ from torch import Tensor
 from routesearch.backbones.base import Backbone
 from routesearch.errors import Refusal, origin
 from routesearch.methods.base import Knob, RoutedNet, Trunk
-from routesearch.routing.batch import BatchMeter, Routed
+from routesearch.routing.billing import BatchMeter, Routed
 from routesearch.routing.pricing import PricingMeter, RoutePrices, one_image
 from routesearch.routing.shapes import shapes_only
 from routesearch.space.space import Space

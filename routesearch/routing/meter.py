@@ -2,7 +2,7 @@
 
 The same ``route`` of a method runs on three meters:
 
-- :class:`~routesearch.routing.batch.BatchMeter` runs it for a batch, and charges each image for its blocks;
+- :class:`~routesearch.routing.billing.BatchMeter` runs it for a batch, and charges each image for its blocks;
 - :class:`~routesearch.routing.pricing.PricingMeter` takes every way with one image on the meta device: what
   each route costs, before anything is trained;
 - :class:`~routesearch.export.trace.TracingMeter` records every way as one graph.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from routesearch.results.points import Interval
-from routesearch.routing.batch import Path
+from routesearch.routing.billing import Path
 from routesearch.routing.cost import Tensors, mult_adds
 from routesearch.routing.meter import Meter, check_choice
 

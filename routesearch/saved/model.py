@@ -22,11 +22,11 @@ from routesearch.methods.base import RoutedNet, Trunk
 from routesearch.methods.running import run
 from routesearch.plugin.loader import Registry, Shelf, load_plugins
 from routesearch.results.timing import Timing
-from routesearch.routing.batch import Routed
+from routesearch.routing.billing import Routed
 from routesearch.saved.card import Card, Part
 from routesearch.saved.folder import read
 from routesearch.study.config import parse_backbone
-from routesearch.training.loop import place
+from routesearch.training.loop import to_device
 from routesearch.utils.validation import explain
 
 log = logging.getLogger("routesearch")
@@ -70,7 +70,7 @@ class SavedModel:
 
     def __init__(self, card: Card, net: RoutedNet, device: torch.device) -> None:
         self.card = card
-        self.net = place(net, device).eval()
+        self.net = to_device(net, device).eval()
         self.device = device
 
     @property

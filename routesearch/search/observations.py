@@ -54,7 +54,7 @@ def refusal(bounds: Interval | None, budget: Budget) -> str | None:
     return f"cheapest route <= budget must hold, got {bounds.min:.0f} and {budget.max_macs:.0f} MACs"
 
 
-def place(
+def placement(
     space: SearchSpace, config: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, BaseDistribution]] | None:
     """The sampler's parameters that make ``space`` draw ``config``; None if the config is not in it."""

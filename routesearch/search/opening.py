@@ -29,15 +29,15 @@ def open_trials(journal: Journal, task: Task) -> tuple[Trials, StudyResults]:
         journal: opened for writing.
 
     Raises:
-        Refusal: as :func:`check_in`.
+        Refusal: as :func:`check_same_study`.
     """
-    check_in(journal, task)
+    check_same_study(journal, task)
     recover(journal, task)
     results = StudyResults(task.config, journal)
     return Trials(journal, task, results.records), results
 
 
-def check_in(journal: Journal, task: Task) -> None:
+def check_same_study(journal: Journal, task: Task) -> None:
     """Check that a stored study is still the one that is asked for, and keep what its readers need to know.
 
     Args:

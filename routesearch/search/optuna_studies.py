@@ -19,7 +19,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from routesearch.results.journal import OUTCOME, Journal
 from routesearch.results.record import TrialRecord
-from routesearch.search.observations import observation_of, place
+from routesearch.search.observations import observation_of, placement
 from routesearch.search.sampler import make_sampler
 from routesearch.search.study_names import budget_of, study_name
 
@@ -98,7 +98,7 @@ class OptunaStudies:
         """Add a trial that is stored in an earlier Optuna study to the present one of its method."""
         task = self.task
         observation = observation_of(record, task.reference, task.budget)
-        placed = place(task.spaces[record.method], record.config)
+        placed = placement(task.spaces[record.method], record.config)
         if placed is None or observation.state is TrialState.FAIL or not observation.useful:
             return
         params, distributions = placed

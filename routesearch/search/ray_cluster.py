@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from routesearch.errors import Refusal
-from routesearch.search.worker import Grant
+from routesearch.search.worker import WorkerResources
 from routesearch.utils.machine import cores, threads
 
 _TOKEN = secrets.token_hex(16)
@@ -133,13 +133,13 @@ def _held(path: Path) -> Iterator[None]:
         yield
 
 
-def check_fits(grant: Grant) -> None:
+def check_fits(resources: WorkerResources) -> None:
     """Refuse resources that no machine has: such trials would wait for ever."""
-    if Capacity(grant)() == 0:
+    if Capacity(resources)() == 0:
         alive = [n["Resources"] for n in _nodes() if n["Alive"]]
         cpu, gpu = (max((n.get(name, 0) for n in alive), default=0) for name in ("CPU", "GPU"))
         raise Refusal(
-            f"resources of a trial must fit on one machine, got cpu={grant.cpu:g}, gpu={grant.gpu:g};"
+            f"resources of a trial must fit on one machine, got cpu={resources.cpu:g}, gpu={resources.gpu:g};"
             f" the largest here has {cpu:g} CPUs and {gpu:g} GPUs"
         )
 
@@ -154,8 +154,8 @@ def _nodes() -> list[dict[str, Any]]:
 class Capacity:
     """How many trials fit on the cluster at once, looked up every few seconds: machines come and go."""
 
-    def __init__(self, grant: Grant) -> None:
-        self._grant = grant
+    def __init__(self, resources: WorkerResources) -> None:
+        self._grant = resources
         self._known, self._when = 0, -1e9
 
     def __call__(self) -> int:

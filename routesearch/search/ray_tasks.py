@@ -16,32 +16,32 @@ from typing import Any
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, TrialRecord
 from routesearch.results.timing import Timing
-from routesearch.search.trials import sound
+from routesearch.search.trials import validated_outcome
 from routesearch.search.weights import weights_path
-from routesearch.search.worker import Grant, Work
+from routesearch.search.worker import TrialRunner, WorkerResources
 from routesearch.utils.arrays import Arrays, write_arrays
 
-_here: tuple[Any, Work] | None = None
-"""This process's work, and the order that it was made for."""
+_here: tuple[Any, TrialRunner] | None = None
+"""This process's runner, and the job that it was made for."""
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkerJob:
     """What all tasks of a search have in common.
 
     Attributes:
-        work: the class that does the work.
+        runner: the class that trains, measures and times.
         packed, trunk: object references to what its constructor takes; ``trunk`` is None before there is one.
         folder: the study's folder, on the driver's machine.
         node: Ray's name for that machine.
     """
 
-    work: type[Work]
+    runner: type[TrialRunner]
     packed: Any
     trunk: Any
     folder: Path
     node: str
-    grant: Grant
+    resources: WorkerResources
 
 
 def pack_trial(record: TrialRecord) -> dict[str, Any]:
@@ -54,12 +54,12 @@ def unpack_trial(config: dict[str, Any]) -> TrialRecord:
     return TrialRecord.of(json.loads(config["trial"]))
 
 
-def trainable(config: dict[str, Any], order: Order) -> dict[str, Any]:
+def trainable(config: dict[str, Any], job: WorkerJob) -> dict[str, Any]:
     """What Tune runs: one trial; ``done`` spares Tune a second call that would learn nothing."""
-    return train_trial(unpack_trial(config), order) | {"done": True}
+    return train_trial(unpack_trial(config), job) | {"done": True}
 
 
-def train_trial(trial: TrialRecord, order: Order) -> dict[str, Any]:
+def train_trial(trial: TrialRecord, job: WorkerJob) -> dict[str, Any]:
     """Train one trial, put its weights on the driver's disk, and hand back its outcome.
 
     The weights come first: an outcome that is known has weights that can be measured again.
@@ -68,61 +68,61 @@ def train_trial(trial: TrialRecord, order: Order) -> dict[str, Any]:
         ``outcome`` (text); or ``disk``, why the weights could not be kept, which is no fault of the trial.
     """
     try:
-        outcome, weights = _work(order).train(trial, order.grant)
-        text = sound(outcome).dumps()
+        outcome, weights = _runner(job).train(trial, job.resources)
+        text = validated_outcome(outcome).dumps()
     except Exception as error:  # a plugin may raise anything, in its module's body as well
         return {"outcome": _failure(error).dumps()}
     try:
         if weights:
-            _keep(order, trial.number, weights)
+            _keep(job, trial.number, weights)
     except OSError as error:
         return {"disk": f"the weights of trial {trial.number} cannot be written: {error.strerror or error}"}
     return {"outcome": text}
 
 
 def measure_on_test(
-    trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Arrays, order: Order
+    trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Arrays, job: WorkerJob
 ) -> list[dict[str, Any]]:
     """Operating points of a trained network on test data."""
-    return [asdict(p) for p in _work(order).measure_on_test(trial, knobs, weights, order.grant)]
+    return [asdict(p) for p in _runner(job).measure_on_test(trial, knobs, weights, job.resources)]
 
 
 def time_point(
-    trial: TrialRecord, point: OperatingPoint, weights: Arrays, batches: Sequence[int], order: Order
+    trial: TrialRecord, point: OperatingPoint, weights: Arrays, batches: Sequence[int], job: WorkerJob
 ) -> list[Timing]:
     """An operating point of a trained network, timed at these batch sizes."""
-    return _work(order).time(trial, point, weights, batches, order.grant)
+    return _runner(job).time(trial, point, weights, batches, job.resources)
 
 
-def train_trunk(part: str, seed: int, order: Order) -> dict[str, Any]:
+def train_trunk(part: str, seed: int, job: WorkerJob) -> dict[str, Any]:
     """``trunk``, a part of it as arrays and facts; or ``outcome``: why there is none (text)."""
     try:
-        return {"trunk": _work(order).train_trunk(part, seed, order.grant)}
+        return {"trunk": _runner(job).train_trunk(part, seed, job.resources)}
     except Exception as error:
         return {"outcome": _failure(error).dumps()}
 
 
-def _work(order: Order) -> Work:
+def _runner(job: WorkerJob) -> TrialRunner:
     import ray
 
     global _here
-    key = (order.work, order.packed, order.trunk)
+    key = (job.runner, job.packed, job.trunk)
     if _here is None or _here[0] != key:
-        trunk = {} if order.trunk is None else ray.get(order.trunk)
-        _here = key, order.work(ray.get(order.packed), trunk)
+        trunk = {} if job.trunk is None else ray.get(job.trunk)
+        _here = key, job.runner(ray.get(job.packed), trunk)
     return _here[1]
 
 
-def _keep(order: Order, number: int, weights: Arrays) -> None:
+def _keep(job: WorkerJob, number: int, weights: Arrays) -> None:
     """Write the weights on the driver's machine: directly, or by a small task there."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    path = weights_path(order.folder, number)
-    if ray.get_runtime_context().get_node_id() == order.node:
+    path = weights_path(job.folder, number)
+    if ray.get_runtime_context().get_node_id() == job.node:
         write_arrays(path, weights)
         return
-    there = NodeAffinitySchedulingStrategy(order.node, soft=False)
+    there = NodeAffinitySchedulingStrategy(job.node, soft=False)
     ray.get(ray.remote(write_arrays).options(num_cpus=0, scheduling_strategy=there).remote(path, weights))
 
 

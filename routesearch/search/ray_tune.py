@@ -13,7 +13,19 @@ from typing import Any
 from routesearch.errors import RunFailed
 from routesearch.results.record import Outcome
 from routesearch.search.dispatcher import Dispatcher
-from routesearch.search.ray_tasks import pack_trial
+from routesearch.search.ray_cluster import environment, first_line
+from routesearch.search.ray_tasks import pack_trial, trainable
+from routesearch.search.ray_workers import Workers
+
+_TUNE = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no files for each trial
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # nothing of Tune's state is needed: the journal has it
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the old output can be silenced
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # our searcher hands out no more than fit
+    "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1e9",
+}
 
 
 class Abort(BaseException):
@@ -135,3 +147,41 @@ def _complaint(trial: Any) -> tuple[str, str | None]:
     else:
         reason = lines[0]
     return f"the worker was lost: {reason.strip()}", text
+
+
+def run_trials(dispatcher: Dispatcher, workers: Workers, scratch: Path) -> None:
+    """Have Tune run trials until the dispatcher has no more.
+
+    Args:
+        scratch: a folder for what Tune writes.
+
+    Raises:
+        RunFailed: Ray was lost, or what a trial left cannot be kept.
+    """
+    from ray import exceptions, tune
+
+    bridge = Bridge(dispatcher, workers.capacity, workers.check)
+    resources = {"cpu": workers.job.resources.cpu, "gpu": workers.job.resources.gpu}
+    with environment(_TUNE):
+        try:
+            # tune.run, not Tuner: a Tuner pickles its searcher and callbacks to resume from, and ours
+            # hold the journal.
+            tune.run(
+                tune.with_resources(tune.with_parameters(trainable, job=workers.job), resources),
+                name="search",
+                search_alg=make_searcher(bridge),
+                num_samples=-1,
+                callbacks=[make_callback(bridge)],
+                reuse_actors=True,  # a fresh worker costs seconds: it imports torch
+                storage_path=str(scratch),
+                trial_name_creator=lambda trial: trial.trial_id,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+                raise_on_failed_trial=False,
+                verbose=0,
+            )
+        except Abort as abort:
+            raise abort.reason from abort.reason.__cause__
+        except (tune.TuneError, exceptions.RayError) as error:
+            raise RunFailed(
+                f"Ray Tune ended the search: {first_line(error)}; run it again to continue"
+            ) from error

@@ -25,7 +25,7 @@ from routesearch.results.journal import ASKED, Journal
 from routesearch.results.points import Interval, OperatingPoint, Point, front, undominated
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
-from routesearch.search.observations import place, refusal
+from routesearch.search.observations import placement, refusal
 from routesearch.search.optuna_studies import OptunaStudies
 from routesearch.search.sampler import derive, make_sampler
 from routesearch.space.space import SearchSpace
@@ -156,7 +156,7 @@ class Trials:
         A curve with a number in it that is not finite becomes a failure.
         """
         row = self._rows[number]
-        record = row.record.with_outcome(sound(outcome))
+        record = row.record.with_outcome(validated_outcome(outcome))
         self._studies.finish(record, row.study, row.trial)
         self._count(row, -1)
         row.state = record.state
@@ -211,7 +211,7 @@ class Trials:
         if known or study.get_trials(deepcopy=False):
             return
         default = space.default()
-        placed = place(space, default.model_dump(mode="json"))
+        placed = placement(space, default.model_dump(mode="json"))
         try:
             bounds = self.task.bounds(method, default)
         except Refusal:
@@ -233,7 +233,7 @@ class Trials:
         return config, bounds, refusal(bounds, self.task.budget)
 
 
-def sound(outcome: Outcome) -> Outcome:
+def validated_outcome(outcome: Outcome) -> Outcome:
     """The outcome, or a failure if its curve is none: empty, or with a number that is not finite."""
     if outcome.state not in (State.FINISHED, State.STOPPED):
         return outcome

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Grant:
+class WorkerResources:
     """What Ray gives one trial: cores (its torch threads) and GPUs (fractions share one)."""
 
     cpu: float
@@ -40,7 +40,7 @@ class Grant:
         return machine.threads(self.cpu)
 
 
-class Work(ABC):
+class TrialRunner(ABC):
     """What a worker process does; one object in each, made at its first trial.
 
     Args:
@@ -58,12 +58,16 @@ class Work(ABC):
         """In the driver, once: what every worker needs, plain values and numpy arrays."""
 
     @abstractmethod
-    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Arrays]:
+    def train(self, trial: TrialRecord, resources: WorkerResources) -> tuple[Outcome, Arrays]:
         """One trial, and the weights of its network (none for a failure)."""
 
     @abstractmethod
     def measure_on_test(
-        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Arrays, grant: Grant
+        self,
+        trial: TrialRecord,
+        knobs: Sequence[Mapping[str, Any]],
+        weights: Arrays,
+        resources: WorkerResources,
     ) -> list[OperatingPoint]:
         """Operating points of a trained network at these knobs on test data."""
 
@@ -74,12 +78,12 @@ class Work(ABC):
         point: OperatingPoint,
         weights: Arrays,
         batches: Sequence[int],
-        grant: Grant,
+        resources: WorkerResources,
     ) -> list[Timing]:
         """A trained network at an operating point, timed at these batch sizes."""
 
     @abstractmethod
-    def train_trunk(self, part: str, seed: int, grant: Grant) -> Stored:
+    def train_trunk(self, part: str, seed: int, resources: WorkerResources) -> Stored:
         """A part of what trials share and is trained once, as it is stored.
 
         Args:
@@ -96,8 +100,8 @@ class Work(ABC):
         """
 
 
-class TrialWork(Work):
-    """The real thing: networks, by :mod:`routesearch.search.trial`."""
+class NetworkRunner(TrialRunner):
+    """The real thing: networks, by :mod:`routesearch.search.trial_network`."""
 
     def __init__(self, packed: Any, trunk: Mapping[str, Stored]) -> None:
         from routesearch.data.base import Data
@@ -114,18 +118,22 @@ class TrialWork(Work):
         facts = task.shape, task.classes
         return {"config": task.config, "facts": facts, "data": task.data.to_numpy(), "weights": weights}
 
-    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Arrays]:
-        from routesearch.search.trial import run_trial
+    def train(self, trial: TrialRecord, resources: WorkerResources) -> tuple[Outcome, Arrays]:
+        from routesearch.search.trial_network import run_trial
 
-        device = _prepare(trial.seed, grant)
+        device = _prepare(trial.seed, resources)
         return run_trial(trial, self.task, self.data, self.trunk, device)
 
     def measure_on_test(
-        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Arrays, grant: Grant
+        self,
+        trial: TrialRecord,
+        knobs: Sequence[Mapping[str, Any]],
+        weights: Arrays,
+        resources: WorkerResources,
     ) -> list[OperatingPoint]:
-        from routesearch.search.trial import measure_on
+        from routesearch.search.trial_network import measure_on
 
-        device = _prepare(trial.seed, grant)
+        device = _prepare(trial.seed, resources)
         return measure_on(trial, knobs, weights, self.task, self.data, self.trunk, device, "test")
 
     def time(
@@ -134,19 +142,19 @@ class TrialWork(Work):
         point: OperatingPoint,
         weights: Arrays,
         batches: Sequence[int],
-        grant: Grant,
+        resources: WorkerResources,
     ) -> list[Timing]:
-        from routesearch.search.trial import time_point
+        from routesearch.search.trial_network import time_point
 
-        device = _prepare(trial.seed, grant)
+        device = _prepare(trial.seed, resources)
         return time_point(trial, point, weights, self.task, self.trunk, device, batches)
 
-    def train_trunk(self, part: str, seed: int, grant: Grant) -> Stored:
+    def train_trunk(self, part: str, seed: int, resources: WorkerResources) -> Stored:
         from routesearch.task.resolve import CONFUSION
         from routesearch.training.confusion import measure_confusion
         from routesearch.training.trunk import train_trunk
 
-        device = _prepare(seed, grant)
+        device = _prepare(seed, resources)
         backbone, recipe = self.task.backbone, self.task.config.training
         if part == CONFUSION:
             return measure_confusion(backbone, self.data, recipe, seed=seed, device=device).pack()
@@ -175,7 +183,7 @@ def _trunk(stored: Mapping[str, Stored]) -> Trunk:
     return TrainedTrunk.unpack(*stored[NETWORK]).trunk(rows)
 
 
-def _prepare(seed: int, grant: Grant) -> torch.device:
+def _prepare(seed: int, resources: WorkerResources) -> torch.device:
     """Leave nothing of the process's earlier trials: threads, random states, cached GPU memory.
 
     Raises:
@@ -183,14 +191,14 @@ def _prepare(seed: int, grant: Grant) -> torch.device:
     """
     import torch
 
-    torch.set_num_threads(grant.threads)
+    torch.set_num_threads(resources.threads)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (a plugin may use the old interface)
     torch.manual_seed(seed)
-    device = machine.device(grant.gpu)
+    device = machine.device(resources.gpu)
     if device is None:
         raise RuntimeError(
-            f"a trial with resources.gpu={grant.gpu:g} needs CUDA, and {socket.gethostname()} has none"
+            f"a trial with resources.gpu={resources.gpu:g} needs CUDA, and {socket.gethostname()} has none"
         )
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -21,8 +21,8 @@ from routesearch.space.space import Space
 from routesearch.study.recipe import Recipe
 from routesearch.task.resolve import Reach, Task
 from routesearch.training.confusion import equivalent_epochs
-from routesearch.training.loop import fit, place
-from routesearch.training.weights import states
+from routesearch.training.loop import fit, to_device
+from routesearch.training.state_arrays import states
 from routesearch.utils import machine
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def _trial_seconds(task: Task, name: str, device: torch.device) -> float | None:
         even = [[1 / classes] * classes] * classes
         trunk = Trunk(states(task.backbone.plain()), 0.0, even)
     try:
-        net = place(method(config, task.backbone, trunk), device)
+        net = to_device(method(config, task.backbone, trunk), device)
         stages = net.stages()
         shares = sum(stage.share for stage in stages)
         epochs = [recipe.epochs * stage.share / shares for stage in stages]
@@ -122,7 +122,7 @@ def _buildable(task: Task, name: str) -> Space | None:
 
 
 def _trunk_seconds(task: Task, device: torch.device) -> float:
-    net = place(task.backbone.plain(), device)
+    net = to_device(task.backbone.plain(), device)
     recipe = task.config.training
     epochs = float(recipe.trunk_epochs) if task.needs_trunk else 0.0
     epochs += equivalent_epochs(task.data, recipe) if task.needs_confusion else 0.0

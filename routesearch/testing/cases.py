@@ -18,7 +18,7 @@ from routesearch.backbones.base import Backbone
 from routesearch.data.base import Data
 from routesearch.methods.base import Knob, RoutedNet, Scores, Stage, Trunk
 from routesearch.methods.running import run
-from routesearch.routing.batch import Routed
+from routesearch.routing.billing import Routed
 from routesearch.space.space import SearchSpace, Space
 from routesearch.study.recipe import Recipe
 from routesearch.testing.toys import CPU, RECIPE, toy_data, toy_trunk

@@ -10,7 +10,7 @@ from torch import Tensor
 from routesearch.methods.base import Knob
 from routesearch.methods.running import price
 from routesearch.results.points import Interval
-from routesearch.routing.batch import BatchMeter, Routed
+from routesearch.routing.billing import BatchMeter, Routed
 from routesearch.routing.cost import executed
 from routesearch.routing.pricing import RoutePrices
 from routesearch.testing.cases import Case

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from routesearch.methods.base import Scores
 from routesearch.methods.running import price, run
-from routesearch.routing.batch import Routed
+from routesearch.routing.billing import Routed
 from routesearch.testing.cases import Case, observed
 from routesearch.testing.declared import Declared, broken
 from routesearch.testing.walks import (

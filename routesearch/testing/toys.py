@@ -14,8 +14,8 @@ from routesearch.backbones.resnet import CifarResNet
 from routesearch.data.base import Data, Images, Shape, moments
 from routesearch.methods.base import Trunk
 from routesearch.study.recipe import Recipe
+from routesearch.training.state_arrays import states
 from routesearch.training.trunk import train_trunk
-from routesearch.training.weights import states
 
 CPU = torch.device("cpu")
 SHAPE = (1, 8, 8)

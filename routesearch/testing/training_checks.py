@@ -14,7 +14,7 @@ from routesearch.methods.running import run
 from routesearch.testing.cases import Case, observed, spread
 from routesearch.testing.declared import Declared, broken
 from routesearch.testing.toys import states_equal
-from routesearch.training.weights import states
+from routesearch.training.state_arrays import states
 
 
 class TrainingChecks(Declared):

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from routesearch.methods.base import Knob, RoutedNet
-from routesearch.routing.batch import BatchMeter, Path, Routed
+from routesearch.routing.billing import BatchMeter, Path, Routed
 from routesearch.routing.cost import Tensors, layer_macs
 
 Pick = Callable[[Tensor, int, int], Tensor]

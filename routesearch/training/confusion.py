@@ -17,7 +17,7 @@ from routesearch.methods.base import Stage
 from routesearch.methods.losses import cross_entropy
 from routesearch.routing.cost import mult_adds
 from routesearch.study.recipe import Recipe
-from routesearch.training.loop import fit, place
+from routesearch.training.loop import fit, to_device
 from routesearch.utils.arrays import Arrays, Stored, read_arrays
 
 FOLDS = 3
@@ -89,7 +89,7 @@ def measure_confusion(
         seen = data.train.select(torch.from_numpy(_all_but(parts, number)).to(where))
         own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
         torch.manual_seed(own)
-        net = place(backbone.plain(), device)
+        net = to_device(backbone.plain(), device)
         fold = replace(data, train=seen)
         fitted = fit(
             net,

@@ -236,7 +236,7 @@ def _autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
 
-def place(net: M, device: torch.device) -> M:
+def to_device(net: M, device: torch.device) -> M:
     """Move a network to its device, convolution weights channels_last: 1.1 to 1.9 x in training on CPUs."""
     net.to(device)
     return net.to(memory_format=torch.channels_last)

@@ -12,8 +12,8 @@ from routesearch.data.base import Data
 from routesearch.methods.base import Stage, Trunk
 from routesearch.methods.losses import cross_entropy
 from routesearch.study.recipe import Recipe
-from routesearch.training.loop import fit, place
-from routesearch.training.weights import as_tensors, to_arrays
+from routesearch.training.loop import fit, to_device
+from routesearch.training.state_arrays import as_tensors, to_arrays
 from routesearch.utils.arrays import Arrays, Stored
 
 
@@ -66,7 +66,7 @@ def train_trunk(
     torch.manual_seed(seed)
     net = backbone.plain()
     net.load_state_dict(as_tensors(weights or {}), strict=False)
-    place(net, device)
+    to_device(net, device)
 
     macs = 0
     if recipe.trunk_epochs:

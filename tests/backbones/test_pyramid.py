@@ -13,7 +13,7 @@ from torch import nn
 from routesearch.backbones import Pyramid8
 from routesearch.backbones.pyramid import Column, Scales
 from routesearch.errors import Refusal
-from routesearch.routing.batch import BatchMeter
+from routesearch.routing.billing import BatchMeter
 from routesearch.routing.cost import mult_adds
 from routesearch.routing.shapes import shapes_only
 

@@ -28,7 +28,7 @@ from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.search.driver import run_search
-from routesearch.search.worker import Grant, Work
+from routesearch.search.worker import TrialRunner, WorkerResources
 from routesearch.space.space import SearchSpace, Space
 from routesearch.utils.arrays import Stored, read_arrays
 
@@ -76,7 +76,7 @@ class FakeTask:
         return {part: self.dir / "trunks" / f"{part}.safetensors" for part, needed in parts.items() if needed}
 
 
-class FakeWork(Work):
+class FakeRunner(TrialRunner):
     def __init__(self, packed: Any, trunk: Mapping[str, Any]) -> None:
         self.task, self.trunk, self.made = packed["task"], trunk, time.time()
         assert packed["array"].sum() == 45
@@ -85,7 +85,7 @@ class FakeWork(Work):
     def pack(cls, task: Any) -> Any:
         return {"task": {"seconds": task.seconds, "trouble": task.trouble}, "array": np.arange(10)}
 
-    def train(self, trial: TrialRecord, grant: Grant) -> tuple[Outcome, Mapping[str, Any]]:
+    def train(self, trial: TrialRecord, resources: WorkerResources) -> tuple[Outcome, Mapping[str, Any]]:
         time.sleep(self.task["seconds"])
         match self.task["trouble"].get(str(trial.number)):
             case "raise":
@@ -108,7 +108,11 @@ class FakeWork(Work):
         ), weights
 
     def measure_on_test(
-        self, trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Mapping[str, Any], grant: Grant
+        self,
+        trial: TrialRecord,
+        knobs: Sequence[Mapping[str, Any]],
+        weights: Mapping[str, Any],
+        resources: WorkerResources,
     ) -> list[OperatingPoint]:
         assert weights["x"][0] == trial.config["x"]
         if self.task["trouble"].get(str(trial.number)) == "measure":
@@ -121,12 +125,12 @@ class FakeWork(Work):
         point: OperatingPoint,
         weights: Mapping[str, Any],
         batches: Sequence[int],
-        grant: Grant,
+        resources: WorkerResources,
     ) -> list[Timing]:
         assert weights["x"][0] == trial.config["x"]
         return [Timing(n, point.macs * n, point.macs * n, time.time(), point.macs, 1000.0) for n in batches]
 
-    def train_trunk(self, part: str, seed: int, grant: Grant) -> Any:
+    def train_trunk(self, part: str, seed: int, resources: WorkerResources) -> Any:
         if self.task["trouble"].get(part) == "slow":
             time.sleep(3600)
         if part in self.task["trouble"]:
@@ -167,7 +171,7 @@ def main(folder: str, settings: str) -> int:
     address = values.pop("address", None)
     try:
         task: Any = FakeTask(Path(folder), **values)
-        run_search(task, address=address, observers=[Printer()], work=FakeWork)
+        run_search(task, address=address, observers=[Printer()], runner=FakeRunner)
     except KeyboardInterrupt:
         return 130
     except RouteSearchError as error:

@@ -51,7 +51,7 @@ class Heard:
 def search(fake: ModuleType) -> Callable[..., Heard]:
     def run(folder: Path, **settings: Any) -> Heard:
         heard = Heard()
-        run_search(fake.FakeTask(folder, **settings), observers=[heard], work=fake.FakeWork)
+        run_search(fake.FakeTask(folder, **settings), observers=[heard], runner=fake.FakeRunner)
         return heard
 
     return run

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchinfo import summary
 
-from routesearch.routing.batch import BatchMeter, Routed
+from routesearch.routing.billing import BatchMeter, Routed
 from routesearch.routing.meter import Meter
 
 

@@ -13,7 +13,7 @@ import pytest
 import routesearch
 from routesearch import Meter
 from routesearch.export.trace import TracingMeter
-from routesearch.routing.batch import BatchMeter
+from routesearch.routing.billing import BatchMeter
 from routesearch.routing.pricing import PricingMeter
 
 

@@ -16,7 +16,7 @@ import torch
 from routesearch import Refusal, Study, load
 from routesearch.results.journal import Journal
 from routesearch.search.opening import open_trials
-from routesearch.search.trial import build_net
+from routesearch.search.trial_network import build_net
 from routesearch.search.weights import weights_path
 from routesearch.task.resolve import CONFUSION
 from routesearch.utils.arrays import write_arrays

@@ -24,7 +24,7 @@ from routesearch.search.ray_cluster import Capacity, check_fits
 from routesearch.search.ray_tasks import pack_trial, unpack_trial
 from routesearch.search.ray_tune import Abort, Bridge
 from routesearch.search.weights import read_weights, weights_path
-from routesearch.search.worker import Grant
+from routesearch.search.worker import WorkerResources
 from routesearch.utils.arrays import write_arrays
 
 
@@ -406,10 +406,10 @@ def test_capacity_is_what_fits_machine_by_machine(
         {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
     monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
-    assert Capacity(Grant(cpu, gpu))() == fits
+    assert Capacity(WorkerResources(cpu, gpu))() == fits
     if not fits:
         with pytest.raises(Refusal, match=r"got cpu=5, gpu=0; the largest here has 4 CPUs and 1 GPUs"):
-            check_fits(Grant(cpu, gpu))
+            check_fits(WorkerResources(cpu, gpu))
 
 
 def test_a_first_signal_waits_for_a_safe_place_and_a_second_does_not() -> None:

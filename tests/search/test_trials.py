@@ -18,7 +18,7 @@ from routesearch.results.points import Budget, OperatingPoint
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
-from routesearch.search.observations import place
+from routesearch.search.observations import placement
 from routesearch.search.opening import open_trials
 from routesearch.search.optuna_studies import COPY
 from routesearch.search.trials import DECLINED, Trials
@@ -457,15 +457,15 @@ def test_test_results_are_kept_with_the_origin_of_their_trial(
 def test_place_finds_only_configs_of_the_space(make_fake: Any) -> None:
     space = make_fake().spaces["deep"]
     config = {"cuts": [2, 5], "beta": 2.0, "kind": "plain", "gamma": 0.5}
-    placed = place(space, config)
+    placed = placement(space, config)
     assert placed is not None
     params = {"cuts.count": 2, "cuts.cut1": 2, "cuts.cut2": 5, "beta": 2.0, "kind": "plain"}
     assert placed[0] == params
-    soft = place(space, config | {"kind": "soft", "gamma": 0.9})
+    soft = placement(space, config | {"kind": "soft", "gamma": 0.9})
     assert soft is not None
     assert soft[0] == params | {"kind": "soft", "gamma": 0.9}
     for other in ({"cuts": [2, 9]}, {"beta": 20.0}, {"gamma": 0.9}, {"colour": "red"}):
-        assert place(space, config | other) is None
+        assert placement(space, config | other) is None
 
 
 def timed(accuracy: float, macs: float, latency: float) -> Outcome:

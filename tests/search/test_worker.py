@@ -17,14 +17,14 @@ import torch
 
 from routesearch.results.points import OperatingPoint, front
 from routesearch.results.record import State, TrialRecord
-from routesearch.search.worker import Grant, TrialWork
+from routesearch.search.worker import NetworkRunner, WorkerResources
 from routesearch.study.config import load_study
 from routesearch.task.resolve import CONFUSION, NETWORK, resolve
 from routesearch.training.confusion import Confusion, measure_confusion
 from routesearch.training.trunk import TrainedTrunk
 from routesearch.utils.arrays import Stored, read_arrays, write_arrays
 
-GRANT = Grant(1, 0)
+RESOURCES = WorkerResources(1, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -47,17 +47,17 @@ def test_the_parts_of_a_trunk_are_made_kept_and_put_together(
     write_study: Callable[..., Path], tmp_path: Path
 ) -> None:
     task = resolve(load_study(write_study(methods=["static", "dgate"])))
-    packed = TrialWork.pack(task)
-    worker = TrialWork(packed, {})
+    packed = NetworkRunner.pack(task)
+    worker = NetworkRunner(packed, {})
     assert worker.trunk is None
     stored = {}
     for part in (NETWORK, CONFUSION):
         path = tmp_path / f"{part}.safetensors"
-        write_arrays(path, *travelled({part: worker.train_trunk(part, 5, GRANT)})[part])
+        write_arrays(path, *travelled({part: worker.train_trunk(part, 5, RESOURCES)})[part])
         stored[part] = read_arrays(path)
-        TrialWork.check_trunk(part, stored[part])
+        NetworkRunner.check_trunk(part, stored[part])
 
-    trunk = TrialWork(packed, travelled(stored)).trunk
+    trunk = NetworkRunner(packed, travelled(stored)).trunk
     assert trunk is not None
     recipe, device = task.config.training, torch.device("cpu")
     expected = measure_confusion(task.backbone, task.data, recipe, seed=5, device=device)
@@ -66,7 +66,7 @@ def test_the_parts_of_a_trunk_are_made_kept_and_put_together(
     assert trunk.accuracy == TrainedTrunk.unpack(*stored[NETWORK]).accuracy
     assert trunk.state.keys() == task.backbone.plain().state_dict().keys()
 
-    alone = TrialWork(packed, travelled({CONFUSION: stored[CONFUSION]})).trunk
+    alone = NetworkRunner(packed, travelled({CONFUSION: stored[CONFUSION]})).trunk
     assert alone is not None
     assert (dict(alone.state), alone.confusion) == ({}, expected.rows)
 
@@ -75,7 +75,7 @@ def test_the_parts_of_a_trunk_are_made_kept_and_put_together(
 def test_another_file_is_no_part_of_a_trunk(part: str) -> None:
     for stored in (({"x": np.ones(3)}, {}), ({"confusion": np.ones((2, 3))}, {"accuracy": "?"})):
         with pytest.raises((KeyError, ValueError)):
-            TrialWork.check_trunk(part, stored)
+            NetworkRunner.check_trunk(part, stored)
 
 
 def test_the_trunk_begins_with_the_studys_weights(write_study: Callable[..., Path], tmp_path: Path) -> None:
@@ -87,9 +87,9 @@ def test_the_trunk_begins_with_the_studys_weights(write_study: Callable[..., Pat
     task = resolve(load_study(study))
     plain = task.backbone.plain()
     torch.save(plain.state_dict(), tmp_path / "w.pth")
-    packed = TrialWork.pack(task)
+    packed = NetworkRunner.pack(task)
     (tmp_path / "w.pth").unlink()  # a worker may be another machine
-    trunk = TrainedTrunk.unpack(*TrialWork(packed, {}).train_trunk(NETWORK, 0, GRANT))
+    trunk = TrainedTrunk.unpack(*NetworkRunner(packed, {}).train_trunk(NETWORK, 0, RESOURCES))
     assert trunk.macs == 0
     assert all(np.array_equal(trunk.weights[name], t.numpy()) for name, t in plain.state_dict().items())
 
@@ -100,15 +100,15 @@ def test_the_trunk_begins_with_the_studys_weights(write_study: Callable[..., Pat
 @pytest.fixture
 def packed(write_study: Callable[..., Path]) -> Any:
     """What the driver packs for a study whose methods need no trunk."""
-    return TrialWork.pack(resolve(load_study(write_study())))
+    return NetworkRunner.pack(resolve(load_study(write_study())))
 
 
-def made(packed: Any) -> TrialWork:
+def made(packed: Any) -> NetworkRunner:
     """A worker in another process: it gets a copy, of which nothing is shared."""
-    return TrialWork(pickle.loads(pickle.dumps(packed)), {})  # noqa: S301 (its own)
+    return NetworkRunner(pickle.loads(pickle.dumps(packed)), {})  # noqa: S301 (its own)
 
 
-def trial(work: TrialWork, method: str = "skipper", seed: int = 5) -> TrialRecord:
+def trial(work: NetworkRunner, method: str = "skipper", seed: int = 5) -> TrialRecord:
     return TrialRecord(3, method, work.task.spaces[method].default().model_dump(mode="json"), seed)
 
 
@@ -119,31 +119,31 @@ def unwritable(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def test_a_worker_needs_neither_the_study_file_nor_its_data(write_study: Callable[..., Path]) -> None:
     """What is packed is enough: another machine has the plugins' files, but not what the driver read."""
     file = write_study()
-    packed = TrialWork.pack(resolve(load_study(file)))
+    packed = NetworkRunner.pack(resolve(load_study(file)))
     file.unlink()
     (file.parent / "toy.npz").unlink()
     work = made(packed)
-    assert work.train(trial(work), GRANT)[0].state is State.FINISHED
+    assert work.train(trial(work), RESOURCES)[0].state is State.FINISHED
 
 
 def test_a_trial_is_trained_measured_and_timed(packed: Any) -> None:
     work = made(packed)
     record = trial(work)
-    outcome, weights = work.train(record, GRANT)
+    outcome, weights = work.train(record, RESOURCES)
     assert (outcome.state, outcome.reason) == (State.FINISHED, None)
     assert list(outcome.points) == front(outcome.points)
     assert len(outcome.points) > 1
 
     other = made(packed)  # a front is measured by whichever worker is free
     knobs = [p.knob for p in outcome.points]
-    tested = other.measure_on_test(record, knobs, unwritable(dict(weights)), GRANT)
+    tested = other.measure_on_test(record, knobs, unwritable(dict(weights)), RESOURCES)
     assert [p.knob for p in tested] == knobs
     assert tested != list(outcome.points), "test images, not those of validation"
     other.data = other.data.__class__(**{**vars(other.data), "test": other.data.validation})
-    again = other.measure_on_test(record, knobs, unwritable(dict(weights)), GRANT)
+    again = other.measure_on_test(record, knobs, unwritable(dict(weights)), RESOURCES)
     assert again == list(outcome.points)
 
-    timings = other.time(record, outcome.points[-1], unwritable(dict(weights)), [1, 3], GRANT)
+    timings = other.time(record, outcome.points[-1], unwritable(dict(weights)), [1, 3], RESOURCES)
     assert [t.batch for t in timings] == [1, 3]
     bounds = work.task.bounds("skipper", work.task.spaces["skipper"].default())
     assert all(0 < t.p50 <= t.p95 for t in timings)
@@ -152,24 +152,24 @@ def test_a_trial_is_trained_measured_and_timed(packed: Any) -> None:
 
 def test_weights_of_another_config_are_neither_measured_nor_timed(packed: Any) -> None:
     work = made(packed)
-    _, weights = work.train(trial(work, "static"), GRANT)
+    _, weights = work.train(trial(work, "static"), RESOURCES)
     record, point = trial(work), OperatingPoint({"threshold": 0.5}, 0.5, 1.0, (1.0,))
     with pytest.raises(RuntimeError, match="state_dict"):
-        work.measure_on_test(record, [point.knob], weights, GRANT)
+        work.measure_on_test(record, [point.knob], weights, RESOURCES)
     with pytest.raises(RuntimeError, match="state_dict"):
-        work.time(record, point, weights, [1], GRANT)
+        work.time(record, point, weights, [1], RESOURCES)
 
 
 def test_a_methods_trunk_is_the_one_that_was_stored(write_study: Callable[..., Path]) -> None:
-    packed = TrialWork.pack(resolve(load_study(write_study(methods=["dgate"]))))
+    packed = NetworkRunner.pack(resolve(load_study(write_study(methods=["dgate"]))))
     without = made(packed)
-    outcome, weights = without.train(trial(without, "dgate"), GRANT)
+    outcome, weights = without.train(trial(without, "dgate"), RESOURCES)
     assert outcome.reason == "Refusal: dgate: gates are trained on a trained trunk, got none"
     assert weights == {}
 
-    stored = {NETWORK: without.train_trunk(NETWORK, 5, GRANT)}
-    work = TrialWork(packed, travelled(stored))
-    outcome, weights = work.train(trial(work, "dgate"), GRANT)
+    stored = {NETWORK: without.train_trunk(NETWORK, 5, RESOURCES)}
+    work = NetworkRunner(packed, travelled(stored))
+    outcome, weights = work.train(trial(work, "dgate"), RESOURCES)
     assert outcome.state is State.FINISHED
     kept = {array.tobytes() for array in weights.values()}
     convolutions = [array for array in stored[NETWORK][0].values() if array.ndim == 4]
@@ -190,13 +190,13 @@ def spoil() -> None:
 
 def test_a_trial_is_the_same_whatever_ran_before_it(packed: Any) -> None:
     fresh, used = made(packed), made(packed)
-    first, weights = fresh.train(trial(fresh), GRANT)
-    used.train(trial(used, "static", seed=9), GRANT)
+    first, weights = fresh.train(trial(fresh), RESOURCES)
+    used.train(trial(used, "static", seed=9), RESOURCES)
     spoil()
-    second, others = used.train(trial(used), GRANT)
+    second, others = used.train(trial(used), RESOURCES)
     assert second.points == first.points
     assert all(np.array_equal(weights[name], others[name]) for name in weights)
-    other, _ = used.train(trial(used, seed=6), GRANT)
+    other, _ = used.train(trial(used, seed=6), RESOURCES)
     assert other.points != first.points
 
 
@@ -215,15 +215,19 @@ def test_every_task_begins_with_its_threads_and_seeds(
 
     work = made(packed)
     record, point = trial(work), OperatingPoint({"threshold": 0.5}, 0.5, 1.0, (1.0,))
-    grant = Grant(cpu, 0)
-    for name in ("search.trial.run_trial", "search.trial.measure_on", "search.trial.time_point"):
+    resources = WorkerResources(cpu, 0)
+    for name in (
+        "search.trial_network.run_trial",
+        "search.trial_network.measure_on",
+        "search.trial_network.time_point",
+    ):
         monkeypatch.setattr(f"routesearch.{name}", begun)
     monkeypatch.setattr("routesearch.training.trunk.train_trunk", begun)
     acts: dict[str, Callable[[], Any]] = {
-        "train": lambda: work.train(record, grant),
-        "measure": lambda: work.measure_on_test(record, [point.knob], {}, grant),
-        "time": lambda: work.time(record, point, {}, [1], grant),
-        "trunk": lambda: work.train_trunk(NETWORK, record.seed, grant),
+        "train": lambda: work.train(record, resources),
+        "measure": lambda: work.measure_on_test(record, [point.knob], {}, resources),
+        "time": lambda: work.time(record, point, {}, [1], resources),
+        "trunk": lambda: work.train_trunk(NETWORK, record.seed, resources),
     }
     seen = []
     for _ in range(2):
@@ -241,14 +245,14 @@ def test_every_task_begins_with_its_threads_and_seeds(
 def test_a_gpu_that_is_not_there_is_an_error_and_no_slow_trial(packed: Any, gpu: float) -> None:
     work = made(packed)
     record, point = trial(work), OperatingPoint({"threshold": 0.5}, 0.5, 1.0, (1.0,))
-    grant = Grant(1, gpu)
+    resources = WorkerResources(1, gpu)
     told = re.escape(f"a trial with resources.gpu={gpu:g} needs CUDA, and {socket.gethostname()} has none")
     for act in (
-        lambda: work.train(record, grant),
-        lambda: work.measure_on_test(record, [point.knob], {}, grant),
-        lambda: work.time(record, point, {}, [1], grant),
-        lambda: work.train_trunk(NETWORK, 0, grant),
-        lambda: work.train_trunk(CONFUSION, 0, grant),
+        lambda: work.train(record, resources),
+        lambda: work.measure_on_test(record, [point.knob], {}, resources),
+        lambda: work.time(record, point, {}, [1], resources),
+        lambda: work.train_trunk(NETWORK, 0, resources),
+        lambda: work.train_trunk(CONFUSION, 0, resources),
     ):
         with pytest.raises(RuntimeError, match=f"^{told}$"):
             act()

@@ -20,7 +20,7 @@ from routesearch.routing.cost import mult_adds
 from routesearch.study.recipe import Recipe
 from routesearch.training import loop as fit_module
 from routesearch.training.loop import Fitted, fit, make_optimizer, training_work
-from routesearch.training.weights import states
+from routesearch.training.state_arrays import states
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(batch_size=16, weight_decay=0.0)

@@ -28,7 +28,7 @@ from routesearch.methods.running import price
 from routesearch.plugin.loader import load_plugins
 from routesearch.study.recipe import Recipe
 from routesearch.testing import MethodContract, ToyChain, toy_data
-from routesearch.training.loop import fit, place
+from routesearch.training.loop import fit, to_device
 from routesearch_decisionet import (
     DecisioNet,
     agglomerate,
@@ -505,7 +505,7 @@ def test_labels_are_learnt_and_without_them_nothing_is_said(beta: float) -> None
     labels = [(0,), (1,), (0,), (1,)]
     net = make(backbone, labels, split_positions=(4,), beta=beta)
     recipe = Recipe(batch_size=16, epochs=12, learning_rate=0.01)
-    fit(place(net, CPU), net.stages(), data, recipe, epochs=12, seed=0, device=CPU)
+    fit(to_device(net, CPU), net.stages(), data, recipe, epochs=12, seed=0, device=CPU)
     routed = run(net, data.inputs(data.validation.pixels))
     agreement = float(routed.route.eq(data.validation.labels % 2).double().mean())
     assert (agreement > 0.85) == (beta > 0)

@@ -26,8 +26,8 @@ from routesearch.evaluation.measure import measure
 from routesearch.plugin.loader import load_plugins
 from routesearch.study.recipe import Recipe
 from routesearch.testing import MethodContract, toy_data
-from routesearch.training.loop import fit, place, training_work
-from routesearch.training.weights import states
+from routesearch.training.loop import fit, to_device, training_work
+from routesearch.training.state_arrays import states
 from routesearch_jungle import (
     Jungle,
     Opened,
@@ -75,7 +75,7 @@ def make(backbone: Backbone, /, seed: int = 0, trunk: Trunk | None = None, **fie
 @pytest.fixture(scope="module")
 def trunk(backbone: Backbone, data: Data) -> Trunk:
     torch.manual_seed(0)
-    plain = place(backbone.plain(), CPU)
+    plain = to_device(backbone.plain(), CPU)
     stage = Stage(lambda batch: F.cross_entropy(plain(batch.inputs), batch.labels))
     fit(plain, [stage], data, RECIPE, epochs=25, seed=0, device=CPU)
     return Trunk(states(plain), 0.0)
@@ -88,7 +88,7 @@ def train(net: Jungle, data: Data, recipe: Recipe = RECIPE) -> Jungle:
 
 @pytest.fixture(scope="module")
 def trained(backbone: Backbone, trunk: Trunk, data: Data) -> Jungle:
-    return train(place(make(backbone, trunk=trunk), CPU), data)
+    return train(to_device(make(backbone, trunk=trunk), CPU), data)
 
 
 def dense(net: Jungle, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from routesearch.methods.running import price
 from routesearch.plugin.loader import load_plugins
 from routesearch.study.recipe import Recipe
 from routesearch.testing import MethodContract, toy_data
-from routesearch.training.loop import fit, place, training_work
+from routesearch.training.loop import fit, to_device, training_work
 from routesearch_skipnet import (
     GATES,
     SCHEDULES,
@@ -446,7 +446,7 @@ def kinds() -> Iterator[Any]:
 def test_each_kind_trains_and_is_measured(schedule: str, gate: str, backbone: Backbone, data: Data) -> None:
     net = make(backbone, gate_type=gate, schedule=schedule, alpha=0.5)
     before = {n: p.detach().clone() for n, p in net.gates.named_parameters()}
-    place(net, CPU)
+    to_device(net, CPU)
     train(net, data, epochs=6)
     assert any(not torch.equal(before[n], p) for n, p in net.gates.named_parameters())
     points = measure(net, data, data.validation, CPU)

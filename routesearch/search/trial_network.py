@@ -17,8 +17,8 @@ from routesearch.results.points import OperatingPoint, thin
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.task.resolve import Task
-from routesearch.training.loop import fit, place
-from routesearch.training.weights import as_tensors, to_arrays
+from routesearch.training.loop import fit, to_device
+from routesearch.training.state_arrays import as_tensors, to_arrays
 from routesearch.utils.arrays import Arrays
 
 FRONT_SECONDS = 0.5
@@ -36,7 +36,7 @@ def run_trial(
     started = time.monotonic()
     try:
         torch.manual_seed(record.seed)
-        net = place(build_net(record, task, trunk), device)
+        net = to_device(build_net(record, task, trunk), device)
         recipe = task.config.training
         fitted = fit(net, net.stages(), data, recipe, epochs=recipe.epochs, seed=record.seed, device=device)
         points = _timed(net, thin(measure(net, data, data.validation, device)), task, device)
@@ -66,7 +66,7 @@ def measure_on(
 ) -> list[OperatingPoint]:
     """Operating points of stored weights at these knobs on a split."""
     net = _load_net(record, weights, task, trunk)
-    return measure(place(net, device), data, data.split(split), device, knobs)
+    return measure(to_device(net, device), data, data.split(split), device, knobs)
 
 
 def time_point(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchinfo import summary
 
-from routesearch.routing.batch import BatchMeter
+from routesearch.routing.billing import BatchMeter
 from routesearch.routing.cost import mult_adds
 
 

@@ -16,7 +16,7 @@ from routesearch.backbones.base import reference_cost
 from routesearch.methods.base import Trunk
 from routesearch.results.points import front
 from routesearch.results.record import Outcome, State, TrialRecord
-from routesearch.search.trial import build_net, measure_on, run_trial
+from routesearch.search.trial_network import build_net, measure_on, run_trial
 from routesearch.study.config import load_study
 from routesearch.task.resolve import Task, resolve
 from routesearch.training.trunk import train_trunk
@@ -208,7 +208,7 @@ def test_a_user_interrupt_is_no_failure(failing: Task, monkeypatch: pytest.Monke
     def interrupted(*args: Any, **more: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("routesearch.search.trial.fit", interrupted)
+    monkeypatch.setattr("routesearch.search.trial_network.fit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_trial(record(failing, "static"), failing, failing.data, None, CPU)
 
@@ -217,7 +217,7 @@ def test_a_user_interrupt_is_no_failure(failing: Task, monkeypatch: pytest.Monke
 def test_where_latency_is_the_budget_a_few_points_are_kept_and_timed(
     method: str, make_task: Callable[..., Task], trunk: Trunk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("routesearch.search.trial.MAX_TIMED", 3)
+    monkeypatch.setattr("routesearch.search.trial_network.MAX_TIMED", 3)
     monkeypatch.setattr("routesearch.evaluation.latency.LEAST", 2)
     plain = make_task(methods=METHODS)
     timed = make_task(methods=METHODS, budget={"max_latency": "2ms", "batch": 4})

@@ -1,0 +1,56 @@
+"""The trunk of a study: each part trained once by a worker, kept in a file, given to every trial."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from routesearch.errors import Refusal, RunFailed
+from routesearch.results.record import Outcome
+from routesearch.search.ray_tasks import train_trunk
+from routesearch.utils.arrays import Stored, read_arrays, write_arrays
+
+if TYPE_CHECKING:
+    from routesearch.search.ray_workers import Workers
+    from routesearch.search.worker import TrialRunner
+    from routesearch.task.resolve import Task
+
+
+def share_trunk(task: Task, workers: Workers) -> None:
+    """Train the parts that methods need and that are not there, and give all to the workers.
+
+    Raises:
+        Refusal: a file is something else than a part of the trunk.
+        RunFailed: a part could not be trained or written.
+    """
+    paths = task.trunk_files()
+    if not paths:
+        return
+    seed = task.config.search.seed
+    running = {
+        part: workers.send(train_trunk, part, seed, retries=3)
+        for part, path in paths.items()
+        if not path.exists()
+    }
+    for part, handle in running.items():
+        _keep(part, workers.result(handle), paths[part])
+    workers.share_trunk({part: _read(part, path, workers.job.runner) for part, path in paths.items()})
+
+
+def _keep(part: str, answer: Any, path: Path) -> None:
+    if "outcome" in answer:
+        failure = Outcome.loads(answer["outcome"])
+        raise RunFailed(f"the {part} could not be trained: {failure.reason}") from None
+    try:
+        write_arrays(path, *answer["trunk"])
+    except OSError as error:
+        raise RunFailed(f"the {part} cannot be written to {path}: {error.strerror}") from error
+
+
+def _read(part: str, path: Path, runner: type[TrialRunner]) -> Stored:
+    try:
+        stored = read_arrays(path)
+        runner.check_trunk(part, stored)
+        return stored
+    except (OSError, KeyError, ValueError) as error:
+        raise Refusal(f"the {part} must be a readable safetensors file, got {path}: {error}") from None
