@@ -13,7 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before anybody imports torch: workers
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a method's contract ``make test`` tries the quick cases, ``make test-all`` all."""
+    """Mark a contract's further cases slow: ``make test`` tries the quick ones, ``make test-all`` all."""
     for item in items:
         callspec = getattr(item, "callspec", None)
         case = None if callspec is None else callspec.params.get("case")

@@ -11,6 +11,9 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+MAX_MESSAGE = 200
+"""Characters of another library's message that are shown: torch lists every tensor that does not fit."""
+
 
 class RouteSearchError(Exception):
     """Anything this package raises on purpose."""
@@ -45,3 +48,15 @@ def origin(error: BaseException) -> str:
         if here not in file.parents and "site-packages" not in file.parts and file.suffix == ".py":
             return f" ({file.name}:{frame.lineno})"
     return ""
+
+
+def headline(error: BaseException) -> str:
+    """First line of an error, or the last where its message holds a whole traceback, as Ray's do."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if any("Traceback (" in line or line.startswith("Traceback") for line in lines) else 0]
+
+
+def shortened(error: BaseException) -> str:
+    """Name and whole message of another library's error in one line, cut where it is long."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + '…'}"

@@ -67,7 +67,7 @@ def test_a_model_predicts_the_same(
 def test_a_model_can_still_be_saved(
     study: str, macs: str, fixtures: Path, images: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:
-    """From weights and confusion of that version."""
+    """The trunk's files of that version are used: weights and confusion."""
     folder = tmp_path / "earlier"
     shutil.copytree(fixtures / "earlier", folder)
     point = Study.load(folder / f"{study}.yaml").save(tmp_path / "model", macs)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from routesearch.errors import Refusal, UnknownName
+from routesearch.errors import MAX_MESSAGE, Refusal, UnknownName, headline, shortened
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,22 @@ def test_an_unknown_name_and_what_may_have_been_meant(name: str, told: str) -> N
 
 def test_nothing_is_known() -> None:
     assert str(UnknownName("method", "static", [])) == "no method 'static'; installed: none"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("", "ValueError"),
+        ("  the first  \n\nthe second", "the first"),
+        ("ray::f()\n  Traceback (most recent call last):\n  a line\nKeyError: 'x'\n", "KeyError: 'x'"),
+    ],
+)
+def test_an_errors_headline(message: str, line: str) -> None:
+    assert headline(ValueError(message)) == line
+
+
+def test_another_librarys_message_is_one_line_and_not_too_long() -> None:
+    assert shortened(KeyError("a\n  b")) == "KeyError: 'a\\n b'"
+    assert shortened(ValueError("a\n  b")) == "ValueError: a b"
+    long = shortened(ValueError("x" * 500))
+    assert long == "ValueError: " + "x" * MAX_MESSAGE + "…"

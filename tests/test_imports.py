@@ -162,6 +162,12 @@ def test_core_keeps_the_line() -> None:
     assert offenders == []
 
 
+def test_ray_is_in_the_modules_that_are_named_after_it() -> None:
+    """The order of a search, its trials and its journal are read without knowing Ray."""
+    found = {path.stem for path in SOURCES if any(each.within("ray") for each in imports(path.read_text()))}
+    assert found == {"ray_cluster", "ray_tasks", "ray_tune", "ray_workers"}
+
+
 def test_no_two_units_need_each_other() -> None:
     graph: dict[str, set[str]] = {}
     for path in SOURCES:
@@ -171,7 +177,7 @@ def test_no_two_units_need_each_other() -> None:
 
 
 def test_no_two_modules_import_each_other() -> None:
-    """Within a package too, but for what is imported late, in a function."""
+    """Modules of a package do not either, but for what is imported late, in a function."""
     known = {module_of(path): imports(path.read_text()) for path in SOURCES}
     graph = {name: {each.target(known) for each in found if not each.free} for name, found in known.items()}
     TopologicalSorter({name: needed - {name} for name, needed in graph.items()}).prepare()

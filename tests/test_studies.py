@@ -15,7 +15,7 @@ FILES = sorted(STUDIES.rglob("*.yaml"))
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_study_that_ships_can_be_built(file: Path) -> None:
-    """And would run: a pre-flight prices the defaults and more, so it finds nothing more expensive."""
+    """It would run: a pre-flight prices the defaults and more, so its cheapest is no more expensive."""
     task = resolve(load_study(file))
     reached = {name: Reach(1.0, task.bounds(name, space.default())) for name, space in task.spaces.items()}
     for name, reach in reached.items():

@@ -67,7 +67,7 @@ TIE = 1e-12
 
 
 def distances(confusion: Tensor) -> Tensor:
-    """Of classes, n x n, by a confusion matrix whose rows are the true classes (Eq. 1 and 2)."""
+    """Distances of classes, n x n, from a confusion matrix whose rows are the true classes (Eq. 1 and 2)."""
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1e-30)
     one_way = 1 - shares
     return ((one_way + one_way.T) / 2).fill_diagonal_(0)
@@ -306,7 +306,7 @@ class DecisioNet(RoutedNet):
         self.routers: Sequence[nn.Sequential] = nn.ModuleList(routers)  # type: ignore[assignment]
 
     def _widths(self, depth: int) -> list[float]:
-        """Of each node: half of its parent's, or that times the square root of twice its share of classes.
+        """Nodes' widths: half of the parent's, or that times the square root of twice the share of classes.
 
         MACs go with the square of the width: the branches of a split share what two halves would cost.
         """
@@ -429,7 +429,7 @@ def _mixed(leaves: Sequence[Tensor], decisions: Tensor) -> Tensor:
 
 
 def _undecided(z: Tensor, decisions: Tensor) -> Tensor:
-    """Without labels: how far modules are from sending half of the images that they meet each way, surely.
+    """Loss without labels: how far modules are from sending half of their images each way, surely.
 
     1 - 4 x the variance of a module's probability over those images, without noise: 0 where half of them
     are sure to go left and half right, 1 where all are alike. Mean over modules.

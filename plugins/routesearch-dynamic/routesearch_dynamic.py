@@ -110,7 +110,7 @@ class Node(nn.Module):
 
 
 class Prices(NamedTuple):
-    """Of nodes, as fractions of the backbone's MACs: a column with its router, and a classifier (M each)."""
+    """Prices of nodes, as fractions of the backbone's MACs: column with router, and classifier (M each)."""
 
     columns: Tensor
     leaves: Tensor
@@ -278,7 +278,7 @@ class Dynamic(RoutedNet):
             got = f"got branching={branching} and {len(positions)} junctions"
             raise Refusal(f"{self.name}: branching <= junctions must hold, {got}")
         self.sinks = [3] * branching + [2] * (len(positions) - branching)
-        """Of the junctions of each level."""
+        """Number of ways at each level's junctions."""
         self.levels: list[range] = []
         """Node numbers of each level; its first node's sinks are the next level's first ones."""
         nodes: list[nn.Module] = []

@@ -71,7 +71,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def head(self, width: float = 1.0) -> nn.Module:
-        """From the last unit's output to logits."""
+        """The layers from the last unit's output to logits."""
 
     @abstractmethod
     def channels(self, k: int, width: float = 1.0) -> int:

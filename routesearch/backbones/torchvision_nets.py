@@ -46,7 +46,7 @@ def stem(before: int, after: int, small: bool) -> list[nn.Module]:
 
 
 def torchvision_names(network: str) -> list[str]:
-    """Of the tensors of torchvision's network, in its order and ours; ``*_cifar`` go by their models."""
+    """Names of tensors of torchvision's network, in its order and ours; ``*_cifar`` go by their models."""
     from torchvision import models
 
     with shapes_only():
@@ -144,7 +144,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Sequential):
-    """To half of the channels and, by averages, half of the sides."""
+    """DenseNet's transition: half of the channels and, by averages, half of the sides."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def first_line(doc: str | None) -> str:
-    """Of a docstring."""
+    """First line of a docstring."""
     return (doc or "").strip().split("\n")[0]
 
 

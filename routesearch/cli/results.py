@@ -273,7 +273,7 @@ def tell_failures(records: Iterable[TrialRecord]) -> None:
 
 
 def few(points: list[Point], best: Point | None, most: int) -> list[Point]:
-    """At most so many points of a front, evenly chosen, both ends and the best among them."""
+    """Some points of a front, ``most`` at the most, evenly chosen, both ends and the best among them."""
     if len(points) <= most:
         return points
     last = len(points) - 1

@@ -49,7 +49,7 @@ class Images:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the pixels."""
+        """Shape of the pixels."""
         return self.pixels.dtype
 
     @property

@@ -45,7 +45,7 @@ class Files:
 
     @classmethod
     def of(cls, folder: Path, files: Sequence[Path], size: int) -> Files:
-        """Of ``files`` below ``folder``, one at least; both absolute or both relative."""
+        """Images in ``files`` below ``folder``, one at least; both absolute or both relative."""
         names = np.array([os.fsencode(file.relative_to(folder)) for file in files])
         return cls(folder.absolute(), names, size)  # a worker has a working directory of its own
 
@@ -139,7 +139,7 @@ class StreamedImages(Images):
         return StreamedImages(self.files, self.labels.to(device), aux)
 
     def pack(self) -> dict[str, Any]:
-        """As of all images, with the names of the files for their pixels."""
+        """The split of all images, with the names of the files for their pixels."""
         return {
             "files": str(self.files.folder),
             "names": self.files.names,

@@ -20,10 +20,10 @@ Engine = Literal["onnx", "torch"]
 """What an exported model's graphs are written for."""
 
 OPSET = 20
-"""Of ONNX's operators: with IR version 10, which onnxruntime reads since 1.18."""
+"""Version of ONNX's operators: with IR version 10, which onnxruntime reads since 1.18."""
 
 MAX_BYTES = 1_900_000_000
-"""Of weights in ONNX: a file, and the message that it is cut from, hold less than 2 GiB."""
+"""Bytes of weights in ONNX: a file, and the message that it is cut from, hold less than 2 GiB."""
 
 
 def check_engine(name: str) -> Engine:

@@ -1,4 +1,4 @@
-"""From a saved model to a folder that runs without routesearch."""
+"""The export of a saved model to a folder that runs without routesearch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from routesearch.errors import Refusal, RouteSearchError, RunFailed, origin
+from routesearch.errors import Refusal, RouteSearchError, RunFailed, origin, shortened
 from routesearch.export import runner
 from routesearch.export.engines import check_engine, write
 from routesearch.export.program import Program, programmed
@@ -80,10 +80,9 @@ def export_model(model: SavedModel, folder: Path | str, format: str = "onnx") ->
         except OSError:
             raise
         except Exception as error:  # a plugin's route, and two compilers
-            text = " ".join(str(error).split())[:200]
             rule = "every operation of a route must be one that torch can record and write"
             raise Refusal(
-                f"{card.method} cannot be exported: {rule}, got {type(error).__name__}: {text}{origin(error)}"
+                f"{card.method} cannot be exported: {rule}, got {shortened(error)}{origin(error)}"
             ) from error
         document = {
             "kind": "routesearch program",

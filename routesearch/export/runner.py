@@ -31,7 +31,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 FORMAT = 1
-"""Of ``program.json``; raised when an older runner could not read what is written now."""
+"""Version of ``program.json``; raised when an older runner could not read what is written now."""
 
 
 @dataclass(frozen=True, eq=False)

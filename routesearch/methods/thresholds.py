@@ -228,7 +228,7 @@ def _sequential_macs(chain: ExitChain, front: ExitFront) -> None:
 
 
 def _cheapest(rights: Array, targets: Array) -> Array:
-    """For each target the first, so the cheapest, place with as many right; without one, the most accurate.
+    """The cheapest place for each target: the first with as many right; without one, the most accurate.
 
     Along one gate costs never fall: fewer leave there.
     """

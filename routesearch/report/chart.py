@@ -115,7 +115,7 @@ def chart_of(results: StudyResults, split: str) -> Chart:
 
 
 def _thinned(rest: Sequence[Point]) -> list[Point]:
-    """At most ``MAX_FAINT``, evenly over the trials and along their curves."""
+    """``MAX_FAINT`` points at the most, chosen evenly over the trials and along their curves."""
     if len(rest) <= MAX_FAINT:
         return list(rest)
     keep = np.linspace(0, len(rest) - 1, MAX_FAINT).round().astype(int)

@@ -51,7 +51,7 @@ class HasCost(Protocol):
 
 
 class HasLatency(HasCost, Protocol):
-    """And perhaps a measured latency."""
+    """A point with a cost and perhaps a measured latency."""
 
     @property
     def latency(self) -> float | None: ...

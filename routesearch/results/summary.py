@@ -56,7 +56,7 @@ class Summary:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The summary as JSON values."""
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "results"}
         best = None if self.best is None else self.best.as_dict()
         return {**values, "front": [point.as_dict() for point in self.front], "best": best}

@@ -34,7 +34,7 @@ class Timing:
 
     @property
     def images_per_second(self) -> float:
-        """At the median; of a batch."""
+        """Throughput of a batch at the median time."""
         return self.batch / self.p50
 
     @property

@@ -38,7 +38,7 @@ class _ShapesOnly(TorchFunctionMode):
 
 
 def _pooled(x: Tensor, output_size: Any) -> list[int]:
-    """Of an adaptive pooling: one side for both, None for as it is."""
+    """Output size of an adaptive pooling: one side for both, None for as it is."""
     sides = [
         side if want is None else int(want)
         for want, side in zip(_pair(output_size), x.shape[-2:], strict=True)

@@ -18,7 +18,7 @@ KIND = "routesearch model"
 
 
 Part = Literal["method", "backbone"]
-"""Of a network, whoever's code it is."""
+"""Part of a network that may be a plugin's code."""
 
 
 class _Values(BaseModel):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from routesearch.data.arrays import as_pixels
 from routesearch.data.base import normalised
-from routesearch.errors import Refusal, UnknownName, origin
+from routesearch.errors import Refusal, UnknownName, origin, shortened
 from routesearch.evaluation.latency import BATCHES, SECONDS, time_network
 from routesearch.methods.base import RoutedNet, Trunk
 from routesearch.methods.running import run
@@ -33,8 +33,6 @@ log = logging.getLogger("routesearch")
 
 BATCH = 256
 """Images that go through the network at a time."""
-MAX_TEXT = 200
-"""Characters of somebody else's complaint: torch lists every tensor that does not fit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,10 +151,8 @@ def rebuild(card: Card, arrays: Mapping[str, npt.NDArray[Any]], registry: Regist
     except Refusal as refusal:
         raise Refusal(f"{where}: {refusal}") from None
     except Exception as error:  # a plugin's code may raise anything, and load_state_dict on other weights
-        text = " ".join(str(error).split())
-        text = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
         rule = f"the weights must fit the network that {card.method} builds"
-        raise Refusal(f"{where}: {rule}, got {type(error).__name__}: {text}{origin(error)}") from error
+        raise Refusal(f"{where}: {rule}, got {shortened(error)}{origin(error)}") from error
     return net
 
 

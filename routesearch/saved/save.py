@@ -1,4 +1,4 @@
-"""From a study's operating point to a saved model."""
+"""The saving of a study's operating point as a model."""
 
 from __future__ import annotations
 

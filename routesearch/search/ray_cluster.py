@@ -15,7 +15,7 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
 
-from routesearch.errors import Refusal
+from routesearch.errors import Refusal, headline
 from routesearch.search.worker import WorkerResources
 from routesearch.utils.machine import cores, threads
 
@@ -88,7 +88,7 @@ def connect(address: str | None, cpu: float) -> Iterator[Path]:
         except (OSError, ValueError, RuntimeError) as error:
             ray.shutdown()
             what = "start Ray on this machine" if address is None else f"reach Ray at --address {address}"
-            raise Refusal(f"could not {what}: {first_line(error)}") from error
+            raise Refusal(f"could not {what}: {headline(error)}") from error
         try:
             yield scratch
         finally:
@@ -189,13 +189,3 @@ def _silent(logger: logging.Logger) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says in one line: its first, or the last where Ray put a whole traceback into it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return (
-        lines[-1]
-        if any(line.startswith("Traceback") or "Traceback (" in line for line in lines)
-        else lines[0]
-    )

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from routesearch.errors import RunFailed
+from routesearch.errors import RunFailed, headline
 from routesearch.results.record import Outcome
 from routesearch.search.dispatcher import Dispatcher
-from routesearch.search.ray_cluster import environment, first_line
+from routesearch.search.ray_cluster import environment
 from routesearch.search.ray_tasks import pack_trial, trainable
 from routesearch.search.ray_workers import Workers
 
@@ -183,5 +183,5 @@ def run_trials(dispatcher: Dispatcher, workers: Workers, scratch: Path) -> None:
             raise abort.reason from abort.reason.__cause__
         except (tune.TuneError, exceptions.RayError) as error:
             raise RunFailed(
-                f"Ray Tune ended the search: {first_line(error)}; run it again to continue"
+                f"Ray Tune ended the search: {headline(error)}; run it again to continue"
             ) from error

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from routesearch.errors import RunFailed
-from routesearch.search.ray_cluster import Capacity, first_line
+from routesearch.errors import RunFailed, headline
+from routesearch.search.ray_cluster import Capacity
 from routesearch.search.ray_tasks import WorkerJob
 
 if TYPE_CHECKING:
@@ -87,6 +87,6 @@ class Workers:
         try:
             return ray.get(handle)
         except ray.exceptions.RayTaskError as error:
-            raise WorkerFailed(first_line(error)) from error
+            raise WorkerFailed(headline(error)) from error
         except ray.exceptions.RayError as error:
-            raise WorkerFailed(f"a worker was lost: {first_line(error)}") from error
+            raise WorkerFailed(f"a worker was lost: {headline(error)}") from error

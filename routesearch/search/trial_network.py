@@ -86,7 +86,7 @@ def time_point(
 def _timed(
     net: RoutedNet, points: list[OperatingPoint], task: Task, device: torch.device
 ) -> list[OperatingPoint]:
-    """Where latency is a budget: some points, spread along the curve, with theirs; only these are kept."""
+    """Some points, spread along the curve, with their latency where it is a budget; only these are kept."""
     if task.budget.max_latency is None:
         return points
     return time_points(net, thin(points, MAX_TIMED), device, task.budget.batch)

@@ -55,7 +55,7 @@ class TrialRunner(ABC):
     @classmethod
     @abstractmethod
     def pack(cls, task: Task) -> Any:
-        """In the driver, once: what every worker needs, plain values and numpy arrays."""
+        """What every worker needs, as plain values and numpy arrays; called in the driver, once."""
 
     @abstractmethod
     def train(self, trial: TrialRecord, resources: WorkerResources) -> tuple[Outcome, Arrays]:
@@ -93,7 +93,7 @@ class TrialRunner(ABC):
     @classmethod
     @abstractmethod
     def check_trunk(cls, part: str, stored: Stored) -> None:
-        """In the driver: hold a file's content against what :meth:`train_trunk` makes.
+        """Check in the driver that a file's content is what :meth:`train_trunk` makes.
 
         Raises:
             KeyError, ValueError: it is something else.

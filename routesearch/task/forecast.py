@@ -52,7 +52,7 @@ class Forecast:
     trunk_seconds: float | None
 
     def search_seconds(self, trials: int, at_once: int) -> float | None:
-        """Of a search with so many trials, shared out evenly, ``at_once`` side by side after the trunk."""
+        """Seconds of a search: trials shared out evenly, ``at_once`` side by side after the trunk."""
         known = [s for s in self.seconds.values() if s is not None]
         if not known:
             return None
@@ -130,7 +130,7 @@ def _trunk_seconds(task: Task, device: torch.device) -> float:
 
 
 def _fit_seconds(net: nn.Module, stage: Stage, task: Task, epochs: float, device: torch.device) -> float:
-    """Of a stage over the whole training set: preparation (a cached front) and steps."""
+    """Seconds of a stage over the whole training set: preparation (a cached front) and steps."""
     recipe = _gentle(task.config.training)
     size = min(recipe.batch_size, len(task.data.train))
     batches = max(1, len(task.data.train) // size)

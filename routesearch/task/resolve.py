@@ -24,7 +24,6 @@ from routesearch.results.points import Budget, Interval
 from routesearch.space.space import SearchSpace, Space
 from routesearch.study.config import StudyConfig, digest, parse_backbone
 from routesearch.training.pretrained import content, is_whole, read_weights
-from routesearch.utils.units import macs_of
 from routesearch.utils.validation import explain
 
 NETWORK, CONFUSION = "trunk", "confusion"
@@ -90,9 +89,7 @@ class Task:
     @cached_property
     def budget(self) -> Budget:
         """What a point may cost."""
-        wish = self.config.budget
-        macs = None if wish.max_macs is None else macs_of(wish.max_macs, self.reference)
-        return Budget(macs, wish.max_latency, wish.batch)
+        return Budget.of(self.config.budget, self.reference)
 
     @cached_property
     def data(self) -> Data:
@@ -129,10 +126,6 @@ class Task:
             self._prices[key] = price(self.methods[method], config, self.backbone).bounds
         return self._prices[key]
 
-    def within(self, bounds: Interval) -> bool:
-        """Whether the cheapest route meets the budget of MACs; if not, the config is refused."""
-        return self.budget.max_macs is None or bounds.min <= self.budget.max_macs
-
     def reach(self, method: str, draws: int = DRAWS) -> Reach:
         """Price the field extremes and some random draws of a method's space."""
         space, rng = self.spaces[method], Random(self.config.search.seed)
@@ -147,7 +140,7 @@ class Task:
             except Refusal as refusal:
                 reason = str(refusal)
                 return False
-            return self.within(found[-1])
+            return self.budget.admits(found[-1])
 
         for config in space.extremes():
             price(config)
@@ -188,7 +181,7 @@ class Task:
         cheapest = min(reaches, key=lambda name: reaches[name].macs.min)  # type: ignore[union-attr]
         low = reaches[cheapest].macs
         assert low is not None
-        if self.within(low):
+        if self.budget.admits(low):
             return None
         return (
             f"budget.max_macs: some route must cost at most {self.budget.max_macs:,.0f} MACs, "

@@ -194,7 +194,7 @@ class BackboneContract:
             x = y
 
     def test_images_are_independent(self, net: Backbone) -> None:
-        """In eval mode an image's logits do not depend on the others of its batch."""
+        """An image's logits do not depend on the others of its batch in eval mode."""
         plain = net.plain().double().eval()
         images = torch.randn(5, *net.image_shape, dtype=torch.float64)
         together = plain(images)

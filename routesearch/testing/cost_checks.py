@@ -36,7 +36,7 @@ class CostChecks(Declared):
     """Invariants of what is charged: for whom, how much, and within which bounds."""
 
     def test_claimed_macs_are_what_torchinfo_counts(self, case: Case) -> None:
-        """For one image, on every way and at every knob, the bill is what torchinfo sees run."""
+        """The bill of one image, on every way and at every knob, is what torchinfo sees run."""
         rule = f"{case}: claimed MACs must be what torchinfo counts for a batch of one"
         net, image = case.trained, case.images[:1]
         knobs = net.knobs()

@@ -46,7 +46,7 @@ def tracking_uri(config: StudyConfig) -> str:
 
 
 def artifact_folder(uri: str) -> Path | None:
-    """Beside an SQLite file; None where a server keeps the artifacts."""
+    """Folder of artifacts beside an SQLite file; None where a server keeps them."""
     return Path(uri.removeprefix(SQLITE)).parent / "artifacts" if uri.startswith(SQLITE) else None
 
 

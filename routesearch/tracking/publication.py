@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from routesearch.errors import RunFailed
+from routesearch.errors import RunFailed, headline
 from routesearch.results.reader import StudyResults
 from routesearch.tracking.client import tracking_uri
 from routesearch.tracking.experiment import link_of
@@ -23,7 +23,7 @@ def publish(results: StudyResults) -> str:
         sync = ExperimentSync(uri, Tracked.of(results))
         sync.publish(results)
     except Exception as error:  # MLflow's, its database's or the network's
-        raise RunFailed(f"could not publish to MLflow at {uri}: {_first_line(error)}") from error
+        raise RunFailed(f"could not publish to MLflow at {uri}: {headline(error)}") from error
     return sync.experiment
 
 
@@ -47,8 +47,4 @@ def _find(uri: str, results: StudyResults) -> str | None:
     try:
         return link_of(uri, results.config.name, results.id)
     except Exception as error:  # MLflow's, its database's or the network's
-        raise RunFailed(f"could not reach MLflow at {uri}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RunFailed(f"could not reach MLflow at {uri}: {headline(error)}") from error

@@ -22,7 +22,7 @@ TRAINING = "workflowType=machine_learning"
 """MLflow's pages for training models, which a fresh browser does not open by itself."""
 
 MAX_ROWS = 50
-"""Of the front in a note; the table, the page and the picture have all."""
+"""Points of the front in a note; the table, the page and the picture have all."""
 
 MAX_TEXT = 8000
 """Characters of a note: MLflow cuts what is longer, in the middle of a row."""

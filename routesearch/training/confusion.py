@@ -26,7 +26,7 @@ see half of a small data set learn too little to confuse the classes that the tr
 (docs/decisions.md)."""
 
 _NAME = "confusion"
-"""Of the array in a file."""
+"""Name of the array in a file."""
 
 
 @dataclass(frozen=True, eq=False)

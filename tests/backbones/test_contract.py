@@ -34,7 +34,7 @@ from routesearch.testing import BackboneContract
 
 OWN = load_file(Path(__file__).parents[1] / "fixtures" / "own_backbone.py")
 PHOTOS = ((1, 33, 40),)
-"""For stems that halve an image twice, and more."""
+"""Shapes for stems that halve an image twice, and more."""
 
 TRANSITIONS = (7, 20, 69)
 DROPPED = {r"units\.[135]\.norms\.0\.\w+": "the next column drops this scale"}

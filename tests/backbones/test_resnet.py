@@ -77,7 +77,7 @@ def test_shapes_of_the_groups() -> None:
 
 
 def test_a_block_is_the_sum_of_its_two_ways() -> None:
-    """With the second norm at zero, a block is its shortcut, and a ReLU."""
+    """A block whose second norm is zero is its shortcut, and a ReLU."""
     block = ResNet38((3, 8, 8), 10).unit(2).eval()
     torch.nn.init.zeros_(block.norm2.weight)  # type: ignore[union-attr,arg-type]
     x = torch.randn(2, 16, 8, 8)

@@ -69,7 +69,7 @@ def test_shapes_of_the_groups() -> None:
 
 
 def test_a_shortcut_takes_the_raw_input() -> None:
-    """With its last convolution at zero a block is its shortcut: nothing, or one convolution."""
+    """A block whose last convolution is zero is its shortcut: nothing, or one convolution."""
     backbone = WRN10x1((3, 8, 8), 10)
     block = backbone.unit(2).eval()
     assert isinstance(block, PreActBlock)

@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_made(run: Any, photos: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_it_runs(run: Any, started: Path) -> None:
-    """From a folder of photos to a front."""
+    """A folder of photos becomes a front."""
     settings: Callable[[str], tuple[str, str]] = lambda text: ("--set", text)  # noqa: E731
     quick = [*settings("training.epochs=1"), *settings("training.trunk_epochs=1"), "--trials", "4"]
     done = run("search", started, "--json", "--max-macs", "0.8x", *quick)

@@ -126,7 +126,7 @@ def test_what_predict_refuses(
 def test_best_registered(
     run: Any, trained_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a stand-in for MLflow: what it is given, with and without a folder to keep."""
+    """A stand-in for MLflow notes what it is given, with and without a folder to keep."""
     given: list[Any] = []
 
     def register(results: StudyResults, name: str, folder: Path) -> str:

@@ -56,7 +56,7 @@ def test_it_keeps_every_law(run: Run, plugin: Path) -> None:
 
 
 def test_its_own_tests_pass(plugin: Path, tmp_path: Path) -> None:
-    """From another folder than its own, too."""
+    """They pass from another folder than their own, too."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(plugin)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

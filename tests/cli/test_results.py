@@ -201,7 +201,7 @@ def test_results_can_be_read_elsewhere(run: Any, stored: Path, tmp_path: Path) -
 
 
 def test_ui_opens_the_charts(run: Any, stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for the server: what it is asked for, and that the browser gets what it answers."""
+    """A stand-in for the server notes what it is asked for; the browser gets what it answers."""
     asked: list[Any] = []
     opened: list[str] = []
 

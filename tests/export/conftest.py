@@ -73,7 +73,7 @@ def as_model(net: RoutedNet, knob: Mapping[str, Any]) -> SavedModel:
 
 
 def middle(scores: Tensor) -> list[float]:
-    """Of each column, the middle between the two middle values: no score is on it."""
+    """The middle between each column's two middle values: no score is on it."""
     ordered = scores.double().sort(0).values
     half = len(ordered) // 2
     return list(((ordered[half - 1] + ordered[half]) / 2).tolist())

@@ -126,7 +126,7 @@ def test_what_no_machine_has_is_refused(
 def test_the_front_is_timed_when_a_search_has_ended(
     search: Callable[..., Heard], fake: ModuleType, tmp_path: Path
 ) -> None:
-    """And when it is continued, only what is missing."""
+    """A continued search times only what is missing."""
     search(tmp_path, trials=3, budget=None, batches=[1])
     members = {p.key for p in front([p for r in fake.read(tmp_path) for p in r.points(Budget())])}
     with Journal.open_for_reading(tmp_path) as journal:

@@ -25,7 +25,7 @@ from routesearch.search.weights import read_weights
 
 SCRIPT = Path(__file__).with_name("fake_study.py")
 CONFIG: Any = None
-"""Of no matter for what the trials of a study are."""
+"""No study file: the records of trials do not depend on it."""
 RAY = Path(sys.executable).with_name("ray")
 
 

@@ -25,7 +25,7 @@ from routesearch.search.weights import read_weights
 
 SCRIPT = Path(__file__).with_name("fake_study.py")
 CONFIG: Any = None
-"""Of no matter for what the trials of a study are."""
+"""No study file: the records of trials do not depend on it."""
 PATIENCE = 120
 """Seconds until a search that hangs is given up."""
 
@@ -45,7 +45,7 @@ class Search:
         self.lines: list[str] = []
 
     def wait_for(self, count: int) -> None:
-        """Until so many trials ended."""
+        """Wait until so many trials have ended."""
         assert self.process.stdout is not None
         while len(self.lines) < count:
             line = self.process.stdout.readline()

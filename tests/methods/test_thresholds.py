@@ -246,7 +246,7 @@ def test_memory_is_bounded(images: int, gates: int) -> None:
 @given(splits())
 @settings(max_examples=100, deadline=None)
 def test_the_shared_curve_is_that_of_a_loop(split: Split) -> None:
-    """At the midpoints of all scores, whichever gate they are of; every operating point is met."""
+    """Thresholds are midpoints of all scores, whichever gate they are of; every operating point is met."""
     curve = shared_curve(*split)
     found = executed(split, curve)
     gates = split[0].scores.shape[1]
@@ -268,7 +268,7 @@ def test_the_shared_curve_has_a_point_between_any_two_distinct_scores() -> None:
 @given(splits(gates=(2, 3)), st.floats(0, 1))
 @settings(max_examples=100, deadline=None)
 def test_gates_are_set_one_after_the_other(split: Split, accuracy: float) -> None:
-    """By brute force: each gate the cheapest that keeps the accuracy, those after it closed."""
+    """Brute force: each gate the cheapest that keeps the accuracy, those after it closed."""
     scores, labels = split
     gates, count = scores.scores.shape[1], len(labels)
     never = [3 * abs(float(c.max())) + 9 for c in scores.scores.T]

@@ -1,4 +1,4 @@
-"""From a study to a folder: all that is needed is in it, and it is there whole or not at all."""
+"""A saved model's folder: all that is needed is in it, and it is there whole or not at all."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def routesearch_methods():
 def test_a_structure_that_depends_on_the_confusion_is_rebuilt(
     write_study: Callable[..., Path], fixtures: Path, tmp_path: Path
 ) -> None:
-    """With a stand-in for the trained trunk: its confusion is in the card, the data and it may go."""
+    """A stand-in is the trained trunk: its confusion is in the card, the data and it may go."""
     from routesearch.methods.base import Trunk
     from routesearch.results.points import OperatingPoint
     from routesearch.results.record import Outcome, State

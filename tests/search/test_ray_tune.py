@@ -303,7 +303,7 @@ LOST: dict[str, tuple[Callable[[], Exception], str]] = {
 
 @pytest.mark.parametrize("what", LOST)
 def test_a_lost_worker_is_a_failure_with_rays_reason_in_a_line(what: str, tmp_path: Path) -> None:
-    """Of the error as Ray words it, in the file that Tune's own trial writes."""
+    """The reason is of the error as Ray words it, in the file that Tune's own trial writes."""
     from ray.tune.experiment.trial import Trial
 
     make, reason = LOST[what]

@@ -47,7 +47,7 @@ def test_without_a_trunk_none_is_timed(make_task: Callable[..., Task]) -> None:
 def test_the_trunks_confusion_is_timed_too(
     make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the epochs that are asked for, not by the clock."""
+    """Seconds grow by the epochs that are asked for, not by the clock."""
     task = make_task(methods=["static", "dgate"], training={"trunk_epochs": 6, "batch_size": 16})
     asked: list[float] = []
     monkeypatch.setattr("routesearch.task.forecast._trial_seconds", lambda *_: 1.0)

@@ -173,7 +173,7 @@ class StatisticsMove(Exit):
 
 
 class TooTight(Exit):
-    """On the meta device the gate is left out."""
+    """A method that leaves its gate out on the meta device."""
 
     def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
         if not images.is_meta:
@@ -185,7 +185,7 @@ class TooTight(Exit):
 
 
 class TooWide(Exit):
-    """On the meta device there is a block to skip that no image ever runs."""
+    """A method with a block to skip on the meta device that no image ever runs."""
 
     def observe(self, images: Tensor) -> Scores | None:
         return None
@@ -339,7 +339,7 @@ class OddKnob(Exit):
 
 
 class DefaultLast(Exit):
-    """With scores another setting comes first."""
+    """A method whose first setting is another one with scores."""
 
     def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
         found = list(super().knobs(scores, labels))

@@ -25,7 +25,7 @@ from routesearch.training.state_arrays import states
 CPU = torch.device("cpu")
 RECIPE = Recipe(batch_size=16, weight_decay=0.0)
 STEPS = 6
-"""Of one epoch: 96 images in batches of 16."""
+"""Steps of one epoch: 96 images in batches of 16."""
 
 
 class Net(nn.Module):
@@ -70,7 +70,7 @@ def changed(net: nn.Module, before: dict[str, Tensor]) -> set[str]:
 
 BUFFERS = {"stem.1.running_mean", "stem.1.running_var", "stem.1.num_batches_tracked"}
 STEM = {f"stem.{i}.{part}" for i in (0, 1) for part in ("weight", "bias")} - {"stem.0.bias"}
-"""Without the bias before the norm, whose gradient is rounding."""
+"""Parameters but the bias before the norm, whose gradient is rounding."""
 HEAD = {"head.weight", "head.bias"}
 
 

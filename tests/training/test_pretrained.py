@@ -86,7 +86,7 @@ def torchvisions(kind: type[Backbone], classes: int) -> Mapping[str, Tensor]:
     "kind", [AlexNet, ResNet101, DenseNet201, pytest.param(VGG16, marks=pytest.mark.slow)]
 )
 def test_torchvisions_names(kind: type[Backbone], ending: str, tmp_path: Path) -> None:
-    """In any order: safetensors sorts. That torchvision's order fits ours, logits say elsewhere."""
+    """Tensors may come in any order: safetensors sorts. That torchvision's fits is tested by logits."""
     path, theirs = tmp_path / f"w.{ending}", torchvisions(kind, 7)
     save = torch.save if ending == "pth" else save_file
     save(dict(theirs), path)

@@ -60,7 +60,7 @@ def test_its_tensors_are_its_own(trained: TrainedTrunk) -> None:
 
 
 def test_a_trunk_begins_with_the_weights_that_are_given(pocket: Backbone, data: Data) -> None:
-    """Without an epoch they are the trunk; what is not given begins at random."""
+    """They are the trunk where no epoch is trained; what is not given begins at random."""
     untrained = RECIPE.model_copy(update={"trunk_epochs": 0})
     plain = pocket.plain().state_dict()
     given = {name: (t + 1).numpy() for name, t in plain.items() if not name.startswith("head")}

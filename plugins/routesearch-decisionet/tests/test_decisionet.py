@@ -257,7 +257,7 @@ def test_a_cluster_is_cut_by_its_own_rows_alone() -> None:
 @calm
 @given(st.integers(2, 40), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_clusters_are_found_again(n: int, depth: int, rng: Any) -> None:
-    """From a confusion made of any codes: of each split the first class goes left, one class alone too."""
+    """The confusion is made of any codes; the first class of each split goes left, one class alone too."""
     clusters = [list(range(n))]
     for node in range(2**depth - 1):
         members = clusters[node]
@@ -558,7 +558,7 @@ def test_the_price_without_labels_covers_every_clustering(n: int, depth: int, rn
 
 
 def test_both_ends_of_the_price_without_labels_are_met() -> None:
-    """By the clusters that leave one class alone at each split."""
+    """The clusters that meet them leave one class alone at each split."""
     backbone = NiN(CIFAR10, 10)
     config = DecisioNet.Config(split_positions=(3, 6), width_rule="size")
     whole = price(DecisioNet, config, backbone)

@@ -305,7 +305,7 @@ def test_before_training_there_is_one_usual_setting(gate_loss: str, backbone: Ba
 
 @pytest.mark.parametrize("thresholds", SEARCHES)
 def test_what_the_sweep_counts_is_what_is_measured(thresholds: str, trained: DGate, data: Data) -> None:
-    """To the digit: each setting's accuracy and MACs, as summed up over scores and as measured."""
+    """Each setting's accuracy and MACs, summed up over scores and measured, are equal to the digit."""
     found = again(trained, thresholds=thresholds)
     points = measure(found, data, data.validation, CPU)
     with torch.inference_mode():
@@ -326,7 +326,7 @@ def test_what_the_sweep_counts_is_what_is_measured(thresholds: str, trained: DGa
 
 
 def priced(net: DGate, scores: Scores) -> Scores:
-    """With what the core fills in."""
+    """Scores with the prices that the core fills in."""
     routes = price(DGate, net.config, net.backbone).routes
     return replace(scores, prices=torch.tensor([routes[r].min for r in range(3)], dtype=torch.float64))
 

@@ -70,7 +70,7 @@ def batch(backbone: Backbone = SMALL, count: int = 12, progress: float = 0.25) -
 
 
 class TestActor(MethodContract):
-    """On a chain of units and on one with lists of maps; as a chain, a tree, and told k_cpt."""
+    """A chain of units and one with lists of maps; as a chain, as a tree, and with k_cpt as an input."""
 
     method = Actor
     backbones: ClassVar[Any] = [CHAIN, SCALES]
@@ -388,7 +388,7 @@ def naive(net: Any, given: Batch, k_cpt: float) -> tuple[float, list[list[float]
             return ops(net.nodes[n].column, before)
 
         def cost(level: int, at: int, i: int = i, targets: Any = targets) -> float:
-            """Of arriving at a column: it, and what follows by the policy that targets assume."""
+            """Cost of arriving at a column: its own, and what follows by the policy that targets assume."""
             n = starts[level] + at
             node = net.nodes[n]
             spent = k_cpt * node_ops(n, level, at)
@@ -512,7 +512,7 @@ def test_a_prediction_keeps_a_little_of_every_class() -> None:
 
 
 def score_gradient(method: type[Dynamic], **fields: Any) -> Tensor:
-    """Of the first router's bias."""
+    """Gradient of the first router's bias."""
     net = decided(method, positions=(2, 4), tau=3.0, **fields)
     net.train()
     net._loss(batch()).backward()
@@ -540,7 +540,7 @@ def test_a_critics_scores_follow_their_predictions_alone() -> None:
 
 
 def test_classifiers_learn_by_the_probability_of_their_exit() -> None:
-    """Also the critic's: k_ure moves routers and columns, never a classifier."""
+    """The critic's do too: k_ure moves routers and columns, never a classifier."""
     grads = []
     for k in (0.0, 10.0):
         net = decided(Critic, positions=(2,), k_ure=k, k_l2=0.0)

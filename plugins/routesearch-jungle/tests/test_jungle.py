@@ -65,7 +65,7 @@ def backbone() -> Backbone:
 
 
 def make(backbone: Backbone, /, seed: int = 0, trunk: Trunk | None = None, **fields: Any) -> Jungle:
-    """By default on a trunk that is random itself."""
+    """A jungle on a given trunk, or on one that is random itself."""
     torch.manual_seed(seed)
     if trunk is None:
         trunk = Trunk(backbone.plain().state_dict(), 0.0)
@@ -162,7 +162,7 @@ def test_nodes_are_assigned_as_the_paper_visits_them(mass: Tensor) -> None:
 @given(masses())
 @settings(max_examples=50, deadline=None)
 def test_a_node_serves_one_class_and_classes_are_served_equally(mass: Tensor) -> None:
-    """Also where N_l is not a multiple of C: no class is left out."""
+    """No class is left out, even where N_l is not a multiple of C."""
     serves = assign(mass)
     assert torch.equal(serves.sum(2), torch.ones(mass.shape[:2]))
     counts = serves.sum(1)
@@ -206,7 +206,7 @@ def entropy(mass: Tensor) -> Tensor:
 @given(masses(smallest=0.01), st.floats(0.01, 1))
 @settings(max_examples=80, deadline=None)
 def test_the_guide_has_less_entropy(mass: Tensor, balance: float) -> None:
-    """At full balance always; at any balance where each node serves the class that it responds to most.
+    """This holds at full balance, and at any where each node serves the class that it responds to most.
 
     A node that must serve another class passes through mixed states on its way there. Where classes keep
     their mass, nodes grow and fade, and only the entropy of classes given the node is sure to fall: to 0.
@@ -281,7 +281,7 @@ def test_m_is_the_mean_response_by_class() -> None:
 
 
 def test_the_loss_is_softmax_and_every_layers_deviation(backbone: Backbone, data: Data) -> None:
-    """Of the unit's own output: maps as ReLU and pooling leave them, and averages over them."""
+    """Deviations are of the unit's output: maps as ReLU and pooling leave them, and averages over them."""
     net = make(backbone, from_unit=3, balance=0.3).eval()
     x, labels = data.inputs(data.train.pixels[:16]), data.train.labels[:16]
     expected, y = 0.0, x
@@ -413,7 +413,7 @@ def test_classes_share_groups_where_these_are_fewer() -> None:
 @given(st.integers(2, 6), st.integers(0, 20), st.booleans(), st.integers(0, 2**31))
 @settings(max_examples=40, deadline=None)
 def test_parts_add_up_to_the_whole(groups: int, more: int, bias: bool, seed: int) -> None:
-    """And so do their prices: the bias is charged once."""
+    """Their prices add up too: the bias is charged once."""
     torch.manual_seed(seed)
     channels = groups + more
     reader = Reader(nn.Conv2d(channels, 3, 3, padding=1, bias=bias), groups).eval()
@@ -452,7 +452,7 @@ def test_a_part_follows_its_weights() -> None:
     ids=lambda b: b.name,
 )
 def test_all_groups_read_is_the_network_itself(backbone: Backbone, data: Data) -> None:
-    """At the backbone's price, whatever the groups are; the shortcut of a residual unit reads all maps."""
+    """It costs what the backbone does for any groups; the shortcut of a residual unit reads all maps."""
     net = make(backbone, from_unit=1).train()
     images = data.inputs(data.validation.pixels)
     net._loss(Batch(images, data.validation.labels, 0.0))
@@ -522,7 +522,7 @@ def test_a_loss_in_evaluation_leaves_the_running_means_alone(trained: Jungle, da
 
 
 def test_the_state_is_the_backbones_and_the_means(trained: Jungle, backbone: Backbone) -> None:
-    """And one order of maps for each convolution that reads them in groups."""
+    """One order of maps is added for each convolution that reads them in groups."""
     buffers = len(readers(trained)) + len(trained.alike)
     assert len(states(trained)) == len(list(backbone.plain().parameters())) + buffers
 
@@ -641,7 +641,7 @@ def test_knobs_start_with_everything_and_end_with_one_group(
 
 def test_maps_that_no_relu_made_are_refused_when_they_are_grouped() -> None:
     class Raw(NiN):
-        """Without the last ReLU of its units."""
+        """NiN whose units lack their last ReLU."""
 
         def unit(self, k: int, width: float = 1.0, width_in: float | None = None) -> nn.Module:
             layers = [m for m in super().unit(k, width, width_in) if not isinstance(m, nn.ReLU)]

@@ -225,7 +225,7 @@ def test_every_field_is_explained() -> None:
 
 
 def test_other_ways_to_name_a_shortcut() -> None:
-    """As torchvision does; a unit that merely keeps its shape is no residual unit."""
+    """torchvision's names are known; a unit that merely keeps its shape is no residual unit."""
     conv = nn.Conv2d(1, 1, 1)
 
     class Block(nn.Module):
@@ -242,7 +242,7 @@ def test_other_ways_to_name_a_shortcut() -> None:
 
 
 def test_a_unit_taken_apart_is_the_same_unit(backbone: Backbone) -> None:
-    """Also its gradients; a projection is run once, by who calls, and charged apart."""
+    """Its gradients are the same too; a projection is run once, by who calls, and charged apart."""
     for k in (2, 4):
         torch.manual_seed(0)
         whole = backbone.unit(k).eval()
@@ -418,7 +418,7 @@ def test_drawn_gates_get_no_gradient_from_the_cross_entropy(backbone: Backbone) 
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_gradients_reach_every_gate(schedule: str, gate: str, backbone: Backbone, data: Data) -> None:
-    """And with the supervised part every parameter, in every stage."""
+    """The supervised part reaches every parameter, in every stage."""
     net = make(backbone, gate_type=gate, schedule=schedule, alpha=1.0)
     images = data.inputs(data.train.pixels)
     for stage in net.stages():
@@ -478,7 +478,7 @@ def test_running_only_what_was_drawn_changes_neither_loss_nor_gradient(backbone:
 
 
 def test_norms_are_still_while_gates_are_drawn(backbone: Backbone, data: Data) -> None:
-    """So at a rate of almost nothing the second stage changes no decision: accuracy has no step there."""
+    """A second stage at a rate of almost nothing changes no decision: accuracy has no step there."""
     short = {"gate_type": "ffgate2", "rl_share": 0.5, "rl_learning_rate": 1e-12}
     hybrid = train(make(backbone, schedule="hybrid", **short), data, epochs=4)
     alone = train(make(backbone, schedule="supervised", **short), data, epochs=2)
