@@ -144,8 +144,8 @@ def test_bounds_are_found_once(make_task: MakeTask, monkeypatch: pytest.MonkeyPa
 
 def test_within_the_budget_is_by_the_cheapest_route(make_task: MakeTask) -> None:
     task = make_task(budget={"max_macs": 1000})
-    assert [task.within(Interval(low, 5000)) for low in (999, 1000, 1001)] == [True, True, False]
-    assert make_task().within(Interval(10**15, 10**16)), "without a budget everything is"
+    assert [task.budget.admits(Interval(low, 5000)) for low in (999, 1000, 1001)] == [True, True, False]
+    assert make_task().budget.admits(Interval(10**15, 10**16)), "without a budget everything is"
 
 
 def test_reach_spans_what_is_drawn(make_task: MakeTask) -> None:
@@ -169,7 +169,7 @@ def test_preflight_lets_pass_what_one_method_can_meet(make_task: MakeTask) -> No
     task = make_task(budget={"max_macs": "0.1x"})
     skipper = task.reach("skipper").macs
     assert skipper is not None
-    assert not task.within(skipper)
+    assert not task.budget.admits(skipper)
     task.preflight()
     make_task().preflight()
 
@@ -431,5 +431,5 @@ def test_a_latency_budget_comes_and_goes_only_with_a_new_study(make_task: MakeTa
     assert make_task(budget={"max_macs": "0.5x"}).fingerprint() == plain
     task = make_task(budget={"max_macs": "0.5x", "max_latency": "2ms", "batch": 8})
     assert task.budget == Budget(task.reference / 2, 0.002, 8)
-    assert task.within(Interval(int(task.reference / 2), 10**9)), "only MACs refuse before training"
-    assert not task.within(Interval(int(task.reference), 10**9))
+    assert task.budget.admits(Interval(int(task.reference / 2), 10**9)), "only MACs refuse before training"
+    assert not task.budget.admits(Interval(int(task.reference), 10**9))
