@@ -69,6 +69,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "unknown key 'data.paht'; did you mean 'path'?",
     ),
     "no path": ({"data": "arrays"}, "data.path must be given"),
+    "a setting out of range": (
+        {"data": {"name": "digits", "noise": 2}},
+        "data.noise: must be less than or equal to 1, got 2",
+    ),
+    "a setting of the wrong kind": (
+        {"data": {"name": "digits", "noise": [1]}},
+        "data.noise: must be a number, got [1]",
+    ),
+    "a setting inside a setting": (
+        {"data": {"name": "digits", "augment": {"crop": -1}}},
+        "data.augment.crop: must be greater than or",
+    ),
     "no file": ({"data": {"name": "arrays", "path": "gone.npz"}}, "data: "),
     "no such backbone": (
         {"backbone": "nun"},
@@ -90,6 +102,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no room for gates": (
         {"methods": {"dgate": {"positions": [4]}}},
         "methods.dgate: positions: 1 <= position <= 3 must hold, got [4]",
+    ),
+    "a range that is too wide": (
+        {"methods": {"static": {"depth": {"low": 0.1}}}},
+        "methods.static: depth: 0.2 <= value <= 1.0 must hold",
+    ),
+    "a range of unknown words": (
+        {"methods": {"static": {"depth": {"lo": 0.3}}}},
+        "methods.static: depth: a mapping must be {choices:",
+    ),
+    "a choice that is not offered": (
+        {"methods": {"dgate": {"gate_loss": {"choices": ["x"]}}}},
+        "methods.dgate: gate_loss: one of hinge, cross_entropy",
+    ),
+    "a training setting of a method": (
+        {"methods": {"dgate": {"learning_rate": "fast"}}},
+        "methods.dgate: learning_rate: ",
     ),
     "no such plugin file": ({"plugins": ["gone.py"]}, "plugins: a plugin must be a Python file, got "),
 }
