@@ -30,7 +30,7 @@ from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.search.dispatcher import Snapshot
 from routesearch.search.driver import run_search
-from routesearch.search.opening import open_trials
+from routesearch.search.resume import open_trials
 from routesearch.search.trials import Trials
 from routesearch.search.worker import TrialRunner, WorkerResources
 from routesearch.study.config import load_study

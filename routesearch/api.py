@@ -192,7 +192,7 @@ def build(
         backbone: a name, or NAME@WIDTH.
         dataset: whose image shape and classes it is for; or give ``shape`` (C, H, W) and ``classes``.
         plugins: plain Python files with hooks in them, beside what is installed.
-        config: the method's fields; the others take the method's own choice.
+        config: the method's fields; the others take the method's defaults.
 
     Raises:
         Refusal: unknown names, unknown fields, values outside their range.

@@ -111,9 +111,9 @@ def trained_study(tmp_path_factory: pytest.TempPathFactory, data: Data, fixtures
 
     from routesearch import Study
     from routesearch.results.journal import Journal
-    from routesearch.search.opening import open_trials
+    from routesearch.search.resume import open_trials
     from routesearch.search.trial_network import measure_on, run_trial
-    from routesearch.search.weights import weights_path
+    from routesearch.search.trial_weights import weights_path
     from routesearch.utils.arrays import write_arrays
 
     cpu, threads = torch.device("cpu"), torch.get_num_threads()
@@ -212,9 +212,10 @@ def make_results() -> Callable[..., StudyResults]:
     """What a study called quickstart has found: these trials, and these points of them on test data."""
     from types import SimpleNamespace
 
-    from routesearch.results.facts import with_test_results
+    from routesearch.results.budget import Budget
     from routesearch.results.journal import ASKED, OUTCOME
-    from routesearch.results.points import Budget, OperatingPoint, Point
+    from routesearch.results.measurements import with_test_results
+    from routesearch.results.points import OperatingPoint, Point
     from routesearch.results.reader import StudyResults
     from routesearch.study.config import BackboneConfig, BudgetConfig, StudyConfig, TrackingConfig
 
@@ -223,11 +224,11 @@ def make_results() -> Callable[..., StudyResults]:
         test: Sequence[Point] = (),
         *,
         budget: Budget = Budget(1.6e6),  # noqa: B008 (frozen)
-        reference: float = 3.2e6,
+        backbone_macs: float = 3.2e6,
         study: str = "0123456789abcdef",
         uri: str | None = None,
     ) -> StudyResults:
-        facts: dict[str, Any] = {"reference": reference}
+        facts: dict[str, Any] = {"reference": backbone_macs}
         for p in test:
             measured = OperatingPoint(p.knob, p.accuracy, p.macs, p.route_share)
             facts |= [with_test_results(facts, p.trial, [measured])]

@@ -60,7 +60,7 @@ def test_front_and_best_are_those_of_the_results(trained_study: Path) -> None:
     limit = costs[len(costs) // 2]
     within = [p for p in results.points if p.macs <= limit]
     assert study.best(limit).accuracy == max(p.accuracy for p in within)
-    assert study.best(f"{limit / results.reference}x").macs <= limit * (1 + 1e-9)
+    assert study.best(f"{limit / results.backbone_macs}x").macs <= limit * (1 + 1e-9)
     with pytest.raises(Refusal, match="the cheapest is"):
         study.best(costs[0] / 2)
     with pytest.raises(Refusal, match="split"):

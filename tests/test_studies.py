@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from routesearch.study.config import load_study
-from routesearch.task.resolve import Reach, resolve
+from routesearch.task.resolve import SpaceCosts, resolve
 
 STUDIES = Path(__file__).parents[1] / "studies"
 FILES = sorted(STUDIES.rglob("*.yaml"))
@@ -17,7 +17,9 @@ FILES = sorted(STUDIES.rglob("*.yaml"))
 def test_a_study_that_ships_can_be_built(file: Path) -> None:
     """It would run: a pre-flight prices the defaults and more, so its cheapest is no more expensive."""
     task = resolve(load_study(file))
-    reached = {name: Reach(1.0, task.bounds(name, space.default())) for name, space in task.spaces.items()}
+    reached = {
+        name: SpaceCosts(1.0, task.bounds(name, space.default())) for name, space in task.spaces.items()
+    }
     for name, reach in reached.items():
         assert reach.macs is not None
         assert 0 < reach.macs.min <= reach.macs.max, name

@@ -8,30 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from routesearch.cli.fields import default_of, first_line, range_of
-from routesearch.cli.options import Json, parse_settings
+from routesearch.cli.fields import default_of, first_line, range_of, size_text
+from routesearch.cli.options import Json, Plugins, parse_settings
 from routesearch.cli.output import Answer, log, tell_problems
 from routesearch.errors import Refusal
 
 if TYPE_CHECKING:
     from routesearch.backbones.base import Backbone
     from routesearch.data.base import Shape
-    from routesearch.plugin.loader import Registry, Shelf
+    from routesearch.plugin.loader import PluginTable, Registry
 
 SHAPES = ((3, 32, 32), (3, 224, 224))
 """Images that backbones are described on: the first of these that one takes, with ten classes."""
 
 CLASSES = 10
-
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugin",
-        metavar="FILE",
-        help="A plain Python file with hooks in it. Repeatable.",
-        show_default=False,
-    ),
-]
 
 
 def methods(plugins: Plugins = None, as_json: Json = False) -> Answer:
@@ -65,7 +55,7 @@ def backbones(plugins: Plugins = None, as_json: Json = False) -> Answer:
     for name, facts in schemas.items():
         figures = ("", "", "", "")
         if "macs" in facts:
-            params, size = f"{facts['params'] / 1e6:.3g}", _size(facts["image_shape"])
+            params, size = f"{facts['params'] / 1e6:.3g}", size_text(facts["image_shape"])
             figures = (str(facts["units"]), params, mega(facts["macs"]), size)
         rows.append((name, registry.backbones.origin[name], *figures, str(facts["description"])))
     columns = ("backbone", "plugin", "units", "M params", "M MACs", "on images", "what it is")
@@ -83,7 +73,7 @@ def datasets(plugins: Plugins = None, as_json: Json = False) -> Answer:
             "image_shape": None if shape is None else list(shape),
             "classes": None if classes is None else list(classes),
         }
-        known = "" if shape is None or classes is None else f" {_size(shape)}, {len(classes)} classes."
+        known = "" if shape is None or classes is None else f" {size_text(shape)}, {len(classes)} classes."
         rows = [
             (field, default_of(facts), str(facts.get("description", "")))
             for field, facts in schemas[name]["properties"].items()
@@ -140,7 +130,11 @@ def cost(
         (f"{backbone} alone", f"{mega(whole)} M MACs", "1x"),
         ("its parameters", f"{found['backbone_params']:,}", "1x"),
     )
-    notes = [] if found["labels"] == "known" else ["The structure depends on labels; all cases are covered."]
+    notes = (
+        []
+        if found["labels"] == "known"
+        else ["The structure depends on which classes are confused; all cases are covered."]
+    )
     document = {"method": method, "backbone": backbone, "dataset": dataset, **found}
     return Answer(document, (Table((method, "", "of the backbone"), rows), *notes))
 
@@ -153,12 +147,12 @@ def _registry(plugins: Sequence[Path] | None) -> Registry:
     return registry
 
 
-def _document(shelf: Shelf[Any], schemas: Mapping[str, Any]) -> dict[str, Any]:
+def _document(shelf: PluginTable[Any], schemas: Mapping[str, Any]) -> dict[str, Any]:
     return {name: {"plugin": shelf.origin[name], "schema": schema} for name, schema in schemas.items()}
 
 
 def _entry(
-    name: str, shelf: Shelf[Any], about: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
+    name: str, shelf: PluginTable[Any], about: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]
 ) -> list[Any]:
     """A heading, the table of fields, and an empty line."""
     from routesearch.report import Table
@@ -199,7 +193,3 @@ def _parse_shape(text: str) -> Shape:
         raise Refusal(f"--shape must be C,H,W such as 3,32,32, got {text!r}")
     channels, height, width = (int(part) for part in parts)
     return channels, height, width
-
-
-def _size(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from routesearch.cli.catalogue import Plugins
-from routesearch.cli.options import Json, parse_settings
+from routesearch.cli.options import Json, Plugins, parse_settings
 from routesearch.cli.output import Answer, log, tell_problems
 from routesearch.errors import Refusal, RunFailed
 
@@ -67,14 +66,14 @@ def check(
     )
     started = time.monotonic()
     with torch_threads(1):  # the networks are tiny: threads would wait for each other
-        sites = [site.name for site, _ in contract.suitable()]
-        log.info("%s: %d configs on %s", method, len(contract.cases()), ", ".join(sites))
+        targets = [target.name for target, _ in contract.suitable()]
+        log.info("%s: %d configs on %s", method, len(contract.cases()), ", ".join(targets))
         verdicts = list(examine(contract))
     failed = [verdict for verdict in verdicts if verdict.state == "failed"]
     document = {
         "method": method,
         "plugin": registry.methods.origin[method],
-        "backbones": sites,
+        "backbones": targets,
         "passed": not failed,
         "laws": [vars(verdict) for verdict in verdicts],
     }

@@ -1,15 +1,20 @@
-"""A field of a method, a data set or a study, in words."""
+"""Fields of methods, data sets and studies, in words."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def first_line(doc: str | None) -> str:
     """First line of a docstring."""
     return (doc or "").strip().split("\n")[0]
+
+
+def size_text(shape: Sequence[int]) -> str:
+    """Channels, height and width of images, such as 3x32x32."""
+    return "x".join(map(str, shape))
 
 
 def default_of(facts: Mapping[str, Any]) -> str:

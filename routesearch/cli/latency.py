@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from routesearch.cli.catalogue import Plugins
-from routesearch.cli.options import Json
+from routesearch.cli.options import Json, Plugins
 from routesearch.cli.output import Answer
 from routesearch.errors import Refusal
 

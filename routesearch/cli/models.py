@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from routesearch.cli.catalogue import Plugins
-from routesearch.cli.options import Json
+from routesearch.cli.options import Json, Plugins
 from routesearch.cli.output import Answer, log
 from routesearch.errors import RunFailed
 

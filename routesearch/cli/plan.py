@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from routesearch.cli.fields import size_text
 from routesearch.cli.options import Json, Settings, StudyFile, open_study
 from routesearch.cli.output import Answer, log, tell_problems
 from routesearch.utils.machine import cores
@@ -44,7 +45,7 @@ def _plan_text(task: Task, found: Forecast, runs: bool) -> list[Any]:
     from routesearch.report.table import limits, mega
 
     def macs(value: int) -> str:
-        return f"{mega(value)} M ({value / task.reference:.3f}x)"
+        return f"{mega(value)} M ({value / task.backbone_macs:.3f}x)"
 
     rows = []
     for name, reach in found.reach.items():
@@ -53,8 +54,10 @@ def _plan_text(task: Task, found: Forecast, runs: bool) -> list[Any]:
         rows.append((name, f"{reach.share:.0%}", *ends, "" if seconds is None else f"{seconds:.1f} s"))
     share = "can be built" if task.budget.max_macs is None else "can meet the budget"
     columns = ("method", share, "cheapest found", "most expensive found", "a trial takes about")
-    backbone = f"{task.config.backbone.name}: {mega(task.reference)} M MACs on {_size(task)} images"
-    budget = f"budget {limits(task.budget, task.reference)}" if task.budget else "no budget"
+    backbone = (
+        f"{task.config.backbone.name}: {mega(task.backbone_macs)} M MACs on {size_text(task.shape)} images"
+    )
+    budget = f"budget {limits(task.budget, task.backbone_macs)}" if task.budget else "no budget"
     parts: list[Any] = [f"{backbone}; {budget}", Table(columns, tuple(rows))]
     if found.trunk_seconds is not None:
         sharing = ", ".join(name for name, method in task.methods.items() if method.uses_trunk())
@@ -72,8 +75,3 @@ def _plan_text(task: Task, found: Forecast, runs: bool) -> list[Any]:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
-
-
-def _size(task: Task) -> str:
-    channels, height, width = task.shape
-    return f"{height}x{width}x{channels}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from routesearch.cli.output import log
 from routesearch.report.table import limits, mega, percent
-from routesearch.results.points import Budget
+from routesearch.results.budget import Budget
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -20,12 +20,12 @@ QUIET = 30.0
 """Seconds without a line, where lines are printed, before one comes though little has happened."""
 
 
-def watching(name: str, reference: float, budget: Budget) -> Lines:
+def watching(name: str, backbone_macs: float, budget: Budget) -> Lines:
     """A context that is called with each snapshot of a search.
 
     Args:
         name: of the study.
-        reference: the backbone's MACs.
+        backbone_macs: per image of the static backbone.
         budget: what a point may cost.
     """
     if sys.stderr.isatty():
@@ -33,15 +33,15 @@ def watching(name: str, reference: float, budget: Budget) -> Lines:
 
         console = Console(stderr=True, highlight=False)
         if not console.is_dumb_terminal:
-            return Drawing(name, reference, budget, console)
-    return Lines(name, reference, budget)
+            return Drawing(name, backbone_macs, budget, console)
+    return Lines(name, backbone_macs, budget)
 
 
 class Lines:
     """A line for every tenth of the trials, and after ``QUIET`` seconds of silence."""
 
-    def __init__(self, name: str, reference: float, budget: Budget) -> None:
-        self.name, self.reference, self.budget = name, reference, budget
+    def __init__(self, name: str, backbone_macs: float, budget: Budget) -> None:
+        self.name, self.backbone_macs, self.budget = name, backbone_macs, budget
         self.snapshot: Snapshot | None = None
         self._started, self._done_before = 0.0, 0
         self._last: tuple[int, float] | None = None
@@ -85,12 +85,12 @@ class Lines:
     def best(self) -> str:
         s = self.snapshot
         assert s is not None
-        where = f" within {limits(self.budget, self.reference)}" if self.budget else ""
+        where = f" within {limits(self.budget, self.backbone_macs)}" if self.budget else ""
         if s.best is None:
             return f"nothing{where} yet"
         return (
             f"best{where}: {s.best.method} {percent(s.best.accuracy)} at {mega(s.best.macs)} M"
-            f" ({s.best.macs / self.reference:.2f}x)"
+            f" ({s.best.macs / self.backbone_macs:.2f}x)"
         )
 
     def volume(self) -> str:
@@ -121,8 +121,8 @@ class Lines:
 class Drawing(Lines):
     """A bar and the figures under it, redrawn in place; gone when the search has ended."""
 
-    def __init__(self, name: str, reference: float, budget: Budget, console: Console) -> None:
-        super().__init__(name, reference, budget)
+    def __init__(self, name: str, backbone_macs: float, budget: Budget, console: Console) -> None:
+        super().__init__(name, backbone_macs, budget)
         from rich.live import Live
         from rich.spinner import Spinner
 

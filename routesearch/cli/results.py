@@ -15,7 +15,8 @@ from routesearch.cli.options import Json, Settings, StudyFile, open_study
 from routesearch.cli.output import Answer, log, without
 
 if TYPE_CHECKING:
-    from routesearch.results.points import Budget, Point, PointKey
+    from routesearch.results.budget import Budget
+    from routesearch.results.points import Point, PointKey
     from routesearch.results.reader import StudyResults
     from routesearch.results.record import TrialRecord
     from routesearch.results.timing import Timing
@@ -56,9 +57,9 @@ def front(
 
     opened = open_study(study, settings)
     results = opened.results()
-    points, reference, budget, timings = (
+    points, backbone_macs, budget, timings = (
         results.front_on(split),
-        results.reference,
+        results.backbone_macs,
         results.budget,
         results.timings,
     )
@@ -76,16 +77,18 @@ def front(
             log.info("wrote %s", file)
     ranks = _rank_correlations(points, timings)
     rows = [p.as_dict() for p in points]
-    document: dict[str, Any] = {"split": str(split), "reference": reference, "front": rows}
+    document: dict[str, Any] = {"split": str(split), "reference": backbone_macs, "front": rows}
     if opened.config.latency.batch:
         for p, row in zip(points, rows, strict=True):
             row["timings"] = [t.as_dict() for t in timings.get(p.key, ())]
         document["rank_correlation"] = ranks
     mega = report.table.mega
-    within = f"; budget {report.table.limits(budget, reference)}" if budget else ""
-    title = f"{opened.config.name}: front on {split}, {len(points)} points; backbone {mega(reference)} M MACs"
+    within = f"; budget {report.table.limits(budget, backbone_macs)}" if budget else ""
+    title = (
+        f"{opened.config.name}: front on {split}, {len(points)} points; backbone {mega(backbone_macs)} M MACs"
+    )
     shown = points if every_point else few(points, budget.best(points), MAX_POINTS)
-    table = without(report.front_table(shown, reference, tested, timings), REPEATED)
+    table = without(report.front_table(shown, backbone_macs, tested, timings), REPEATED)
     left = len(points) - len(shown)
     rest = (f"{left} of {len(points)} points in between are not shown; --all shows them.",) if left else ()
     footer = [_rank_line(rank) for rank in ranks]
@@ -165,14 +168,14 @@ def best(
 
     opened = open_study(study, settings)
     results = opened.results()
-    point, reference = results.best_within(max_macs, max_latency), results.reference
+    point, backbone_macs = results.best_within(max_macs, max_latency), results.backbone_macs
     again = results.on_test(point)
     if folder is not None or name is not None:
         _save(results, point, folder, name)
     rows = [
         ("trial", f"{point.trial}, seed {point.seed}"),
         ("accuracy", percent(point.accuracy) + (f", on test {percent(again.accuracy)}" if again else "")),
-        ("MACs per image", f"{mega(point.macs)} M, {point.macs / reference:.3f}x of the backbone"),
+        ("MACs per image", f"{mega(point.macs)} M, {point.macs / backbone_macs:.3f}x of the backbone"),
         ("time per batch", "" if point.latency is None else f"{milli(point.latency)} ms"),
         ("parameters", f"{point.params:,}"),
         ("knob", short(point.knob)),
@@ -204,21 +207,21 @@ def trials(study: StudyFile, settings: Settings = None, as_json: Json = False) -
     from routesearch.report import Table
 
     results = open_study(study, settings).results()
-    records, reference, budget = results.records, results.reference, results.budget
+    records, backbone_macs, budget = results.records, results.backbone_macs, results.budget
     tell_failures(records)
     columns = ("trial", "method", "state", "accuracy", "M MACs", "points", "seconds", "config", "reason")
-    rows = tuple(_trial_row(record, reference, budget) for record in records)
+    rows = tuple(_trial_row(record, backbone_macs, budget) for record in records)
     return Answer({"trials": [r.as_dict(budget) for r in records]}, (Table(columns, rows),))
 
 
-def _trial_row(record: TrialRecord, reference: float, budget: Budget) -> tuple[str, ...]:
+def _trial_row(record: TrialRecord, backbone_macs: float, budget: Budget) -> tuple[str, ...]:
     from routesearch.report.table import mega, percent, short
-    from routesearch.results.points import representative
+    from routesearch.results.budget import representative
 
     points, outcome = record.points(budget), record.outcome
     accuracy = macs = ""
     if points:
-        one = representative(points, reference, budget)
+        one = representative(points, backbone_macs, budget)
         accuracy, macs = percent(one.accuracy), mega(one.macs)
     elif record.bounds is not None:
         macs = f"{mega(record.bounds.min)} or more"
@@ -238,7 +241,13 @@ def ui(
     study: StudyFile,
     port: Annotated[
         int | None,
-        typer.Option(metavar="P", min=1, max=65535, help="Default: a free one.", show_default=False),
+        typer.Option(
+            metavar="P",
+            min=1,
+            max=65535,
+            help="Default: 5000, or a free one where that is taken.",
+            show_default=False,
+        ),
     ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
     settings: Settings = None,
@@ -276,6 +285,7 @@ def few(points: list[Point], best: Point | None, most: int) -> list[Point]:
     """Some points of a front, ``most`` at the most, evenly chosen, both ends and the best among them."""
     if len(points) <= most:
         return points
-    last = len(points) - 1
-    keep = {round(i * last / (most - 2)) for i in range(most - 1)}
+    from routesearch.utils.sampling import evenly_spaced
+
+    keep = set(evenly_spaced(len(points), most - 1))
     return [p for i, p in enumerate(points) if i in keep or p is best]

@@ -16,12 +16,13 @@ from routesearch.cli.results import REPEATED, few, tell_failures
 from routesearch.errors import RunFailed
 
 if TYPE_CHECKING:
-    from routesearch.results.points import Budget, Point
+    from routesearch.results.budget import Budget
+    from routesearch.results.points import Point
     from routesearch.results.record import TrialRecord
     from routesearch.results.summary import Summary
 
 MAX_ROWS = 16
-"""Points of the front that the end of a search shows; ``front`` shows all."""
+"""Points of the front that the end of a search shows; ``front --all`` shows every one."""
 
 
 def search(
@@ -62,7 +63,7 @@ def search(
     task = opened.task
     tell_problems(task.registry.problems)
     try:
-        with watching(opened.config.name, task.reference, task.budget) as progress:
+        with watching(opened.config.name, task.backbone_macs, task.budget) as progress:
             summary = opened.search(address=address, fresh=fresh, on_progress=progress)
     except KeyboardInterrupt:
         log.warning("interrupted; the same command goes on from here")
@@ -101,17 +102,17 @@ def _ending(summary: Summary, file: Path) -> list[Any]:
     if not summary.front:
         return []
     results = summary.results
-    reference, budget = results.reference, results.budget
+    backbone_macs, budget = results.backbone_macs, results.budget
     shown = few(summary.front, summary.best, MAX_ROWS)
     more = "" if len(shown) == len(summary.front) else f" ({len(shown)} of {len(summary.front)} points)"
     parts: list[Any] = [
         f"{summary.study}: front on validation{more}",
-        without(front_table(shown, reference, results.front_on_test, results.timings), REPEATED),
+        without(front_table(shown, backbone_macs, results.front_on_test, results.timings), REPEATED),
     ]
     if budget and summary.best is None:
-        parts.append(f"No point is within the budget of {limits(budget, reference)}.")
+        parts.append(f"No point is within the budget of {limits(budget, backbone_macs)}.")
     elif summary.best is not None:
-        parts.append(_best_line(summary.best, results.on_test(summary.best), reference, budget))
+        parts.append(_best_line(summary.best, results.on_test(summary.best), backbone_macs, budget))
     stopped = f", {summary.stopped} stopped early" if summary.stopped else ""
     refused = f"{summary.refused} refused"
     if summary.refused:
@@ -127,24 +128,27 @@ def _ending(summary: Summary, file: Path) -> list[Any]:
         f"Stored in  {summary.storage}",
         f"MLflow     {summary.tracking_uri}, experiment {summary.experiment}",
         f"Next       {command.format('front')} --html front.html",
-        f"           {command.format('best')} --max-macs {_tighter(summary.front, reference, budget)}",
+        f"           {command.format('best')} --max-macs {_tighter(summary.front, backbone_macs, budget)}",
         f"           {command.format('ui')}",
     ]
     return parts
 
 
-def _best_line(best: Point, tested: Point | None, reference: float, budget: Budget) -> str:
+def _best_line(best: Point, tested: Point | None, backbone_macs: float, budget: Budget) -> str:
     from routesearch.report.table import limits, mega, milli, percent, short
 
-    within = f" within {limits(budget, reference)}" if budget else ""
+    within = f" within {limits(budget, backbone_macs)}" if budget else ""
     on_test = "" if tested is None else f" (on test {percent(tested.accuracy)})"
-    cost = f"{mega(best.macs)} M ({best.macs / reference:.3f}x)"
+    cost = f"{mega(best.macs)} M ({best.macs / backbone_macs:.3f}x)"
     cost += "" if best.latency is None else f", {milli(best.latency)} ms"
     origin = f"{best.method}, trial {best.trial}, {short({**best.knob, **best.config})}"
     return f"Best{within}: {percent(best.accuracy)}{on_test} at {cost}: {origin}"
 
 
-def _tighter(front: list[Point], reference: float, budget: Budget) -> str:
+def _tighter(front: list[Point], backbone_macs: float, budget: Budget) -> str:
     """A budget to ask for next: half of the study's (or of the backbone), more if no point is so cheap."""
-    half, least = (budget.max_macs or reference) / 2 / reference, min(p.macs for p in front) / reference
+    half, least = (
+        (budget.max_macs or backbone_macs) / 2 / backbone_macs,
+        min(p.macs for p in front) / backbone_macs,
+    )
     return f"{max(half, math.ceil(least * 1000) / 1000):.4g}x"

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from routesearch.data.augment import Augment
-from routesearch.data.images import Images, Shape, unrolled
+from routesearch.data.images import Images, Shape, to_nhwc
 from routesearch.data.splits import Index, pick
 from routesearch.data.streamed import StreamedImages
 from routesearch.errors import Refusal
@@ -150,7 +150,7 @@ class Data:
             images = self.split(name)
             digest.update(f"{name} {len(images)} {images.dtype}".encode())
             for chunk in images.chunks(_per_chunk(images)):
-                digest.update(unrolled(chunk.pixels).cpu().numpy().data)
+                digest.update(to_nhwc(chunk.pixels).cpu().numpy().data)
             digest.update(images.labels.cpu().numpy().data)
             for key, values in sorted(images.aux.items()):
                 digest.update(f" {key} ".encode())
@@ -216,7 +216,7 @@ class Dataset(BaseModel, ABC):
                 splits[name] = _take(splits[name], kept)
         _complete(self.name, splits["train"], source.classes)
         if source.memory is None or sum(images.nbytes for images in splits.values()) <= source.memory:
-            splits = {name: images.held() for name, images in splits.items()}
+            splits = {name: images.in_memory() for name, images in splits.items()}
         mean, std = _moments_of(splits["train"])
         return Data(
             name=self.name,
@@ -267,7 +267,7 @@ def moments(pixels: Tensor | Iterable[Tensor]) -> tuple[tuple[float, ...], tuple
     for piece in [pixels] if isinstance(pixels, Tensor) else pixels:
         white = 255.0 if piece.dtype == torch.uint8 else 1.0
         for part in piece.split(max(1, 4_000_000 // max(1, piece[0].numel()))):
-            flat = unrolled(part).cpu().numpy().reshape(-1, part.shape[1]).astype(np.float64)
+            flat = to_nhwc(part).cpu().numpy().reshape(-1, part.shape[1]).astype(np.float64)
             first = first + flat.sum(0)
             second = second + np.einsum("nc,nc->c", flat, flat)
             count += len(flat)

@@ -80,7 +80,7 @@ class Hybrid(Dataset):
             photographs = of_classes(pictures[split], wanted, first=5)
             coloured = recolour(_grey(enlarge(digits.pixels)), random)
             splits.append(
-                _joined((coloured, digits.labels), (decode(photographs.pixels), photographs.labels))
+                _joined((coloured, digits.labels), (gamma_decode(photographs.pixels), photographs.labels))
             )
         return Source(classes, splits[0], test=splits[1])
 
@@ -91,7 +91,7 @@ class Hybrid(Dataset):
         count = min(len(digits), len(clothes))
         chosen, _ = pick(clothes.labels.numpy(), count, self.split_seed, _SHARE)
         clothes = clothes.select(torch.from_numpy(chosen))
-        light = decode(enlarge(clothes.pixels))[..., 0]
+        light = gamma_decode(enlarge(clothes.pixels))[..., 0]
         return _joined(
             (recolour(_grey(enlarge(digits.pixels)), random), digits.labels),
             (recolour(light, random), clothes.labels),
@@ -129,7 +129,7 @@ def enlarge(pixels: Tensor) -> Tensor:
     return large.round().to(torch.uint8)
 
 
-def decode(pixels: Tensor) -> npt.NDArray[np.float32]:
+def gamma_decode(pixels: Tensor) -> npt.NDArray[np.float32]:
     """N,C,H,W in uint8 to the light they stand for, (v / 255) ^ 2.2, as N,H,W,C."""
     light = ((np.arange(256) / 255) ** 2.2).astype(np.float32)
     values: npt.NDArray[np.float32] = light[pixels.permute(0, 2, 3, 1).numpy()]

@@ -49,7 +49,7 @@ class Images:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Shape of the pixels."""
+        """Type of the pixels."""
         return self.pixels.dtype
 
     @property
@@ -75,12 +75,12 @@ class Images:
             aux = {name: values[part] for name, values in self.aux.items()}
             yield Images(self.pixels[part], self.labels[part], aux)
 
-    def expect(self, index: Tensor) -> None:
-        """Told which images :meth:`take` will be asked for soon; here they are at hand."""
+    def prefetch(self, index: Tensor) -> None:
+        """Announce the images that :meth:`take` will be asked for next; does nothing in memory."""
 
-    def held(self) -> Images:
+    def in_memory(self) -> Images:
         """The same images in memory, laid out N,H,W,C."""
-        return Images(unrolled(self.pixels).permute(0, 3, 1, 2), self.labels.contiguous(), self.aux)
+        return Images(to_nhwc(self.pixels).permute(0, 3, 1, 2), self.labels.contiguous(), self.aux)
 
     def to(self, device: torch.device | str) -> Images:
         aux = {name: values.to(device) for name, values in self.aux.items()}
@@ -89,7 +89,7 @@ class Images:
     def pack(self) -> dict[str, Any]:
         """Plain values and numpy arrays, which share memory with the tensors where they can."""
         return {
-            "pixels": unrolled(self.pixels).cpu().numpy(),
+            "pixels": to_nhwc(self.pixels).cpu().numpy(),
             "labels": self.labels.cpu().numpy(),
             "aux": {name: values.cpu().numpy() for name, values in self.aux.items()},
         }
@@ -106,7 +106,7 @@ def chosen(aux: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
     return {name: values.index_select(0, index) for name, values in aux.items()}
 
 
-def unrolled(pixels: Tensor) -> Tensor:
+def to_nhwc(pixels: Tensor) -> Tensor:
     """Pixels as N,H,W,C, contiguous; no copy where they lie so already."""
     return pixels.permute(0, 2, 3, 1).contiguous()
 

@@ -75,7 +75,7 @@ class StreamedImages(Images):
     @property
     def pixels(self) -> Tensor:
         """All of them, decoded now and kept by nobody."""
-        return self.held().pixels
+        return self.in_memory().pixels
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -111,11 +111,11 @@ class StreamedImages(Images):
         parts = torch.arange(len(self)).split(size) if len(self) else ()
         for number, part in enumerate(parts):
             if 0 < number < len(parts) - 1:
-                self.expect(part)
-                self.expect(parts[number + 1])
+                self.prefetch(part)
+                self.prefetch(parts[number + 1])
             yield self.take(part)
 
-    def expect(self, index: Tensor) -> None:
+    def prefetch(self, index: Tensor) -> None:
         """Begin to decode the images at ``index``; of more than two such requests the oldest is dropped."""
         rows = index.cpu().numpy()
         if not any(np.array_equal(batch.rows, rows) for batch in self._expected):
@@ -124,7 +124,7 @@ class StreamedImages(Images):
             batch.drop()
         del self._expected[:-2]
 
-    def held(self) -> Images:
+    def in_memory(self) -> Images:
         """All of them decoded, in memory."""
         _, channels, height, width = self.sizes
         rows, end = torch.empty((len(self), height, width, channels), dtype=self.dtype), 0

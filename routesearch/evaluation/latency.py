@@ -25,7 +25,7 @@ from routesearch.methods.base import Knob, RoutedNet
 from routesearch.methods.running import price_ways
 from routesearch.results.points import OperatingPoint
 from routesearch.results.timing import Timing
-from routesearch.routing.billing import BatchMeter, Path
+from routesearch.routing.billing import BatchMeter, BranchPath
 from routesearch.routing.cost import mult_adds
 from routesearch.routing.shapes import shapes_only
 from routesearch.training.loop import to_device
@@ -44,7 +44,7 @@ LEAST, MOST, WARM_UP = 10, 500, 3
 """Runs of each network that are timed, at one batch size; and runs before these."""
 
 
-class Traffic:
+class RouteSampler:
     """Which images go which way: draws batches of ways with given shares.
 
     Args:
@@ -90,9 +90,9 @@ class _DrawnRoutes:
     """
 
     route: Tensor
-    turns: dict[Path, Tensor]
+    turns: dict[BranchPath, Tensor]
 
-    def choose(self, rows: Tensor | None, path: Path, choice: Tensor, ways: int) -> Tensor:
+    def choose(self, rows: Tensor | None, path: BranchPath, choice: Tensor, ways: int) -> Tensor:
         if path not in self.turns:
             return choice
         return self.turns[path][self.route if rows is None else self.route[rows]]
@@ -107,7 +107,7 @@ class _DrawnSites:
 
     ran: Tensor
 
-    def choose(self, rows: Tensor | None, path: Path, choice: Tensor, ways: int) -> Tensor:
+    def choose(self, rows: Tensor | None, path: BranchPath, choice: Tensor, ways: int) -> Tensor:
         return choice
 
     def mask(self, rows: Tensor | None, site: int, mask: Tensor) -> Tensor:
@@ -115,8 +115,8 @@ class _DrawnSites:
         return ran if rows is None else ran[rows]
 
 
-def _turns(reached: dict[Path, set[int]], routes: int) -> dict[Path, Tensor]:
-    turns: dict[Path, Tensor] = {}
+def _turns(reached: dict[BranchPath, set[int]], routes: int) -> dict[BranchPath, Tensor]:
+    turns: dict[BranchPath, Tensor] = {}
     for path, ends in reached.items():
         if path:
             table = turns.setdefault(path[:-1], torch.zeros(routes, dtype=torch.int64))
@@ -141,7 +141,7 @@ def time_network(
         seconds: what a size may take, roughly.
     """
     net, plain = to_device(net, device).eval(), to_device(_plain(net.backbone), device).eval()
-    traffic, found = Traffic(net, knob, share), []
+    traffic, found = RouteSampler(net, knob, share), []
     for batch in batches:
         with _timing():
             images, random = _images(net, batch, device)
@@ -174,7 +174,7 @@ def time_points(
     """
     net, found = to_device(net, device).eval(), []
     for point in points:
-        traffic = Traffic(net, point.knob, point.route_share)
+        traffic = RouteSampler(net, point.knob, point.route_share)
         with _timing():
             (spent,) = _in_turn((_Routed(net, point.knob, traffic, *_images(net, batch, device)),), seconds)
         found.append(replace(point, latency=statistics.median(spent)))
@@ -214,7 +214,7 @@ class _Routed:
     """Clocks a routed network, on other ways at every call, and keeps their mean MACs."""
 
     def __init__(
-        self, net: RoutedNet, knob: Knob, traffic: Traffic, images: Tensor, random: torch.Generator
+        self, net: RoutedNet, knob: Knob, traffic: RouteSampler, images: Tensor, random: torch.Generator
     ) -> None:
         self.net, self.knob, self.traffic = net, knob, traffic
         self.images, self.random = images, random

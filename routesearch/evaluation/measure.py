@@ -55,7 +55,7 @@ def measure(
         _audited(net, first, knobs[0])
         return [_executed(net, data, images, device, knob, len(priced.routes)) for knob in knobs]
     points = _looked_up(net, scores, labels, priced, knobs)
-    _spot_check(net, first, scores, priced, [knobs[i] for i in _telling(points)])
+    _spot_check(net, first, scores, priced, [knobs[i] for i in _spot_check_indices(points)])
     return points
 
 
@@ -116,8 +116,8 @@ def _check_routes(net: RoutedNet, taken: Tensor, images: int, routes: int) -> No
         raise RunFailed(f"{net.name}: decide must give routes 0..{routes - 1}, got {least}..{most}")
 
 
-def _telling(points: Sequence[OperatingPoint]) -> list[int]:
-    """Numbers of a few points whose decisions are worth holding against execution.
+def _spot_check_indices(points: Sequence[OperatingPoint]) -> list[int]:
+    """Indices of a few points whose stored decisions are compared with execution.
 
     The first, two on the way, and the one where images part most evenly: at the ends all go one way, and a
     wrong decision rule may be right there.
@@ -140,7 +140,7 @@ def _executed(
 
 
 def _audited(net: RoutedNet, inputs: Tensor, knob: Knob) -> Routed:
-    """Route a batch, and hold the bill against everything that ran.
+    """Route a batch, and compare the bill with everything that ran.
 
     Raises:
         RunFailed: where work was done outside the meter, or charged and not done.
@@ -163,7 +163,7 @@ def _spot_check(
     priced: RoutePrices,
     knobs: Sequence[Knob],
 ) -> None:
-    """Hold stored decisions, labels and prices of the first images against executed ones."""
+    """Compare stored decisions, labels and prices of the first images with executed ones."""
     for knob in knobs:
         really = _audited(net, inputs, knob)
         said = net.decide(scores.scores[: len(inputs)], knob)

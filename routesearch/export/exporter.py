@@ -22,7 +22,7 @@ from routesearch.export.program import Program, programmed
 from routesearch.export.trace import walk
 from routesearch.methods.base import Knob, RoutedNet
 from routesearch.saved import SavedModel
-from routesearch.saved.folder import drafting, holds_only
+from routesearch.utils.folders import folder_draft, holds_only
 
 log = logging.getLogger("routesearch")
 
@@ -71,7 +71,11 @@ def export_model(model: SavedModel, folder: Path | str, format: str = "onnx") ->
     card = model.card
     # Plain memory: what channels_last weights give would stand in the graphs as strides.
     net = copy.deepcopy(model.net).to(memory_format=torch.contiguous_format).eval()
-    with drafting(folder, _replaceable) as draft, torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with (
+        folder_draft(folder, _replaceable, "an export") as draft,
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):
         try:
             program = programmed(net, card.knob)
             files = write(program.pieces, engine, draft)
@@ -110,7 +114,7 @@ def export_model(model: SavedModel, folder: Path | str, format: str = "onnx") ->
 
 
 def _check(draft: Path, program: Program, net: RoutedNet, knob: Knob) -> None:
-    """Hold every value that the export decides or ends by against the model's, on every way."""
+    """Compare every value that the export decides or ends by with the model's, on every way."""
     images = torch.randn(PROBES, *net.backbone.image_shape)
     values: dict[str, Any] = {program.images: images.numpy()}
     _every_way(runner.Runner(draft, threads=torch.get_num_threads()), program.way, values)

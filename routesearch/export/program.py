@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from routesearch.errors import Refusal
-from routesearch.export.trace import ENTER, MERGE, Finish, Patch, Split, Way, traced
+from routesearch.export.trace import ENTER, MERGE, Finish, Patch, Segment, Split, traced
 from routesearch.methods.base import Knob, RoutedNet
 
 SIZES = (3, 4)
@@ -92,7 +92,7 @@ class _Place:
 class _Cutter:
     """Places every node of the graph, then collects pieces way by way."""
 
-    def __init__(self, way: Way, graph: fx.GraphModule, arguments: dict[fx.Node, Any]) -> None:
+    def __init__(self, way: Segment, graph: fx.GraphModule, arguments: dict[fx.Node, Any]) -> None:
         self.way, self.graph, self.arguments = way, graph, arguments
         self.owner: dict[int, tuple[int, int]] = {}  # a patch's region -> the way's, and the patch's number
         self._own(way)
@@ -113,7 +113,7 @@ class _Cutter:
 
     # ---- placing ----
 
-    def _own(self, way: Way) -> None:
+    def _own(self, way: Segment) -> None:
         for number, patch in enumerate(way.patches):
             self.owner[patch.region] = (way.region, number)
         if isinstance(way.end, Split):
@@ -154,7 +154,7 @@ class _Cutter:
 
     # ---- collecting ----
 
-    def _way(self, way: Way, root: fx.Node | None = None) -> dict[str, Any]:
+    def _way(self, way: Segment, root: fx.Node | None = None) -> dict[str, Any]:
         """A way's steps; its pieces are collected on the way."""
         given = [root] if root is not None else self.entered.get(way.region, [])
         asked = self._asked(way)
@@ -172,7 +172,7 @@ class _Cutter:
             steps.append({"do": "finish", "logits": logits.name, "route": way.end.route})
         return {"macs": way.macs, "steps": steps}
 
-    def _asked(self, way: Way) -> list[fx.Node]:
+    def _asked(self, way: Segment) -> list[fx.Node]:
         """What a way's steps name beside what its pieces read."""
         asked: list[fx.Node] = []
         inside = [patch.region for patch in way.patches]

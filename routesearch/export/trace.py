@@ -54,7 +54,7 @@ class Split:
     """
 
     choice: int
-    ways: list[Way]
+    ways: list[Segment]
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Finish:
 
 
 @dataclass
-class Way:
+class Segment:
     """What a group of images does between two splits.
 
     Attributes:
@@ -88,7 +88,7 @@ class Way:
 
 
 @dataclass
-class Script:
+class TraceState:
     """What the ways of one pass share.
 
     Attributes:
@@ -122,7 +122,7 @@ class TracingMeter(Meter):
         way: of this group.
     """
 
-    def __init__(self, size: int, script: Script, way: Way) -> None:
+    def __init__(self, size: int, script: TraceState, way: Segment) -> None:
         self._size, self._script, self._way = size, script, way
 
     def __len__(self) -> int:
@@ -136,7 +136,7 @@ class TracingMeter(Meter):
         end = Split(self._script.output(choice), [])
         self._open().end = end
         for number in range(ways):
-            way = Way(self._script.region())
+            way = Segment(self._script.region())
             end.ways.append(way)
             yield (number, TracingMeter(len(self), self._script, way), *_entered(state, way.region))
 
@@ -150,7 +150,7 @@ class TracingMeter(Meter):
     def finish(self, logits: Tensor, route: int = 0) -> None:
         self._open().end = Finish(self._script.output(logits), route)
 
-    def _open(self) -> Way:
+    def _open(self) -> Segment:
         if self._way.end is not None:
             raise ValueError("a group that was split or finished must not be used afterwards")
         return self._way
@@ -160,15 +160,15 @@ def _entered(state: Tensors, region: int) -> Tensors:
     return map_tensors(state, lambda tensor: ENTER(tensor, region))
 
 
-def walk(net: RoutedNet, images: Tensor, knob: Knob) -> tuple[Way, Script]:
+def walk(net: RoutedNet, images: Tensor, knob: Knob) -> tuple[Segment, TraceState]:
     """Take every way with all images; the first way, and the choices and logits that the ways' ends name."""
-    script, root = Script(), Way(0)
+    script, root = TraceState(), Segment(0)
     net.route(TracingMeter(len(images), script, root), images, knob)
     _check_ends(root)
     return root, script
 
 
-def traced(net: RoutedNet, images: Tensor, knob: Knob) -> tuple[Way, fx.GraphModule]:
+def traced(net: RoutedNet, images: Tensor, knob: Knob) -> tuple[Segment, fx.GraphModule]:
     """Every way as one graph without mutations, from the images to the choices and logits.
 
     Args:
@@ -177,7 +177,7 @@ def traced(net: RoutedNet, images: Tensor, knob: Knob) -> tuple[Way, fx.GraphMod
     from torch.fx.experimental.proxy_tensor import make_fx
 
     walk(net, images, knob)  # has each block priced: pricing runs blocks, which must not be recorded
-    roots: list[Way] = []
+    roots: list[Segment] = []
 
     def outputs(images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         root, script = walk(net, images, knob)
@@ -189,7 +189,7 @@ def traced(net: RoutedNet, images: Tensor, knob: Knob) -> tuple[Way, fx.GraphMod
     return roots[-1], graph
 
 
-def _check_ends(way: Way) -> None:
+def _check_ends(way: Segment) -> None:
     if way.end is None:
         raise ValueError("every image must finish exactly once, got a way that neither splits nor finishes")
     if isinstance(way.end, Split):

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from routesearch.errors import Refusal
 from routesearch.methods.base import Scores
+from routesearch.utils.sampling import evenly_spaced
 
 GRID = 50
 """Candidates of each gate that are tried in all combinations where that is too many, up to four gates."""
@@ -105,7 +106,7 @@ class ExitChain:
         columns = [c[at].astype(np.float64) for c, at in zip(self.candidates, settings.T, strict=True)]
         return np.stack(columns, 1)
 
-    def along(self, at: Sequence[int], gate: int) -> tuple[Array, Array]:
+    def sweep_gate(self, at: Sequence[int], gate: int) -> tuple[Array, Array]:
         """All settings of one gate, the others as ``at`` has them: images right and MACs of all, K each."""
         if gate not in self._sorted:
             order = np.argsort(self.ranks[gate], kind="stable")
@@ -144,7 +145,7 @@ class ExitChain:
         rights = total(self.right[0].sum(), np.diff(self.right, axis=0)).astype(np.int64)
         return candidates, rights, total(self.images * self.prices[0], steps)
 
-    def alike(self, threshold: Array) -> Array:
+    def settings_for_shared(self, threshold: Array) -> Array:
         """P thresholds for all gates as P x gates settings by which the same images leave."""
         found = []
         for row, candidates in zip(self.scores, self.candidates, strict=True):
@@ -162,7 +163,7 @@ class ExitChain:
             each -= 1
         found = []
         for c in self.candidates if each > 1 else []:
-            by_number = [evenly(len(c), min(each, GRID)), evenly(len(c), max(each - GRID, 1))]
+            by_number = [evenly_spaced(len(c), min(each, GRID)), evenly_spaced(len(c), max(each - GRID, 1))]
             by_value = np.linspace(float(c[0]), float(c[-1]), GRID if each >= 2 * GRID else 2)
             found.append(np.unique(np.concatenate([*by_number, rank(c, by_value).clip(max=len(c) - 1)])))
         return found
@@ -260,11 +261,11 @@ class ExitFront:
         """Take in the settings with one threshold for all gates."""
         thresholds, rights, costs = self._chain.shared()
         if self._chain.images:
-            self.add(rights, costs, lambda cells: self._chain.alike(thresholds[cells]))
+            self.add(rights, costs, lambda cells: self._chain.settings_for_shared(thresholds[cells]))
 
     def sweep(self, at: Sequence[int], gate: int) -> tuple[Array, Array]:
         """Try all candidates of one gate: images right, MACs of all."""
-        rights, costs = self._chain.along(at, gate)
+        rights, costs = self._chain.sweep_gate(at, gate)
 
         def settings(cells: Array) -> Array:
             rows = np.repeat(np.array([at]), len(cells), 0)
@@ -336,8 +337,3 @@ def midpoints(scores: Array) -> Array:
 def rank(candidates: Array, scores: Array) -> Array:
     """How many candidates lie below each score (none is equal to one)."""
     return np.asarray(np.searchsorted(candidates, scores))
-
-
-def evenly(count: int, most: int) -> Array:
-    """``most`` of 0..count-1, evenly, both ends; all where there are fewer."""
-    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))

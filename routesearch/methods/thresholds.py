@@ -176,10 +176,10 @@ def sequential_thresholds(
         raise Refusal(f"one target must be given, got accuracy={accuracy} and macs={macs}")
     chain = ExitChain(scores, labels)
     if not chain.images:
-        raise Refusal("a target must be held against images, got none")
+        raise Refusal("a target must be compared with images, got none")
     count, at = chain.images, chain.closed
     for gate in range(chain.gates):
-        rights, costs = chain.along(at, gate)
+        rights, costs = chain.sweep_gate(at, gate)
         if macs is None:
             needed = math.ceil((accuracy or 0.0) * count - 1e-9)
             k = int(_cheapest(rights, np.array([needed]))[0])

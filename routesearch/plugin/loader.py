@@ -1,4 +1,4 @@
-"""Finding plugins: installed ones by entry point, a study's own by file; nobody's fault stops the others."""
+"""Finding plugins: installed ones by entry point, a study's own by file; a broken one stops no other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Shelf(Generic[T]):
+class PluginTable(Generic[T]):
     """What plugins offer of one kind, by name."""
 
     kind: str
@@ -50,9 +50,9 @@ class Registry:
         code: plugin -> what its code is known by: a package's name and version, a file's name and digest.
     """
 
-    methods: Shelf[RoutedNet] = field(default_factory=lambda: Shelf("method"))
-    backbones: Shelf[Backbone] = field(default_factory=lambda: Shelf("backbone"))
-    datasets: Shelf[Dataset] = field(default_factory=lambda: Shelf("data set"))
+    methods: PluginTable[RoutedNet] = field(default_factory=lambda: PluginTable("method"))
+    backbones: PluginTable[Backbone] = field(default_factory=lambda: PluginTable("backbone"))
+    datasets: PluginTable[Dataset] = field(default_factory=lambda: PluginTable("data set"))
     problems: list[str] = field(default_factory=list)
     code: dict[str, str] = field(default_factory=dict)
 
@@ -136,8 +136,8 @@ def _register(
                 _collect(shelf, base, name, implementation.function, problem)
 
 
-def _place(registry: Registry, hook: str) -> tuple[Shelf[Any], type]:
-    places: Mapping[str, tuple[Shelf[Any], type]] = {
+def _place(registry: Registry, hook: str) -> tuple[PluginTable[Any], type]:
+    places: Mapping[str, tuple[PluginTable[Any], type]] = {
         "routesearch_methods": (registry.methods, RoutedNet),
         "routesearch_backbones": (registry.backbones, Backbone),
         "routesearch_datasets": (registry.datasets, Dataset),
@@ -146,7 +146,7 @@ def _place(registry: Registry, hook: str) -> tuple[Shelf[Any], type]:
 
 
 def _collect(
-    shelf: Shelf[Any],
+    shelf: PluginTable[Any],
     base: type,
     plugin: str,
     offer: Callable[[], Any],

@@ -5,8 +5,8 @@ matplotlib and plotly are imported where they draw, so that importing this costs
 
 from routesearch.report.chart import PALETTE
 from routesearch.report.front_csv import write_csv
-from routesearch.report.page import front_html
-from routesearch.report.picture import front_figure_png
+from routesearch.report.html_page import front_html
+from routesearch.report.png_figure import front_figure_png
 from routesearch.report.table import Table, front_table, short
 
 __all__ = ["PALETTE", "Table", "front_figure_png", "front_html", "front_table", "short", "write_csv"]

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-import numpy as np
-
 from routesearch.report.table import limits
-from routesearch.results.points import Budget, Point
+from routesearch.results.budget import Budget
+from routesearch.results.points import Point
 from routesearch.results.reader import StudyResults
+from routesearch.utils.sampling import evenly_spaced
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#6B6B6B")
 """Told apart by colour-blind readers too (after Okabe and Ito; their yellow is lost on white)."""
@@ -39,7 +39,7 @@ class Chart:
         colours: method -> colour.
         best: the most accurate point of the front within the budget, if there is a budget.
         limits: the budget in words; empty without one.
-        budget, reference: in millions of MACs.
+        budget, backbone: in millions of MACs.
         logarithmic: whether MACs span too much for a linear axis.
         x, y: the window.
     """
@@ -51,7 +51,7 @@ class Chart:
     best: Point | None
     limits: str
     budget: float | None
-    reference: float
+    backbone: float
     logarithmic: bool
     x: tuple[float, float]
     y: tuple[float, float]
@@ -72,21 +72,23 @@ class Chart:
         return [*xs, max(xs[-1], self.x[1])], [*ys, ys[-1]]
 
 
-def chart(points: Sequence[Point], all_points: Sequence[Point], budget: Budget, reference: float) -> Chart:
+def chart(
+    points: Sequence[Point], all_points: Sequence[Point], budget: Budget, backbone_macs: float
+) -> Chart:
     """The layout of a front.
 
     Args:
         points: the front.
         all_points: any points; those of the front and those of other splits are left out.
         budget: what a point may cost.
-        reference: the backbone's MACs.
+        backbone_macs: the backbone's MACs.
     """
     front = tuple(sorted(points, key=lambda p: (p.macs, p.accuracy)))
     on_front = {p.key for p in front}
     split = front[0].split if front else "validation"
     rest = [p for p in all_points if p.split == split and p.key not in on_front]
     faint = _thinned(rest)
-    xs = [p.macs / 1e6 for p in front or faint] + [reference / 1e6]
+    xs = [p.macs / 1e6 for p in front or faint] + [backbone_macs / 1e6]
     limit = None if budget.max_macs is None else budget.max_macs / 1e6
     xs += [] if limit is None else [limit]
     logarithmic = max(xs) > 50 * min(xs)
@@ -96,9 +98,9 @@ def chart(points: Sequence[Point], all_points: Sequence[Point], budget: Budget, 
         dropped=len(rest) - len(faint),
         colours=colours((*all_points, *front)),
         best=budget.best(front) if budget else None,
-        limits=limits(budget, reference),
+        limits=limits(budget, backbone_macs),
         budget=limit,
-        reference=reference / 1e6,
+        backbone=backbone_macs / 1e6,
         logarithmic=logarithmic,
         x=(min(xs) / 1.3, max(xs) * 1.3) if logarithmic else (0.0, 1.06 * max(xs)),
         y=_accuracies(front, faint),
@@ -111,15 +113,12 @@ def chart_of(results: StudyResults, split: str) -> Chart:
     Raises:
         Refusal: as :meth:`StudyResults.front_on`.
     """
-    return chart(results.front_on(split), results.points, results.budget, results.reference)
+    return chart(results.front_on(split), results.points, results.budget, results.backbone_macs)
 
 
 def _thinned(rest: Sequence[Point]) -> list[Point]:
     """``MAX_FAINT`` points at the most, chosen evenly over the trials and along their curves."""
-    if len(rest) <= MAX_FAINT:
-        return list(rest)
-    keep = np.linspace(0, len(rest) - 1, MAX_FAINT).round().astype(int)
-    return [rest[i] for i in keep]
+    return [rest[i] for i in evenly_spaced(len(rest), MAX_FAINT)]
 
 
 def _accuracies(front: Sequence[Point], faint: Sequence[Point]) -> tuple[float, float]:

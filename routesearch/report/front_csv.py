@@ -1,4 +1,4 @@
-"""Files of the report: written whole or not at all."""
+"""The front as CSV."""
 
 from __future__ import annotations
 
@@ -8,28 +8,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from routesearch.errors import Refusal
 from routesearch.results.points import Point
-from routesearch.utils.files import write_whole
+from routesearch.utils.files import save_file
 
 TEXTS = ("knob", "config", "route_share")
 """Fields that a CSV file holds as JSON."""
 
 
-def write_report(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path`` in one step; an older file stays until then.
-
-    Raises:
-        Refusal: where the path cannot be written.
-    """
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise Refusal(f"{path} must be a file in a writable folder: {error.strerror or error}") from error
-
-
 def write_csv(points: Sequence[Point], path: Path) -> None:
-    """One line per point with the contract's fields; knob, config and route_share as JSON.
+    """One line per point with the fields of ``front --json``; knob, config and route_share as JSON.
 
     Raises:
         Refusal: where the path cannot be written.
@@ -42,4 +29,4 @@ def write_csv(points: Sequence[Point], path: Path) -> None:
         row: list[object] = [p.trial, p.method, p.accuracy, p.macs, str(p.feasible).lower(), p.split, p.seed]
         texts = [json.dumps(getattr(p, name)) for name in TEXTS]
         writer.writerow([*row, p.params, *texts, p.latency])
-    write_report(path, text.getvalue().encode())
+    save_file(path, text.getvalue().encode())

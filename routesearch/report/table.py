@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from routesearch.results.points import Budget, Point, PointKey
+from routesearch.results.budget import Budget
+from routesearch.results.points import Point, PointKey
 from routesearch.results.timing import Timing
 
 
@@ -24,11 +25,11 @@ class Table:
         return "\n".join(f"| {line} |" for line in lines)
 
 
-def limits(budget: Budget, reference: float) -> str:
+def limits(budget: Budget, backbone_macs: float) -> str:
     """A budget in words: ``40 M MACs (0.5x) and 2 ms for a batch of 1``; empty without one."""
     bounds = []
     if budget.max_macs is not None:
-        bounds.append(f"{mega(budget.max_macs)} M MACs ({budget.max_macs / reference:.3g}x)")
+        bounds.append(f"{mega(budget.max_macs)} M MACs ({budget.max_macs / backbone_macs:.3g}x)")
     if budget.max_latency is not None:
         bounds.append(f"{milli(budget.max_latency)} ms for a batch of {budget.batch}")
     return " and ".join(bounds)
@@ -36,7 +37,7 @@ def limits(budget: Budget, reference: float) -> str:
 
 def front_table(
     points: Sequence[Point],
-    reference: float,
+    backbone_macs: float,
     test: Sequence[Point] = (),
     timings: Mapping[PointKey, Sequence[Timing]] | None = None,
 ) -> Table:
@@ -44,7 +45,7 @@ def front_table(
 
     Args:
         points: the front, on the split that it was chosen on.
-        reference: the backbone's MACs, what ``0.4x`` is of.
+        backbone_macs: the static backbone's, what ``0.4x`` is of.
         test: the same points measured on test, where known; matched by trial and knob.
         timings: of the points, where they were timed; by the same match.
     """
@@ -63,20 +64,20 @@ def front_table(
         columns = (*columns[:3], "on test", *columns[3:5], "M MACs on test", *columns[5:])
     rows = []
     for p in points:
-        row = [str(p.trial), p.method, percent(p.accuracy), mega(p.macs), f"{p.macs / reference:.3f}"]
+        row = [str(p.trial), p.method, percent(p.accuracy), mega(p.macs), f"{p.macs / backbone_macs:.3f}"]
         row += ["yes" if p.feasible else "no", short(p.knob), short(p.config)]
         if measured:
             again = measured.get(p.key)
             row.insert(3, percent(again.accuracy) if again else "")
             row.insert(6, mega(again.macs) if again else "")
         rows.append(tuple(row))
-    return _with_times(Table(columns, tuple(rows)), points, reference, timings or {})
+    return _with_times(Table(columns, tuple(rows)), points, backbone_macs, timings or {})
 
 
 def _with_times(
     table: Table,
     points: Sequence[Point],
-    reference: float,
+    backbone_macs: float,
     timings: Mapping[PointKey, Sequence[Timing]],
 ) -> Table:
     """Columns of time beside those of MACs: the budget's latency, and what was timed at each batch size."""
@@ -85,7 +86,7 @@ def _with_times(
         added.append(("ms", *("" if p.latency is None else milli(p.latency) for p in points)))
     batches = sorted({timing.batch for found in timings.values() for timing in found})
     if batches:
-        added.append(("MAC saving", *(whole(1 - p.macs / reference) for p in points)))
+        added.append(("MAC saving", *(whole(1 - p.macs / backbone_macs) for p in points)))
     for batch in batches:
         found = [next((t for t in timings.get(p.key, ()) if t.batch == batch), None) for p in points]
         added.append((f"ms at {batch}", *(milli(t.p50) if t else "" for t in found)))

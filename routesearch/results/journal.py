@@ -111,7 +111,7 @@ class Journal:
 
     @property
     def id(self) -> str:
-        """The study's own name, unique among all studies; made with the journal."""
+        """A UUID, made with the journal, which tells the study from others of its name."""
         return str(self.get("id"))
 
     def names(self) -> dict[str, int]:
@@ -139,7 +139,7 @@ class Journal:
         assert self._facts is not None
         self.storage.set_study_user_attr(self._facts, key, value)
 
-    def agree(self, fingerprint: Mapping[str, str], started: bool) -> None:
+    def check_fingerprint(self, fingerprint: Mapping[str, str], started: bool) -> None:
         """Check that a continued study is still the same one; a study without trials may change.
 
         Args:
@@ -162,7 +162,7 @@ class Journal:
                     " (--fresh starts anew)"
                 )
 
-    def changed_code(self, code: Mapping[str, str], started: bool) -> list[str]:
+    def update_code_versions(self, code: Mapping[str, str], started: bool) -> list[str]:
         """Compare with the code that the study was begun with, and keep what is new.
 
         Args:

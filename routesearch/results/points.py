@@ -7,19 +7,17 @@ ran for it, as torchinfo counts multiply-adds (:mod:`routesearch.routing.meter`)
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from routesearch.study.config import BudgetConfig
-from routesearch.utils.units import macs_of
+from routesearch.utils.sampling import evenly_spaced
 
 MAX_STORED = 256
-"""Points that a trial keeps at most (the contract's *stored points*)."""
+"""Points of a trial that are stored at most; where scores are stored, the others can be recomputed."""
 
 
 @dataclass(frozen=True)
@@ -140,19 +138,19 @@ def _costs(points: Sequence[HasCost]) -> npt.NDArray[np.float64]:
     return np.column_stack((accuracy, np.fromiter((p.macs for p in points), np.float64, count)))
 
 
-def hypervolume(points: Sequence[HasCost], reference: float, limit: float | None = None) -> float:
+def hypervolume(points: Sequence[HasCost], backbone_macs: float, limit: float | None = None) -> float:
     """Area that the points dominate, from accuracy 0 and 1.0 x the backbone's MACs.
 
     Args:
         points: any set; dominated ones do not matter.
-        reference: the backbone's MACs; MACs are divided by it.
-        limit: a budget in MACs: only the area at or below it counts (never beyond the reference).
+        backbone_macs: MACs are divided by it.
+        limit: a budget in MACs: only the area at or below it counts (never beyond the backbone's).
 
     Returns:
-        A share in [0, 1]; points beyond the reference add nothing.
+        A share in [0, 1]; points that cost more than the backbone add nothing.
     """
-    edge = 1.0 if limit is None else min(1.0, limit / reference)
-    inside = [(-p.accuracy, p.macs / reference) for p in points if p.macs / reference < edge]
+    edge = 1.0 if limit is None else min(1.0, limit / backbone_macs)
+    inside = [(-p.accuracy, p.macs / backbone_macs) for p in points if p.macs / backbone_macs < edge]
     if not inside:
         return 0.0
     from moocore import hypervolume as area
@@ -168,69 +166,6 @@ def best(points: Sequence[P], max_macs: float | None = None) -> P | None:
 
 def cheapest(points: Sequence[P]) -> P | None:
     return min(points, key=lambda p: (p.macs, -p.accuracy), default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What a point may cost; with both bounds it must meet both, without any everything is allowed.
-
-    Attributes:
-        max_macs: mean MACs per image on validation data.
-        max_latency: median seconds of a batch, on the machine and with the cores that trials have.
-        batch: images of that batch.
-    """
-
-    max_macs: float | None = None
-    max_latency: float | None = None
-    batch: int = 1
-
-    @classmethod
-    def of(cls, wish: BudgetConfig, reference: float) -> Budget:
-        """The budget of a study file, on a backbone of ``reference`` MACs."""
-        macs = None if wish.max_macs is None else macs_of(wish.max_macs, reference)
-        return cls(macs, wish.max_latency, wish.batch)
-
-    def __bool__(self) -> bool:
-        return self.max_macs is not None or self.max_latency is not None
-
-    def admits(self, bounds: Interval) -> bool:
-        """Whether a network of these bounds can be within it: its cheapest route costs no more MACs."""
-        return self.max_macs is None or bounds.min <= self.max_macs
-
-    def allows(self, point: HasLatency) -> bool:
-        """Whether a point is within it; one that was not timed is within no latency."""
-        if self.max_macs is not None and point.macs > self.max_macs:
-            return False
-        return self.max_latency is None or (point.latency is not None and point.latency <= self.max_latency)
-
-    def within(self, points: Iterable[L]) -> list[L]:
-        return [p for p in points if self.allows(p)]
-
-    def best(self, points: Iterable[L]) -> L | None:
-        """The most accurate point within it; of equals the cheapest. None if there is none."""
-        return best(self.within(points))
-
-    def volume(self, points: Iterable[HasLatency], reference: float) -> float:
-        """:func:`hypervolume` of the points within it, and of MACs within it only."""
-        return hypervolume(self.within(points), reference, self.max_macs)
-
-    def excess(self, points: Sequence[HasLatency]) -> dict[str, float]:
-        """The constraint that a sampler gets of a curve: the best placed point's excess, as a share.
-
-        At most 0 if some point is within the bound. ``latency`` speaks of both bounds where there are both:
-        the cheapest point and the fastest one need not be the same.
-        """
-        found = {}
-        if self.max_macs is not None:
-            found["macs"] = min(p.macs for p in points) / self.max_macs - 1
-        if self.max_latency is not None:
-            macs = math.inf if self.max_macs is None else self.max_macs
-            # A point that was not timed counts as one of twice the latency allowed.
-            found["latency"] = min(
-                max(2.0 if p.latency is None else p.latency / self.max_latency, p.macs / macs) - 1
-                for p in points
-            )
-        return found
 
 
 def undominated(points: Sequence[L]) -> list[L]:
@@ -249,38 +184,15 @@ def undominated(points: Sequence[L]) -> list[L]:
     return [p for p, keep in zip(points, kept, strict=True) if keep]
 
 
-def representative(points: Sequence[L], reference: float, budget: Budget) -> L:
-    """The one point that stands for a curve where only one can: for the sampler and for MLflow's metrics.
-
-    The best point within the budget; without a budget (or with none within it) the point whose
-    loss would take most hypervolume from the curve.
-
-    Raises:
-        ValueError: for an empty curve.
-    """
-    if not points:
-        raise ValueError("a curve must have at least one point, got none")
-    within = budget.best(points) if budget else None
-    if within is not None:
-        return within
-    curve = _distinct(front(points))  # of twins neither would be missed
-    whole = hypervolume(curve, reference)
-    shares = [whole - hypervolume(curve[:i] + curve[i + 1 :], reference) for i in range(len(curve))]
-    if max(shares) <= 0.0:  # all beyond the reference: the nearest to it stands for the rest
-        return curve[0]
-    return curve[int(np.argmax(shares))]
-
-
 def thin(points: Sequence[P], most: int = MAX_STORED) -> list[P]:
     """The front of ``points``, at most ``most`` of them, spread evenly along it with both ends kept."""
-    curve = _distinct(front(points))
+    curve = distinct(front(points))
     if len(curve) <= most:
         return curve
-    keep = np.unique(np.linspace(0, len(curve) - 1, most).round().astype(int))
-    return [curve[i] for i in keep]
+    return [curve[i] for i in evenly_spaced(len(curve), most)]
 
 
-def _distinct(curve: Sequence[P]) -> list[P]:
+def distinct(curve: Sequence[P]) -> list[P]:
     """The first of each run of equal points."""
     return [
         p

@@ -12,9 +12,10 @@ from optuna.trial import FrozenTrial
 
 from routesearch.errors import Refusal
 from routesearch.results import points
-from routesearch.results.facts import Facts, read_test_results, read_timings
+from routesearch.results.budget import Budget
 from routesearch.results.journal import ASKED, OUTCOME, Journal
-from routesearch.results.points import Budget, Point, PointKey
+from routesearch.results.measurements import Facts, read_test_results, read_timings
+from routesearch.results.points import Point, PointKey
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.study.config import StudyConfig
@@ -43,7 +44,7 @@ class StudyResults:
 
     Attributes:
         config: the study's.
-        id: the study's own name, unique among all studies.
+        id: a UUID made with the journal, which tells the study from others of its name.
         facts: what the journal keeps of the whole study.
     """
 
@@ -79,14 +80,14 @@ class StudyResults:
             return sorted(map(read_record, self._trials), key=lambda record: record.number)
 
     @cached_property
-    def reference(self) -> float:
+    def backbone_macs(self) -> float:
         """MACs per image of the static backbone, as the search stored them."""
         return float(self.facts["reference"])
 
     @cached_property
     def budget(self) -> Budget:
         """What a point may cost, by the study file as it is now."""
-        return Budget.of(self.config.budget, self.reference)
+        return Budget.of(self.config.budget, self.backbone_macs)
 
     @cached_property
     def points(self) -> list[Point]:
@@ -108,7 +109,7 @@ class StudyResults:
     def tested(self) -> dict[PointKey, Point]:
         """The points that were measured on test data: those of the front and the best within the budget."""
         results = read_test_results(self.facts)
-        known = (r.mark(results.get(r.number, ()), self.budget, "test") for r in self.records)
+        known = (r.as_points(results.get(r.number, ()), self.budget, "test") for r in self.records)
         return {point.key: point for points in known for point in points}
 
     @cached_property
@@ -163,7 +164,7 @@ class StudyResults:
         """
         budget = self.budget
         if max_macs is not None or max_latency is not None:
-            macs = None if max_macs is None else macs_of(_read(parse_macs, max_macs), self.reference)
+            macs = None if max_macs is None else macs_of(_read(parse_macs, max_macs), self.backbone_macs)
             budget = Budget(macs, _read(parse_latency, max_latency), budget.batch)
         best = budget.best(self.points)
         if best is None:

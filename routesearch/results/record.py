@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from routesearch.results.points import Budget, Interval, OperatingPoint, Point, knob_key
+from routesearch.results.budget import Budget
+from routesearch.results.points import Interval, OperatingPoint, Point, knob_key
 
 
 class State(StrEnum):
-    """The contract's states of a trial."""
+    """State of a trial: only the first three ended after training; ``refused`` was never trained."""
 
     FINISHED = "finished"
     STOPPED = "stopped"
@@ -124,9 +125,9 @@ class TrialRecord:
 
     def points(self, budget: Budget, split: str = "validation") -> list[Point]:
         """The stored curve as :class:`Point`, feasible or not under ``budget``."""
-        return [] if self.outcome is None else self.mark(self.outcome.points, budget, split)
+        return [] if self.outcome is None else self.as_points(self.outcome.points, budget, split)
 
-    def mark(self, points: Iterable[OperatingPoint], budget: Budget, split: str) -> list[Point]:
+    def as_points(self, points: Iterable[OperatingPoint], budget: Budget, split: str) -> list[Point]:
         """Give measured points this trial's origin, and the latency that was measured at the same knob."""
         params = 0 if self.outcome is None else self.outcome.params
         own = () if self.outcome is None else self.outcome.points
@@ -140,7 +141,7 @@ class TrialRecord:
                 knob=p.knob,
                 accuracy=p.accuracy,
                 macs=p.macs,
-                feasible=budget.allows(p),
+                feasible=budget.met_by(p),
                 split=split,
                 seed=self.seed,
                 params=params,

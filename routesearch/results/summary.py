@@ -38,7 +38,7 @@ class Summary:
     @classmethod
     def of(cls, results: StudyResults, tracking_uri: str, experiment: str) -> Summary:
         """The summary of what was read."""
-        config, budget, reference = results.config, results.budget, results.reference
+        config, budget, backbone_macs = results.config, results.budget, results.backbone_macs
         return cls(
             study=config.name,
             storage=str(config.dir),
@@ -48,8 +48,10 @@ class Summary:
             stopped=results.count(State.STOPPED),
             failed=results.count(State.FAILED),
             refused=results.count(State.REFUSED),
-            hypervolume=hypervolume(results.front, reference),
-            feasible_hypervolume=budget.volume(results.points, reference) if budget else None,
+            hypervolume=hypervolume(results.front, backbone_macs),
+            feasible_hypervolume=budget.feasible_hypervolume(results.points, backbone_macs)
+            if budget
+            else None,
             front=results.front,
             best=results.best,
             results=results,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from routesearch.routing.cost import Tensors, map_tensors, mult_adds
 from routesearch.routing.meter import Meter, check_choice
 
-Path = tuple[int, ...]
+BranchPath = tuple[int, ...]
 """The ways taken at the splits so far."""
 
 
@@ -57,7 +57,7 @@ class Routed:
 class Steering(Protocol):
     """Decisions that replace a network's own: to walk a given way, or to time one."""
 
-    def choose(self, rows: Tensor | None, path: Path, choice: Tensor, ways: int) -> Tensor:
+    def choose(self, rows: Tensor | None, path: BranchPath, choice: Tensor, ways: int) -> Tensor:
         """The way of each image of a group.
 
         Args:
@@ -101,7 +101,7 @@ class BatchMeter(Meter):
         self._size = images.shape[0]
         self._batch = _Batch(images)
         self._steering = steering
-        self._path: Path = ()
+        self._path: BranchPath = ()
         self._paid = 0  # by every image of the group
         self._masks: list[Tensor] = []  # of the blocks patched on the way here: which images ran them
         self._prices: list[int] = []
@@ -220,7 +220,7 @@ class BatchMeter(Meter):
         theirs = into.untyped_storage().data_ptr() == images.untyped_storage().data_ptr()  # the caller's own
         if theirs or into.dtype != values.dtype or torch.is_grad_enabled():
             into = into.to(values.dtype, copy=True)
-        whole = _images_last(into)
+        whole = _as_nhwc(into)
         (into if whole is None else whole).index_copy_(
             0, take, values if whole is None else values.permute(0, 2, 3, 1)
         )
@@ -239,7 +239,7 @@ def _rows(state: Tensors, take: Tensor) -> Tensors:
 
     def gather(whole: Tensor) -> Tensor:
         if id(whole) not in done:
-            rows = _images_last(whole)
+            rows = _as_nhwc(whole)
             # Rows of N,H,W,C are whole pieces of memory: several times faster than whole[take].
             done[id(whole)] = (
                 whole.index_select(0, take)
@@ -251,7 +251,7 @@ def _rows(state: Tensors, take: Tensor) -> Tensors:
     return map_tensors(state, gather)
 
 
-def _images_last(maps: Tensor) -> Tensor | None:
+def _as_nhwc(maps: Tensor) -> Tensor | None:
     """N,C,H,W maps in channels_last memory as their contiguous N,H,W,C; None for anything else."""
     if maps.ndim == 4 and maps.is_contiguous(memory_format=torch.channels_last):
         return maps.permute(0, 2, 3, 1)

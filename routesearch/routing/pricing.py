@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from routesearch.results.points import Interval
-from routesearch.routing.billing import Path
+from routesearch.routing.billing import BranchPath
 from routesearch.routing.cost import Tensors, mult_adds
 from routesearch.routing.meter import Meter, check_choice
 
@@ -25,20 +25,20 @@ class RoutePrices:
         reached: path of ways -> the routes that can be reached from its end.
         sites: the most skippable blocks that are met on one way.
         params: parameters of the network, all branches; of the largest of several.
-        known: whether these are one network's prices; False where they cover several, of which a trunk
+        exact: whether these are one network's prices; False where they cover several, of which a trunk
             will decide.
     """
 
     routes: dict[int, Interval] = field(default_factory=dict)
-    reached: dict[Path, set[int]] = field(default_factory=dict)
+    reached: dict[BranchPath, set[int]] = field(default_factory=dict)
     sites: int = 0
     params: int = 0
-    known: bool = True
+    exact: bool = True
 
     @classmethod
     def any_of(cls, prices: Sequence[RoutePrices]) -> RoutePrices:
         """The prices of a network that is one of these."""
-        whole = cls(known=False)
+        whole = cls(exact=False)
         for one in prices:
             whole.params = max(whole.params, one.params)
             whole.sites = max(whole.sites, one.sites)
@@ -70,7 +70,7 @@ class PricingMeter(Meter):
     def __init__(self) -> None:
         self.prices = RoutePrices()
         self._spent = Interval(0, 0)
-        self._path: Path = ()
+        self._path: BranchPath = ()
         self._sites = 0
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ from routesearch.errors import Refusal
 from routesearch.utils.validation import explain, short
 
 FORMAT = 1
-"""Raised when an older version could not read what is written now; further keys are no such change."""
+"""Version of the format, raised by changes that older versions could not read; further keys are none."""
 
 KIND = "routesearch model"
 

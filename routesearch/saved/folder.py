@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,8 @@ import numpy.typing as npt
 from routesearch.errors import Refusal
 from routesearch.saved.card import Card, read_card
 from routesearch.utils.arrays import read_arrays
-from routesearch.utils.files import file_digest, sync
+from routesearch.utils.files import file_digest
+from routesearch.utils.folders import holds_only
 
 CARD, WEIGHTS, PLUGINS = "model.json", "model.safetensors", "plugins"
 
@@ -24,74 +23,6 @@ def replaceable(folder: Path) -> None:
     rule = "a model is saved as a new folder or in place of an older saved model"
     if holds_only(folder, rule, CARD, lambda name: name in (CARD, WEIGHTS, PLUGINS)):
         read_card(folder / CARD)
-
-
-def holds_only(folder: Path, rule: str, mark: str, own: Callable[[str], bool]) -> bool:
-    """Whether a folder may be replaced because an older version of what is to be written lies in it.
-
-    One with anything beside it stays: it would be deleted with it.
-
-    Args:
-        rule: where it may be written, for a refusal.
-        mark: the file by which an older version is known.
-        own: name of a file -> whether it belongs to an older version.
-
-    Returns:
-        False for a new name or an empty folder.
-
-    Raises:
-        Refusal: something else is there.
-    """
-    if not (folder.exists() or folder.is_symlink()):
-        return False
-    if not folder.is_dir():
-        raise Refusal(f"{rule}, got {folder}, which is a file")
-    try:
-        names = {each.name for each in folder.iterdir()}
-    except OSError as error:
-        raise Refusal(f"{folder} cannot be read: {error.strerror}") from None
-    if foreign := sorted(name for name in names if not own(name)):
-        raise Refusal(f"{rule}, got {folder} with {foreign[0]} in it")
-    if names and mark not in names:
-        raise Refusal(f"{rule}, got {folder} without {mark}")
-    return bool(names)
-
-
-@contextmanager
-def drafting(folder: Path, check: Callable[[Path], None] = replaceable) -> Iterator[Path]:
-    """A folder beside ``folder``, to be filled; it takes the name when all went well, and vanishes if not.
-
-    Args:
-        check: raises Refusal where what is there now must stay.
-
-    Raises:
-        Refusal: something else is there, or the disk does not take it.
-    """
-    folder = folder.resolve()  # through links: what they point at is replaced, not the link
-    check(folder)
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(draft, ignore_errors=True)  # a dead process of the same number left it
-        draft.mkdir()
-        yield draft
-        _settle(draft)
-        if folder.exists():
-            folder.rename(old)
-        try:
-            draft.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    except OSError as error:
-        raise Refusal(
-            f"a model must be saved in a writable place, got {folder}: {error.strerror or error}"
-        ) from error
-    finally:
-        for rest in (draft, old):
-            shutil.rmtree(rest, ignore_errors=True)
 
 
 def write(draft: Path, card: Card, weights: Path, plugins: Mapping[str, Path]) -> None:
@@ -132,9 +63,3 @@ def read(folder: Path) -> tuple[Card, dict[str, npt.NDArray[Any]]]:
         raise Refusal(f"{folder}: a saved model has its weights in {WEIGHTS}, got none") from None
     except (OSError, ValueError) as error:
         raise Refusal(f"{file} cannot be read: {error}") from None
-
-
-def _settle(folder: Path) -> None:
-    """Bring everything below ``folder`` onto the disk: a name must not outlive its content."""
-    for path in [*folder.rglob("*"), folder]:
-        sync(path)

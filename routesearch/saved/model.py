@@ -20,7 +20,7 @@ from routesearch.errors import Refusal, UnknownName, origin, shortened
 from routesearch.evaluation.latency import BATCHES, SECONDS, time_network
 from routesearch.methods.base import RoutedNet, Trunk
 from routesearch.methods.running import run
-from routesearch.plugin.loader import Registry, Shelf, load_plugins
+from routesearch.plugin.loader import PluginTable, Registry, load_plugins
 from routesearch.results.timing import Timing
 from routesearch.routing.billing import Routed
 from routesearch.saved.card import Card, Part
@@ -175,7 +175,7 @@ def _build(card: Card, folder: Path, registry: Registry) -> RoutedNet:
 
 
 def _find(
-    shelf: Shelf[Any], name: str, card: Card, part: Part, folder: Path, registry: Registry
+    shelf: PluginTable[Any], name: str, card: Card, part: Part, folder: Path, registry: Registry
 ) -> type[Any]:
     """The method's or the backbone's class; a warning where its code is not what the model was saved with."""
     code = card.code.get(part)

@@ -11,15 +11,16 @@ from typing import Any
 import torch
 
 from routesearch.errors import Refusal
-from routesearch.plugin.loader import Shelf
+from routesearch.plugin.loader import PluginTable
 from routesearch.results.points import Point
 from routesearch.results.reader import StudyResults
 from routesearch.saved.card import Card, Code, Files, Measured, Part, TrunkFacts
-from routesearch.saved.folder import PLUGINS, drafting, read, write
+from routesearch.saved.folder import PLUGINS, read, replaceable, write
 from routesearch.saved.model import rebuild
-from routesearch.search.weights import weights_path
+from routesearch.search.trial_weights import weights_path
 from routesearch.task.resolve import CONFUSION, Task, resolve
 from routesearch.training.confusion import read_confusion
+from routesearch.utils.folders import folder_draft
 
 log = logging.getLogger("routesearch")
 
@@ -66,14 +67,14 @@ def save(results: StudyResults, point: Point, folder: Path) -> None:
         std=inputs["std"],
         files=None if mode is None else Files(size=(height, width), mode=mode),
         params=point.params,
-        backbone_macs=task.reference,
+        backbone_macs=task.backbone_macs,
         validation=_measured(point),
         test=None if tested is None else _measured(tested),
         trunk=_trunk(task, point.method, facts["fingerprint"]),
         code=code,
         versions={"routesearch": version("routesearch"), "torch": torch.__version__},
     )
-    with drafting(folder) as draft:
+    with folder_draft(folder, replaceable, "a model") as draft:
         write(draft, card, weights, copies)
         written, arrays = read(draft)
         rebuild(written, arrays, task.registry, weights)
@@ -103,7 +104,7 @@ def _code(task: Task, method: str) -> tuple[dict[Part, Code], dict[str, Path]]:
     registry = task.registry
     code: dict[Part, Code] = {}
     copies: dict[str, Path] = {}
-    parts: dict[Part, tuple[Shelf[Any], str]] = {
+    parts: dict[Part, tuple[PluginTable[Any], str]] = {
         "method": (registry.methods, method),
         "backbone": (registry.backbones, task.backbone.name),
     }

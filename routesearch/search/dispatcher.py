@@ -11,8 +11,8 @@ from typing import Protocol
 from routesearch.results.points import Point, hypervolume
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.search.trial_weights import keep_weights, sweep_weight_drafts
 from routesearch.search.trials import Trials
-from routesearch.search.weights import keep_weights, sweep_weight_drafts
 
 MAX_REFUSED = 200
 """Refused configs in a row after which a method is excluded from this run."""
@@ -172,7 +172,7 @@ class Dispatcher:
     def snapshot(self) -> Snapshot:
         counts, task, now = self.trials.counts, self.trials.task, self._clock()
         front, candidates, budget = self.trials.front, self.trials.candidates, task.budget
-        feasible = budget.volume(candidates, task.reference) if budget else None
+        feasible = budget.feasible_hypervolume(candidates, task.backbone_macs) if budget else None
         return Snapshot(
             finished=counts[State.FINISHED],
             stopped=counts[State.STOPPED],
@@ -181,7 +181,7 @@ class Dispatcher:
             running=len(self._live),
             total=self._total,
             best=budget.best(candidates),
-            hypervolume=hypervolume(front, task.reference),
+            hypervolume=hypervolume(front, task.backbone_macs),
             feasible_hypervolume=feasible,
             elapsed=now - self._start,
             time_left=None if self._end is None else max(0.0, self._end - now),

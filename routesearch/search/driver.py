@@ -11,10 +11,10 @@ from routesearch.results.reader import StudyResults
 from routesearch.search.dispatcher import Dispatcher, Observer, Snapshot
 from routesearch.search.front_measurement import front_is_measured, measure_front_on_test, time_front
 from routesearch.search.interrupt import Interrupts
-from routesearch.search.opening import open_trials
 from routesearch.search.ray_cluster import check_fits, connect
 from routesearch.search.ray_tune import run_trials
 from routesearch.search.ray_workers import Workers
+from routesearch.search.resume import open_trials
 from routesearch.search.shared_trunk import share_trunk
 from routesearch.search.trials import Trials
 from routesearch.search.worker import NetworkRunner, TrialRunner, WorkerResources

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from routesearch.results.facts import read_test_results, read_timings
+from routesearch.results.measurements import read_test_results, read_timings
 from routesearch.results.points import OperatingPoint, Point, knob_key
 from routesearch.search import ray_tasks
 from routesearch.search.ray_workers import WorkerFailed, Workers
-from routesearch.search.weights import read_weights, weights_path
+from routesearch.search.trial_weights import read_weights, weights_path
 
 if TYPE_CHECKING:
     from routesearch.search.dispatcher import Dispatcher

@@ -10,7 +10,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState, create_trial
 
 from routesearch.errors import Refusal
-from routesearch.results.points import Budget, Interval, representative
+from routesearch.results.budget import Budget, representative
+from routesearch.results.points import Interval
 from routesearch.results.record import State, TrialRecord
 from routesearch.space.space import SearchSpace, Space
 
@@ -29,7 +30,7 @@ class Observation:
         return self.state is not TrialState.PRUNED or any(v > 0 for v in self.constraints.values())
 
 
-def observation_of(record: TrialRecord, reference: float, budget: Budget) -> Observation:
+def observation_of(record: TrialRecord, backbone_macs: float, budget: Budget) -> Observation:
     """Two objectives and the constraints of a measured trial; a violated constraint of a refused one.
 
     A refused one is pruned, not failed: samplers overlook failed trials and would ask the same for ever.
@@ -43,18 +44,18 @@ def observation_of(record: TrialRecord, reference: float, budget: Budget) -> Obs
         return Observation(TrialState.PRUNED, None, {"macs": excess})
     if outcome.state is State.FAILED:
         return Observation(TrialState.FAIL, None, {})
-    point = representative(outcome.points, reference, budget)
+    point = representative(outcome.points, backbone_macs, budget)
     return Observation(TrialState.COMPLETE, [point.accuracy, point.macs], budget.excess(outcome.points))
 
 
-def refusal(bounds: Interval | None, budget: Budget) -> str | None:
+def budget_violation(bounds: Interval | None, budget: Budget) -> str | None:
     """Why a config may not be trained under a budget; None if it may."""
     if bounds is None or budget.admits(bounds):
         return None
     return f"cheapest route <= budget must hold, got {bounds.min:.0f} and {budget.max_macs:.0f} MACs"
 
 
-def placement(
+def sampler_params(
     space: SearchSpace, config: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, BaseDistribution]] | None:
     """The sampler's parameters that make ``space`` draw ``config``; None if the config is not in it."""

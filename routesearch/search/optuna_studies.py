@@ -5,7 +5,7 @@ writes itself: ``asked`` (number, config, seed, bounds) and ``outcome``. When a 
 changes, a new Optuna study is begun, and the trials that are stored elsewhere are added to it as copies
 that carry only our number. All of it is append-only and in this order: ``asked`` before a trial runs,
 ``outcome`` before Optuna gets it, so that a crash anywhere leaves something that can be finished
-(:mod:`routesearch.search.opening`).
+(:mod:`routesearch.search.resume`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from routesearch.results.journal import OUTCOME, Journal
 from routesearch.results.record import TrialRecord
-from routesearch.search.observations import observation_of, placement
+from routesearch.search.observations import observation_of, sampler_params
 from routesearch.search.sampler import make_sampler
 from routesearch.search.study_names import budget_of, study_name
 
@@ -59,23 +59,23 @@ class OptunaStudies:
             self._open[name] = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
         return self._open[name]
 
-    def finish(self, record: TrialRecord, study: str, trial: int) -> None:
+    def finish(self, record: TrialRecord, optuna_study: str, trial_id: int) -> None:
         """Store a trial's outcome, then tell the sampler."""
         assert record.outcome is not None, "only a trial that ended has an outcome"
-        Trial(self.open(study), trial).set_user_attr(OUTCOME, record.outcome.dumps())
-        self.tell(record, study, trial)
+        Trial(self.open(optuna_study), trial_id).set_user_attr(OUTCOME, record.outcome.dumps())
+        self.tell(record, optuna_study, trial_id)
 
-    def tell(self, record: TrialRecord, study: str, trial: int) -> None:
+    def tell(self, record: TrialRecord, optuna_study: str, trial_id: int) -> None:
         """Report a stored outcome to the sampler.
 
         Args:
-            study: name of the Optuna study that holds the trial.
-            trial: id of the Optuna trial.
+            optuna_study: name of the Optuna study that holds the trial.
+            trial_id: id of the Optuna trial.
         """
-        opened = self.open(study)
-        reported = Trial(opened, trial)
-        observation = observation_of(record, self.task.reference, budget_of(study))
-        known = self.journal.storage.get_trial(trial).constraints
+        opened = self.open(optuna_study)
+        reported = Trial(opened, trial_id)
+        observation = observation_of(record, self.task.backbone_macs, budget_of(optuna_study))
+        known = self.journal.storage.get_trial(trial_id).constraints
         for name, value in observation.constraints.items():
             if name not in known:  # else a crash came between this and the line below
                 reported.set_constraint(name, value)
@@ -97,8 +97,8 @@ class OptunaStudies:
     def copy(self, record: TrialRecord) -> None:
         """Add a trial that is stored in an earlier Optuna study to the present one of its method."""
         task = self.task
-        observation = observation_of(record, task.reference, task.budget)
-        placed = placement(task.spaces[record.method], record.config)
+        observation = observation_of(record, task.backbone_macs, task.budget)
+        placed = sampler_params(task.spaces[record.method], record.config)
         if placed is None or observation.state is TrialState.FAIL or not observation.useful:
             return
         params, distributions = placed

@@ -16,8 +16,8 @@ from typing import Any
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, TrialRecord
 from routesearch.results.timing import Timing
+from routesearch.search.trial_weights import weights_path
 from routesearch.search.trials import validated_outcome
-from routesearch.search.weights import weights_path
 from routesearch.search.worker import TrialRunner, WorkerResources
 from routesearch.utils.arrays import Arrays, write_arrays
 
@@ -94,10 +94,10 @@ def time_point(
     return _runner(job).time(trial, point, weights, batches, job.resources)
 
 
-def train_trunk(part: str, seed: int, job: WorkerJob) -> dict[str, Any]:
+def train_trunk_part(part: str, seed: int, job: WorkerJob) -> dict[str, Any]:
     """``trunk``, a part of it as arrays and facts; or ``outcome``: why there is none (text)."""
     try:
-        return {"trunk": _runner(job).train_trunk(part, seed, job.resources)}
+        return {"trunk": _runner(job).train_trunk_part(part, seed, job.resources)}
     except Exception as error:
         return {"outcome": _failure(error).dumps()}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from routesearch.errors import Refusal, RunFailed
 from routesearch.results.record import Outcome
-from routesearch.search.ray_tasks import train_trunk
+from routesearch.search.ray_tasks import train_trunk_part
 from routesearch.utils.arrays import Stored, read_arrays, write_arrays
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def share_trunk(task: Task, workers: Workers) -> None:
         return
     seed = task.config.search.seed
     running = {
-        part: workers.send(train_trunk, part, seed, retries=3)
+        part: workers.send(train_trunk_part, part, seed, retries=3)
         for part, path in paths.items()
         if not path.exists()
     }

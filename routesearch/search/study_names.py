@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 
-from routesearch.results.points import Budget
+from routesearch.results.budget import Budget
 from routesearch.space.space import SearchSpace
 
 

@@ -1,4 +1,4 @@
-"""One trial: build, fit, measure. The page to read first."""
+"""One trial: its network built, trained and measured."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.distributions import (
     BaseDistribution,
@@ -20,12 +20,12 @@ from optuna.trial import Trial, TrialState
 from pydantic import ValidationError
 
 from routesearch.errors import Refusal
-from routesearch.results.facts import with_test_results, with_timings
 from routesearch.results.journal import ASKED, Journal
+from routesearch.results.measurements import with_test_results, with_timings
 from routesearch.results.points import Interval, OperatingPoint, Point, front, undominated
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
-from routesearch.search.observations import placement, refusal
+from routesearch.search.observations import budget_violation, sampler_params
 from routesearch.search.optuna_studies import OptunaStudies
 from routesearch.search.sampler import derive, make_sampler
 from routesearch.space.space import SearchSpace
@@ -47,20 +47,33 @@ class _Row:
 
     Attributes:
         record: without its outcome.
-        study, trial: where it is stored: name of the Optuna study, id of the Optuna trial.
+        optuna_study, trial_id: where it is stored: name of the Optuna study, id of the Optuna trial.
     """
 
     record: TrialRecord
     state: State
-    study: str
-    trial: int
+    optuna_study: str
+    trial_id: int
+
+
+class _Drawn(NamedTuple):
+    """A config that a sampler drew.
+
+    Attributes:
+        bounds: of its network's MACs; None where it cannot be built.
+        violation: why it is refused; None where it may be trained.
+    """
+
+    config: dict[str, Any]
+    bounds: Interval | None
+    violation: str | None
 
 
 class Trials:
     """The trials of a study while a search runs.
 
     Args:
-        journal: opened for writing, and recovered (:mod:`routesearch.search.opening`).
+        journal: opened for writing, and recovered (:mod:`routesearch.search.resume`).
         task: the resolved study.
         stored: all trials in the journal, by number.
 
@@ -123,32 +136,18 @@ class Trials:
             violates a constraint of its method (this has been reported to the sampler).
         """
         study = self._studies.open(self._studies.current[method])
-        space = self.task.spaces[method]
+        self._enqueue_default(method, study, self.task.spaces[method])
         number = max(self._rows, default=-1) + 1
-        self._enqueue_default(method, study, space)
-        # A space that has nothing new left is not searched for it at every ask.
-        patience = MAX_DECLINED >> self._repeats[method]
-        for attempt in range(patience + 1):
-            seen = len(study.get_trials(deepcopy=False))
-            seed = self.task.config.search.seed
-            study.sampler = make_sampler(
-                self.task.config.search.sampler,
-                seed=derive(seed, method, number, seen),
-                fixed_seed=derive(seed, method),
-            )
-            trial = study.ask()
-            config, bounds, reason = self._draw(method, space, trial)
-            if reason is None and self._trained[method, _text(config)] and attempt < patience:
-                trial.set_user_attr(DECLINED, True)
-                study.tell(trial, state=TrialState.FAIL)
-                continue
-            break
-        record = TrialRecord(number, method, config, derive(seed, number) >> 1, bounds)
+        trial, drawn = self._draw_unseen(method, study, number)
+        seed = derive(self.task.config.search.seed, number) >> 1
+        record = TrialRecord(number, method, drawn.config, seed, drawn.bounds)
         trial.set_user_attr(ASKED, record.proposal())
-        if reason is None:
+        if drawn.violation is None:
             self._note_repeat(record)
         self._enter(record, study.study_name, trial._trial_id)
-        return record if reason is None else self.finish(number, Outcome(State.REFUSED, reason=reason))
+        if drawn.violation is None:
+            return record
+        return self.finish(number, Outcome(State.REFUSED, reason=drawn.violation))
 
     def finish(self, number: int, outcome: Outcome) -> TrialRecord:
         """Store a trial's outcome, then tell the sampler.
@@ -157,11 +156,11 @@ class Trials:
         """
         row = self._rows[number]
         record = row.record.with_outcome(validated_outcome(outcome))
-        self._studies.finish(record, row.study, row.trial)
+        self._studies.finish(record, row.optuna_study, row.trial_id)
         self._count(row, -1)
         row.state = record.state
         self._count(row, +1)
-        if row.study != self._studies.current.get(record.method, row.study):
+        if row.optuna_study != self._studies.current.get(record.method, row.optuna_study):
             self._studies.copy(record)
         self._add(record.points(self.task.budget))
         return record
@@ -190,8 +189,8 @@ class Trials:
         again = self._trained[record.method, _text(record.config)] > 0
         self._repeats[record.method] = self._repeats[record.method] + 1 if again else 0
 
-    def _enter(self, record: TrialRecord, study: str, trial: int) -> None:
-        row = _Row(record.without_outcome(), record.state, study, trial)
+    def _enter(self, record: TrialRecord, optuna_study: str, trial_id: int) -> None:
+        row = _Row(record.without_outcome(), record.state, optuna_study, trial_id)
         self._rows[record.number] = row
         self._count(row, +1)
 
@@ -206,12 +205,12 @@ class Trials:
     # ---- drawing -------------------------------------------------------------------------------
 
     def _enqueue_default(self, method: str, study: Study, space: SearchSpace) -> None:
-        """Put the method's own choice first in a study that knows nothing of it yet."""
+        """Put the method's default config first in a study that knows nothing of it yet."""
         known = any(row.record.method == method for row in self._rows.values())
         if known or study.get_trials(deepcopy=False):
             return
         default = space.default()
-        placed = placement(space, default.model_dump(mode="json"))
+        placed = sampler_params(space, default.model_dump(mode="json"))
         try:
             bounds = self.task.bounds(method, default)
         except Refusal:
@@ -219,18 +218,36 @@ class Trials:
         if placed is not None and self.task.budget.admits(bounds):
             study.enqueue_trial(placed[0])
 
-    def _draw(
-        self, method: str, space: SearchSpace, trial: Trial
-    ) -> tuple[dict[str, Any], Interval | None, str | None]:
-        """Config, static bounds, and why it is refused (None if it is not)."""
+    def _draw_unseen(self, method: str, study: Study, number: int) -> tuple[Trial, _Drawn]:
+        """The first config of a few that repeats no trained one; the last of them where all do."""
+        settings = self.task.config.search
+        # A space that has nothing new left is not searched for it at every ask.
+        patience = MAX_DECLINED >> self._repeats[method]
+        while True:
+            seen = len(study.get_trials(deepcopy=False))
+            study.sampler = make_sampler(
+                settings.sampler,
+                seed=derive(settings.seed, method, number, seen),
+                fixed_seed=derive(settings.seed, method),
+            )
+            trial = study.ask()
+            drawn = self._draw(method, trial)
+            repeats = drawn.violation is None and self._trained[method, _text(drawn.config)] > 0
+            if not repeats or not patience:
+                return trial, drawn
+            patience -= 1
+            trial.set_user_attr(DECLINED, True)
+            study.tell(trial, state=TrialState.FAIL)
+
+    def _draw(self, method: str, trial: Trial) -> _Drawn:
         config: dict[str, Any] | None = None
         try:
-            model = space.ask(lambda name, distribution: _suggest(trial, name, distribution))
+            model = self.task.spaces[method].ask(lambda name, values: _suggest(trial, name, values))
             config = model.model_dump(mode="json")
             bounds = self.task.bounds(method, model)
         except (Refusal, ValidationError) as error:
-            return config or dict(trial.params), None, " ".join(str(error).split())
-        return config, bounds, refusal(bounds, self.task.budget)
+            return _Drawn(config or dict(trial.params), None, " ".join(str(error).split()))
+        return _Drawn(config, bounds, budget_violation(bounds, self.task.budget))
 
 
 def validated_outcome(outcome: Outcome) -> Outcome:

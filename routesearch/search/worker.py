@@ -1,6 +1,6 @@
 """What the workers of a search do: an interface, and the real thing behind it.
 
-The machinery around it (dispatcher, remote, driver) never looks inside, so it can be run, tested and
+The modules around it (dispatcher, ray_tasks, driver) never look inside, so it can be run, tested and
 timed with work that takes no time.
 """
 
@@ -83,7 +83,7 @@ class TrialRunner(ABC):
         """A trained network at an operating point, timed at these batch sizes."""
 
     @abstractmethod
-    def train_trunk(self, part: str, seed: int, resources: WorkerResources) -> Stored:
+    def train_trunk_part(self, part: str, seed: int, resources: WorkerResources) -> Stored:
         """A part of what trials share and is trained once, as it is stored.
 
         Args:
@@ -149,7 +149,7 @@ class NetworkRunner(TrialRunner):
         device = _prepare(trial.seed, resources)
         return time_point(trial, point, weights, self.task, self.trunk, device, batches)
 
-    def train_trunk(self, part: str, seed: int, resources: WorkerResources) -> Stored:
+    def train_trunk_part(self, part: str, seed: int, resources: WorkerResources) -> Stored:
         from routesearch.task.resolve import CONFUSION
         from routesearch.training.confusion import measure_confusion
         from routesearch.training.trunk import train_trunk

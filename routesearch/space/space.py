@@ -156,7 +156,7 @@ class SearchSpace:
         return self.ask(lambda _, distribution: draw(distribution, rng))
 
     def default(self) -> Space:
-        """The method's own choice, moved into this space where the study narrowed it."""
+        """The method's default config, moved into this space where the study narrowed it."""
         values = self._undrawn()
         for name, domain in self.domains.items():
             if domain.violation(values[name]) is not None:

@@ -36,7 +36,7 @@ def _batches(value: object) -> object:
     return [value] if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _told_once(batches: tuple[int, ...] | None) -> tuple[int, ...] | None:
+def _sorted_unique(batches: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return None if batches is None else tuple(sorted(set(batches)))
 
 
@@ -114,7 +114,7 @@ class LatencyConfig(Part):
     batch: Annotated[
         tuple[Annotated[int, Field(ge=1, le=MAX_BATCH)], ...] | None,
         BeforeValidator(_batches),
-        AfterValidator(_told_once),
+        AfterValidator(_sorted_unique),
     ] = Field(
         None,
         min_length=1,

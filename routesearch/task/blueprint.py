@@ -38,7 +38,7 @@ class Blueprint:
         fields: Mapping[str, Any],
         registry: Registry | None = None,
     ) -> Blueprint:
-        """Look the names up; fields that are not given take the method's own choice.
+        """Look the names up; fields that are not given take the method's defaults.
 
         Args:
             registry: where the names are; None: what is installed.
@@ -80,5 +80,5 @@ class Blueprint:
             "macs": {"min": priced.bounds.min, "max": priced.bounds.max},
             "backbone_macs": backbone_macs,
             "backbone_params": backbone_params,
-            "labels": "known" if priced.known else "unknown",
+            "labels": "known" if priced.exact else "unknown",
         }

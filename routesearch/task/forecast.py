@@ -19,7 +19,7 @@ from routesearch.methods.base import RoutedNet, Stage, Trunk
 from routesearch.methods.losses import cross_entropy
 from routesearch.space.space import Space
 from routesearch.study.recipe import Recipe
-from routesearch.task.resolve import Reach, Task
+from routesearch.task.resolve import SpaceCosts, Task
 from routesearch.training.confusion import equivalent_epochs
 from routesearch.training.loop import fit, to_device
 from routesearch.training.state_arrays import states
@@ -47,7 +47,7 @@ class Forecast:
             method needs either.
     """
 
-    reach: Mapping[str, Reach]
+    reach: Mapping[str, SpaceCosts]
     seconds: Mapping[str, float | None]
     trunk_seconds: float | None
 

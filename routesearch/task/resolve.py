@@ -19,8 +19,9 @@ from routesearch.data.base import Data, Dataset, Shape
 from routesearch.errors import Refusal
 from routesearch.methods.base import RoutedNet
 from routesearch.methods.running import price
-from routesearch.plugin.loader import Registry, Shelf, load_plugins
-from routesearch.results.points import Budget, Interval
+from routesearch.plugin.loader import PluginTable, Registry, load_plugins
+from routesearch.results.budget import Budget
+from routesearch.results.points import Interval
 from routesearch.space.space import SearchSpace, Space
 from routesearch.study.config import StudyConfig, digest, parse_backbone
 from routesearch.training.pretrained import content, is_whole, read_weights
@@ -36,7 +37,7 @@ DRAWS = 64
 
 
 @dataclass(frozen=True)
-class Reach:
+class SpaceCosts:
     """What a method's space can cost, found among field extremes and random draws.
 
     Attributes:
@@ -82,14 +83,14 @@ class Task:
         return any(method.needs_confusion for method in self.methods.values())
 
     @cached_property
-    def reference(self) -> float:
+    def backbone_macs(self) -> float:
         """The static backbone's MACs per image."""
         return float(reference_cost(self.backbone)[1])
 
     @cached_property
     def budget(self) -> Budget:
         """What a point may cost."""
-        return Budget.of(self.config.budget, self.reference)
+        return Budget.of(self.config.budget, self.backbone_macs)
 
     @cached_property
     def data(self) -> Data:
@@ -126,7 +127,7 @@ class Task:
             self._prices[key] = price(self.methods[method], config, self.backbone).bounds
         return self._prices[key]
 
-    def reach(self, method: str, draws: int = DRAWS) -> Reach:
+    def reach(self, method: str, draws: int = DRAWS) -> SpaceCosts:
         """Price the field extremes and some random draws of a method's space."""
         space, rng = self.spaces[method], Random(self.config.search.seed)
         found: list[Interval] = []
@@ -146,8 +147,10 @@ class Task:
             price(config)
         hits = sum(price(space.draw(rng)) for _ in range(draws))
         if not found:
-            return Reach(0.0, None, reason)
-        return Reach(hits / max(1, draws), Interval(min(b.min for b in found), max(b.max for b in found)))
+            return SpaceCosts(0.0, None, reason)
+        return SpaceCosts(
+            hits / max(1, draws), Interval(min(b.min for b in found), max(b.max for b in found))
+        )
 
     def preflight(self) -> None:
         """What a search is refused for before anything is trained or written.
@@ -173,7 +176,7 @@ class Task:
                 ", ".join(self.spaces),
             )
 
-    def unmet(self, reaches: Mapping[str, Reach]) -> str | None:
+    def unmet(self, reaches: Mapping[str, SpaceCosts]) -> str | None:
         """Why a search would be refused, given what the methods' spaces span; None where it would run."""
         for name, reach in reaches.items():
             if reach.macs is None:
@@ -185,7 +188,7 @@ class Task:
             return None
         return (
             f"budget.max_macs: some route must cost at most {self.budget.max_macs:,.0f} MACs, "
-            f"the cheapest found is {low.min:,} ({low.min / self.reference:.3f}x, method {cheapest})"
+            f"the cheapest found is {low.min:,} ({low.min / self.backbone_macs:.3f}x, method {cheapest})"
         )
 
     def fingerprint(self) -> dict[str, str]:
@@ -195,7 +198,7 @@ class Task:
         path = config.weights_file
         with _naming(f"{config.where}: backbone.weights"):
             weights = {} if path is None else {"backbone.weights": content(path)}
-        budget = config.budget  # a curve without latencies, or of another batch, cannot be held against it
+        budget = config.budget  # a curve without latencies, or of another batch, cannot be compared with it
         timed = {} if budget.max_latency is None else {"budget.max_latency": f"given, batch {budget.batch}"}
         return (
             weights
@@ -220,7 +223,7 @@ class Task:
 
     def code(self) -> dict[str, str]:
         """Whose code the study runs, by part; it may change while a study goes on, but not unnoticed."""
-        parts: list[tuple[Shelf[Any], str]] = [(self.registry.methods, name) for name in self.spaces]
+        parts: list[tuple[PluginTable[Any], str]] = [(self.registry.methods, name) for name in self.spaces]
         parts += [(self.registry.backbones, self.backbone.name), (self.registry.datasets, self.dataset.name)]
         return {f"{shelf.kind} {name}": self.registry.code[shelf.origin[name]] for shelf, name in parts}
 

@@ -16,7 +16,7 @@ from routesearch.data.base import Shape
 from routesearch.errors import Refusal
 from routesearch.routing.cost import Tensors, map_tensors, mult_adds, tensors
 from routesearch.routing.shapes import shapes_only
-from routesearch.testing.declared import broken
+from routesearch.testing.declarations import broken
 from routesearch.utils.machine import torch_threads
 
 CLASSES = 4

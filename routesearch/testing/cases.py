@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from routesearch.space.space import SearchSpace, Space
 from routesearch.study.recipe import Recipe
 from routesearch.testing.toys import CPU, RECIPE, toy_data, toy_trunk
 from routesearch.training.loop import fit
+from routesearch.utils.sampling import evenly_spaced
+
+T = TypeVar("T")
 
 KNOBS = 6
 """Settings at which a network is tried, spread over all that it proposes."""
@@ -43,7 +46,7 @@ def _trunk(backbone: Backbone) -> Trunk:
 
 
 @dataclass(frozen=True, eq=False)
-class Driven:
+class DiverseNet:
     """A network whose decisions differ between images, in float64, and each image's way where it is alone.
 
     float64: a score that rounds differently in another batch decides nothing there.
@@ -141,9 +144,9 @@ class Case:
         return self.train(self.build()).eval()
 
     @cached_property
-    def driven(self) -> Driven:
+    def driven(self) -> DiverseNet:
         """The most varied of a few networks with drawn weights. To be left as it is."""
-        best: Driven | None = None
+        best: DiverseNet | None = None
         for seed, scale in enumerate((0.5, 1.0, 2.0, 1.0, 3.0)):
             found = self._drive(seed, scale)
             if best is None or found.variety > best.variety:
@@ -153,7 +156,7 @@ class Case:
         assert best is not None
         return best
 
-    def _drive(self, seed: int, scale: float) -> Driven:
+    def _drive(self, seed: int, scale: float) -> DiverseNet:
         net = self.build(seed)
         _shake(net, scale, torch.Generator().manual_seed(seed))
         self.train(net, seed, epochs=1)  # the norms see what the weights make of images
@@ -170,8 +173,8 @@ class Case:
                     raise
         return self._alone(net, images, exact=False, throughout=False)
 
-    def _alone(self, net: RoutedNet, images: Tensor, exact: bool, throughout: bool) -> Driven:
-        driven = Driven(net, exact, throughout, images, [], [])
+    def _alone(self, net: RoutedNet, images: Tensor, exact: bool, throughout: bool) -> DiverseNet:
+        driven = DiverseNet(net, exact, throughout, images, [], [])
         with driven.precision():
             net.train()  # what a network does as its mode changes is done in its precision too
             knobs = spread(net.knobs(observed(net, images)), KNOBS)
@@ -185,11 +188,9 @@ def observed(net: RoutedNet, images: Tensor) -> Scores | None:
         return net.observe(images)
 
 
-def spread(knobs: Sequence[Knob], most: int) -> list[Knob]:
-    """The default and others from all over the list."""
-    if len(knobs) <= most:
-        return list(knobs)
-    return [knobs[round(i * (len(knobs) - 1) / (most - 1))] for i in range(most)]
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """The first and others from all over the list, ``most`` at the most."""
+    return [items[i] for i in evenly_spaced(len(items), most)]
 
 
 def _signatures(routed: Routed) -> Counter[tuple[Any, ...]]:

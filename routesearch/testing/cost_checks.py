@@ -13,13 +13,12 @@ from routesearch.results.points import Interval
 from routesearch.routing.billing import BatchMeter, Routed
 from routesearch.routing.cost import executed
 from routesearch.routing.pricing import RoutePrices
-from routesearch.testing.cases import Case
-from routesearch.testing.declared import Declared, broken, priced_as_is
-from routesearch.testing.walks import (
-    Unseen,
-    Way,
+from routesearch.testing.cases import Case, spread
+from routesearch.testing.declarations import Declared, broken, priced_as_is
+from routesearch.testing.prescribed_routes import (
+    UncountedOps,
     at_random,
-    every_way,
+    every_route,
     follow,
     forced,
     seen_by_torchinfo,
@@ -40,7 +39,7 @@ class CostChecks(Declared):
         rule = f"{case}: claimed MACs must be what torchinfo counts for a batch of one"
         net, image = case.trained, case.images[:1]
         knobs = net.knobs()
-        for way in _some(every_way(net, image, knobs[0]), WALKED):
+        for way in spread(every_route(net, image, knobs[0]), WALKED):
             claimed, seen = seen_by_torchinfo(net, image, knobs[0], way.meter)
             if claimed != seen:
                 raise broken(rule, f"{claimed:,} claimed and {seen:,} counted ({way})")
@@ -75,7 +74,7 @@ class CostChecks(Declared):
         for seed in range(3):
             meter = forced(images, at_random(seed), at_random(seed, (0.5, 1.0, 0.0)[seed]))
             follow(net, images, knob, forced(images, at_random(seed), at_random(seed)))
-            with Unseen(net) as unseen:
+            with UncountedOps(net) as unseen:
                 follow(net, images, knob, meter)
             if sum(macs for _, macs in unseen.found) > most:
                 raise broken(rule, ", ".join(f"{name} of {macs:,} MACs" for name, macs in unseen.found[:4]))
@@ -86,7 +85,7 @@ class CostChecks(Declared):
         priced = price(case.method, case.config, case.backbone, case.trunk)
         rule = f"{case}: measured MACs must lie in bounds()"
         seen: list[int] = []
-        for way in every_way(net, image, net.knobs()[0]):
+        for way in every_route(net, image, net.knobs()[0]):
             routed = follow(net, image, net.knobs()[0], way.meter(image))
             _check_price(rule, priced, int(routed.macs), int(routed.route), str(way))
             seen.append(int(routed.macs))
@@ -109,12 +108,6 @@ def _many_ways(knobs: Sequence[Knob]) -> Iterator[tuple[str, Callable[[Tensor], 
     for seed, share in enumerate((0.5, 0.2, 0.8)):
         meter = partial(forced, split=at_random(seed), patch=at_random(seed, share))
         yield f"on ways drawn with seed {seed}", meter, knobs[0]
-
-
-def _some(ways: Sequence[Way], most: int) -> list[Way]:
-    if len(ways) <= most:
-        return list(ways)
-    return [ways[round(i * (len(ways) - 1) / (most - 1))] for i in range(most)]
 
 
 def _ways_taken(routed: Routed) -> list[tuple[int, int]]:

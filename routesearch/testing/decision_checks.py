@@ -13,8 +13,8 @@ from routesearch.methods.base import Scores
 from routesearch.methods.running import price, run
 from routesearch.routing.billing import Routed
 from routesearch.testing.cases import Case, observed
-from routesearch.testing.declared import Declared, broken
-from routesearch.testing.walks import (
+from routesearch.testing.declarations import Declared, broken
+from routesearch.testing.prescribed_routes import (
     at_random,
     follow,
     forced,

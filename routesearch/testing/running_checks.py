@@ -12,8 +12,8 @@ import torch
 
 from routesearch.methods.running import run
 from routesearch.testing.cases import KNOBS, Case, observed, spread
-from routesearch.testing.declared import Declared, broken
-from routesearch.testing.walks import (
+from routesearch.testing.declarations import Declared, broken
+from routesearch.testing.prescribed_routes import (
     at_random,
     follow,
     forced,

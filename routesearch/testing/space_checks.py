@@ -18,15 +18,15 @@ from routesearch.backbones.base import Backbone
 from routesearch.errors import Refusal
 from routesearch.space.space import SearchSpace, Space
 from routesearch.testing.cases import Case
-from routesearch.testing.declared import Declared, broken, calm, priced_as_is
+from routesearch.testing.declarations import Declared, broken, calm, priced_as_is
 
 
 class SpaceChecks(Declared):
     """Invariants of the search space: what is drawn can be built and priced, and images can part."""
 
-    def test_every_draw_builds(self, site: tuple[Backbone, SearchSpace]) -> None:
+    def test_every_draw_builds(self, target: tuple[Backbone, SearchSpace]) -> None:
         """Any draw from the space builds and prices, on the meta device as on a real one."""
-        backbone, space = site
+        backbone, space = target
         rule = f"{self.method.name} on {backbone.name}: any draw from the space must build and be priced"
         tried: Counter[bool] = Counter()
         reasons: list[str] = []
@@ -49,7 +49,7 @@ class SpaceChecks(Declared):
             if not 0 < priced.bounds.min <= priced.bounds.max:
                 raise broken(f"{rule} at more than 0 MACs", f"{priced.bounds} for {dict(config)}")
             params = sum(p.numel() for p in net.parameters())
-            if priced.known and params != priced.params:
+            if priced.exact and params != priced.params:
                 law_meta = f"{self.method.name}: parameters on the meta device must be those of the network"
                 raise broken(law_meta, f"{priced.params:,} and {params:,} for {dict(config)}")
 
@@ -68,9 +68,9 @@ class SpaceChecks(Declared):
             got = f"{share:.0%} refused, such as: {reasons[0]}"
             raise broken(f"{rule} (at most {self.refused:.0%} refused)", got)
 
-    def test_configs_survive_json(self, site: tuple[Backbone, SearchSpace]) -> None:
+    def test_configs_survive_json(self, target: tuple[Backbone, SearchSpace]) -> None:
         """A config written as JSON and read again is the same config."""
-        backbone, space = site
+        backbone, space = target
         rule = f"{self.method.name} on {backbone.name}: a config must survive JSON"
 
         @calm

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from routesearch.methods.base import RoutedNet, Stage
 from routesearch.methods.running import run
 from routesearch.testing.cases import Case, observed, spread
-from routesearch.testing.declared import Declared, broken
+from routesearch.testing.declarations import Declared, broken
 from routesearch.testing.toys import states_equal
 from routesearch.training.state_arrays import states
 

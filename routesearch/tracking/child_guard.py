@@ -13,11 +13,11 @@ import sys
 import threading
 
 
-def _let_go() -> None:
+def _terminate_group() -> None:
     sys.stdin.read()
     os.killpg(0, signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_let_go, daemon=True).start()
+    threading.Thread(target=_terminate_group, daemon=True).start()
     sys.exit(subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL))

@@ -6,7 +6,7 @@ from routesearch.errors import RunFailed, headline
 from routesearch.results.reader import StudyResults
 from routesearch.tracking.client import tracking_uri
 from routesearch.tracking.experiment import link_of
-from routesearch.tracking.sync import ExperimentSync, Tracked
+from routesearch.tracking.sync import ExperimentSync, StudyInfo
 
 
 def publish(results: StudyResults) -> str:
@@ -20,7 +20,7 @@ def publish(results: StudyResults) -> str:
     """
     uri = tracking_uri(results.config)
     try:
-        sync = ExperimentSync(uri, Tracked.of(results))
+        sync = ExperimentSync(uri, StudyInfo.of(results))
         sync.publish(results)
     except Exception as error:  # MLflow's, its database's or the network's
         raise RunFailed(f"could not publish to MLflow at {uri}: {headline(error)}") from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from routesearch.errors import Refusal, RunFailed
+from routesearch.errors import Refusal, RunFailed, headline
 from routesearch.results.reader import StudyResults
 from routesearch.saved import PLUGINS, Card, SavedModel, load, read
 from routesearch.tracking.client import artifact_folder, connect, tracking_uri
@@ -47,8 +47,7 @@ def register(results: StudyResults, name: str, folder: Path) -> str:
     try:
         return _register(connect(uri), uri, results, name, folder, card)
     except Exception as error:  # MLflow's, its database's or the network's
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise RunFailed(f"could not register the model in MLflow at {uri}: {lines[0]}") from error
+        raise RunFailed(f"could not register the model in MLflow at {uri}: {headline(error)}") from error
 
 
 def _register(

@@ -31,7 +31,7 @@ def open_ui(uri: str, link: str, port: int | None, on_ready: Callable[[str], Non
 
     Args:
         uri: the study's tracking URI.
-        link: what follows the server's address (``Tracker.link``, ``link_of``).
+        link: what follows the server's address (``link_of``).
         port: None takes 5000 or, where that is taken, a free one.
         on_ready: gets the address of the study's charts once they can be opened.
 

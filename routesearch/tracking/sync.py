@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from routesearch.report import front_figure_png, front_html, front_table, write_csv
-from routesearch.results.points import Budget, Point, hypervolume, representative
+from routesearch.results.budget import Budget, representative
+from routesearch.results.points import Point, hypervolume
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import State, TrialRecord
 from routesearch.tracking import view
@@ -39,7 +40,7 @@ class _Stored:
 
 
 @dataclass(frozen=True)
-class Tracked:
+class StudyInfo:
     """What an experiment must know of its study beside the trials.
 
     Attributes:
@@ -50,11 +51,11 @@ class Tracked:
     name: str
     id: str
     budget: Budget
-    reference: float
+    backbone_macs: float
 
     @classmethod
-    def of(cls, results: StudyResults) -> Tracked:
-        return cls(results.config.name, results.id, results.budget, results.reference)
+    def of(cls, results: StudyResults) -> StudyInfo:
+        return cls(results.config.name, results.id, results.budget, results.backbone_macs)
 
 
 class ExperimentSync:
@@ -64,9 +65,9 @@ class ExperimentSync:
         uri: any MLflow tracking URI.
     """
 
-    def __init__(self, uri: str, study: Tracked) -> None:
+    def __init__(self, uri: str, study: StudyInfo) -> None:
         self._client: MlflowClient = connect(uri)
-        self._study_id, self._budget, self._reference = study.id, study.budget, study.reference
+        self._study_id, self._budget, self._backbone_macs = study.id, study.budget, study.backbone_macs
         found = open_experiment(self._client, study.name, study.id, artifact_folder(uri))
         self.experiment: str = found.name
         self.experiment_id: str = found.experiment_id
@@ -79,7 +80,7 @@ class ExperimentSync:
     # ---- while a search runs --------------------------------------------------------------------
 
     def add(self, records: Sequence[TrialRecord]) -> None:
-        """Bring trials in, and the tags of those whom they push off the front up to date."""
+        """Write trials that ended, and update the tags of trials that they displace from the front."""
         before = self._totals.members
         for record in records:
             self._totals.add(record, record.points(self._budget))
@@ -154,7 +155,7 @@ class ExperimentSync:
             front_figure_png(results, folder / "front.png", title=self.experiment)
             front_html(results, folder / "front.html", title=self.experiment)
             write_csv(results.front, folder / "front.csv")
-            table = front_table(results.front, results.reference, list(results.tested.values()))
+            table = front_table(results.front, results.backbone_macs, list(results.tested.values()))
             (folder / "front.json").write_text(_table(table.columns, table.rows))
             client.log_artifacts(parent, scratch)
         client.set_tag(parent, TABLES, _tables("front.json"))
@@ -198,7 +199,7 @@ class ExperimentSync:
     def _new_parent(self) -> str:
         tags = {STUDY: self._study_id, "mlflow.source.name": "routesearch", "mlflow.source.type": "LOCAL"}
         run = self._client.create_run(self.experiment_id, tags=tags, run_name=f"{self.experiment}: front")
-        settled = {"backbone_macs": self._reference}
+        settled = {"backbone_macs": self._backbone_macs}
         settled |= {key: bound for key, bound in self._bounds().items() if bound is not None}
         self._log(run.info.run_id, [(key, value, 0) for key, value in settled.items()])
         return str(run.info.run_id)
@@ -211,7 +212,7 @@ class ExperimentSync:
         tags = self._tags(record, points)
         metrics: dict[str, float] = {}
         if points:
-            one = representative(points, self._reference, self._budget)
+            one = representative(points, self._backbone_macs, self._budget)
             metrics = {"accuracy": one.accuracy, "macs": one.macs}
             metrics |= {"params": outcome.params, "training_macs": outcome.training_macs}
         stored = self._runs.get(record.number)
@@ -249,7 +250,7 @@ class ExperimentSync:
         if points:
             columns = ("accuracy", "macs", "x_backbone", "knob", "route_share")
             rows = [
-                (p.accuracy, p.macs, p.macs / self._reference, as_text(p.knob), as_text(p.route_share))
+                (p.accuracy, p.macs, p.macs / self._backbone_macs, as_text(p.knob), as_text(p.route_share))
                 for p in points
             ]
             self._client.log_text(stored.id, _table(columns, rows), "curve.json")
@@ -282,9 +283,11 @@ class ExperimentSync:
         return {"budget": self._budget.max_macs, "budget_latency": self._budget.max_latency}
 
     def _volumes(self, totals: Totals) -> dict[str, float]:
-        volumes = {"hypervolume": hypervolume(totals.front, self._reference)}
+        volumes = {"hypervolume": hypervolume(totals.front, self._backbone_macs)}
         if self._budget:
-            volumes["feasible_hypervolume"] = self._budget.volume(totals.candidates, self._reference)
+            volumes["feasible_hypervolume"] = self._budget.feasible_hypervolume(
+                totals.candidates, self._backbone_macs
+            )
         return volumes
 
     def _counts(self) -> dict[str, float]:

@@ -39,7 +39,10 @@ class Totals:
         return dict(sorted(fields.items()))
 
     def colour(self, method: str, member: bool) -> str:
-        """The method's colour as in the front's picture, pale off the front."""
+        """The method's colour, pale off the front.
+
+        Colours go to methods in the order in which their first trials ended, and stay while a search runs.
+        """
         strong = self.colours.get(method, PALETTE[-1])
         if member:
             return strong

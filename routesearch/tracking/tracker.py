@@ -7,10 +7,11 @@ import queue
 import threading
 import time
 
+from routesearch.errors import headline
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import TrialRecord
 from routesearch.tracking.client import connect
-from routesearch.tracking.sync import ExperimentSync, Tracked
+from routesearch.tracking.sync import ExperimentSync, StudyInfo
 
 log = logging.getLogger("routesearch.tracking")
 
@@ -48,7 +49,7 @@ class Tracker:
             connect(self._uri)
         except Exception as error:
             self._fail(error)
-        study = Tracked.of(results)
+        study = StudyInfo.of(results)
         self._thread = threading.Thread(
             target=self._run, args=(study,), name="routesearch-tracking", daemon=True
         )
@@ -72,7 +73,7 @@ class Tracker:
             self._fail(TimeoutError(f"no answer within {timeout:.0f} s"))
         self._thread = None
 
-    def _run(self, study: Tracked) -> None:
+    def _run(self, study: StudyInfo) -> None:
         sync: ExperimentSync | None = None
         open_ = True
         while open_:
@@ -102,8 +103,7 @@ class Tracker:
     def _fail(self, error: BaseException) -> None:
         """Warn once; `routesearch publish` repairs it later."""
         said = self.failure is not None
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        self.failure = lines[0]
+        self.failure = headline(error)
         if not said:
             log.warning(
                 "MLflow at %s failed, the search goes on (routesearch publish fills in what is missing): %s",

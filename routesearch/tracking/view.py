@@ -99,12 +99,12 @@ def pointer(experiment_id: str, parent: str) -> str:
 
 def note(results: StudyResults) -> str:
     """The front in Markdown, for the parent run."""
-    front, budget, reference, one = results.front, results.budget, results.reference, results.best
+    front, budget, backbone_macs, one = results.front, results.budget, results.backbone_macs, results.best
     test = list(results.tested.values())
-    backbone = f"The backbone costs {mega(reference)} M MACs per image."
+    backbone = f"The backbone costs {mega(backbone_macs)} M MACs per image."
     if budget:
         found = f"{percent(one.accuracy)}, {one.method}, trial {one.trial}" if one else "none"
-        budgeted = f"Best within the budget of {limits(budget, reference)}: **{found}**."
+        budgeted = f"Best within the budget of {limits(budget, backbone_macs)}: **{found}**."
     head = f"{budgeted} {backbone}" if budget else backbone
     rows = MAX_ROWS
     while True:
@@ -113,7 +113,7 @@ def note(results: StudyResults) -> str:
             note = f"{len(shown)} of {len(front)} points; the artifact `front.html` shows all."
         else:
             note = "Chosen on validation data; the artifact `front.html` shows the points off the front too."
-        text = "\n\n".join([head, note, front_table(shown, reference, test).markdown()])
+        text = "\n\n".join([head, note, front_table(shown, backbone_macs, test).markdown()])
         if len(text) <= MAX_TEXT or rows == 1:
             return text
         rows //= 2

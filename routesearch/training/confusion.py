@@ -123,9 +123,9 @@ def folds(labels: Index, classes: Sequence[str], count: int, seed: int) -> list[
     rarest = int(sizes.argmin())
     each = int(sizes[rarest]) // count
     if not each:
-        rule = f"every class must have {count} training images, for what is confused is asked of networks"
+        rule = f"every class must have {count} training images: confusion is measured by networks"
         name = classes[rarest]
-        raise Refusal(f"{rule} that were trained on other images; got {sizes[rarest]} of class {name!r}")
+        raise Refusal(f"{rule} trained without them; got {sizes[rarest]} of class {name!r}")
     random = np.random.RandomState((seed, count))
     order = [random.permutation(np.flatnonzero(labels == c))[: each * count] for c in range(len(classes))]
     return [np.sort(np.concatenate([rows[part::count] for rows in order])) for part in range(count)]

@@ -99,7 +99,7 @@ class _Loop:
 
     def run(self, stage: Stage, parameters: Sequence[nn.Parameter], steps: int) -> None:
         """One stage of ``steps`` steps."""
-        source, expect, spent = self._source(stage)
+        source, prefetch, spent = self._source(stage)
         self.macs += spent
         optimizer = (
             stage.optimizer(parameters) if stage.optimizer else make_optimizer(self.recipe, parameters)
@@ -108,7 +108,7 @@ class _Loop:
         peaks = [group["lr"] for group in optimizer.param_groups]
         broken = torch.zeros((), dtype=torch.bool, device=self.device)
         price = priced = 0
-        for step, rows in enumerate(islice(self._rows(stage, expect), steps)):
+        for step, rows in enumerate(islice(self._rows(stage, prefetch), steps)):
             factor = stage.rate * schedule(step / steps)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
@@ -135,7 +135,7 @@ class _Loop:
             if whole and self.on_epoch is not None:
                 self.on_epoch(self.steps // self.per_epoch)
 
-    def _rows(self, stage: Stage, expect: Callable[[Tensor], None]) -> Iterator[Tensor]:
+    def _rows(self, stage: Stage, prefetch: Callable[[Tensor], None]) -> Iterator[Tensor]:
         """Row numbers of batches, epoch after epoch without end; ``expect`` gets each one early.
 
         On the CPU: files are opened by them there, and a GPU takes them as they are.
@@ -146,11 +146,11 @@ class _Loop:
             rows = next(batches, None)
             if rows is None:
                 raise RunFailed("an epoch must have a batch or more, got none")
-            expect(rows)
+            prefetch(rows)
             while rows is not None:
                 following = next(batches, None)
                 if following is not None:
-                    expect(following)
+                    prefetch(following)
                 yield rows
                 rows = following
 
@@ -158,7 +158,7 @@ class _Loop:
         """How a stage gets inputs from row numbers, what hears of them early, and the MACs already spent."""
         images, data = self.images, self.data
         if stage.cache is None:
-            return lambda rows: data.batch(images, rows, self.generator)[0], images.expect, 0
+            return lambda rows: data.batch(images, rows, self.generator)[0], images.prefetch, 0
         front = stage.cache
 
         def through(rows: Tensor) -> Tensors:
@@ -170,7 +170,7 @@ class _Loop:
             first = through(torch.arange(size, device=self.device))
         per_image = sum(t[0].numel() * t.element_size() for t in tensors(first))
         if per_image * len(images) > MAX_CACHED:
-            return through, images.expect, 0  # the counter meets it again at every step
+            return through, images.prefetch, 0  # the counter meets it again at every step
         stored = map_tensors(first, lambda t: t.new_empty((len(images), *t.shape[1:])))
         for rows in torch.arange(len(images), device=self.device).split(size):
             for whole, part in zip(tensors(stored), tensors(through(rows)), strict=True):

@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from routesearch.errors import Refusal
+
 
 def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Put ``content`` at ``path`` in one step; an older file stays until then.
@@ -29,6 +31,18 @@ def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:
         raise
     if durable:
         sync(path.parent)
+
+
+def save_file(path: Path, content: bytes) -> None:
+    """:func:`write_whole` for a path that the user gave.
+
+    Raises:
+        Refusal: where the path cannot be written.
+    """
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise Refusal(f"{path} must be a file in a writable folder: {error.strerror or error}") from error
 
 
 def sync(path: Path) -> None:

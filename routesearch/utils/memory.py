@@ -1,4 +1,4 @@
-"""Memory: how Python's collector is kept from work that it need not do."""
+"""Garbage collection, paused where many objects are made that all stay."""
 
 from __future__ import annotations
 

@@ -37,12 +37,12 @@ def parse_macs(value: object) -> str:
     return str(value).strip().replace(" ", "")
 
 
-def macs_of(text: str, reference: float) -> float:
-    """The MACs that a budget (:func:`parse_macs`) means on a backbone of ``reference`` MACs."""
-    found = _quantity(text, {**MACS, "x": reference}, exponents=True)
+def macs_of(text: str, backbone_macs: float) -> float:
+    """The MACs that a budget (:func:`parse_macs`) means on a backbone of ``backbone_macs``."""
+    found = _quantity(text, {**MACS, "x": backbone_macs}, exponents=True)
     assert found is not None, "a budget is parsed before it is computed with"
     number, unit = found
-    return number * reference if unit == "x" else number * MACS[unit]
+    return number * backbone_macs if unit == "x" else number * MACS[unit]
 
 
 def parse_latency(value: object) -> float | None:

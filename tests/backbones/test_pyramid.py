@@ -174,11 +174,11 @@ def test_a_group_parts_with_its_list_of_maps() -> None:
         bill = meter.bill()
         dense = torch.where(goes_on[:, None], late(second(first(images))), early(first(images)))
     torch.testing.assert_close(bill.logits, dense)
-    short, deep = (reference(backbone, depth) for depth in (1, 2))
+    short, deep = (backbone_macs(backbone, depth) for depth in (1, 2))
     assert bill.macs.tolist() == [deep, short, deep, short, deep]
 
 
-def reference(backbone: Pyramid8, depth: int) -> int:
+def backbone_macs(backbone: Pyramid8, depth: int) -> int:
     with shapes_only():
         return mult_adds(backbone.plain(depth=depth), torch.empty(1, *backbone.image_shape))
 

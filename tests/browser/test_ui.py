@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from routesearch.results.points import Budget, front
+from routesearch.results.budget import Budget
+from routesearch.results.points import front
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import State, TrialRecord
 from routesearch.tracking.client import default_uri
 from routesearch.tracking.experiment import link_of
-from routesearch.tracking.sync import ExperimentSync, Tracked
+from routesearch.tracking.sync import ExperimentSync, StudyInfo
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -56,8 +57,8 @@ def study(
     folder = tmp_path_factory.mktemp("study")
     chosen = front([p for record in records for p in record.points(BUDGET)])
     test = [replace(p, accuracy=p.accuracy - 0.01, split="test") for p in chosen]
-    results = make_results(records, test, budget=BUDGET, reference=REFERENCE, study=STUDY)
-    ExperimentSync(default_uri(folder), Tracked.of(results)).publish(results)
+    results = make_results(records, test, budget=BUDGET, backbone_macs=REFERENCE, study=STUDY)
+    ExperimentSync(default_uri(folder), StudyInfo.of(results)).publish(results)
     return folder
 
 

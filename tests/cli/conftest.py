@@ -66,14 +66,14 @@ def fill() -> Callable[..., None]:
     from routesearch.results.journal import Journal
     from routesearch.results.points import OperatingPoint
     from routesearch.results.record import Outcome, State
-    from routesearch.search.opening import open_trials
+    from routesearch.search.resume import open_trials
 
     def curve(number: int, task: Any) -> Outcome:
         points = tuple(
             OperatingPoint(
                 {"threshold": t / 4},
                 0.5 + 0.1 * t + 0.01 * number,
-                task.reference * (0.2 + 0.2 * t),
+                task.backbone_macs * (0.2 + 0.2 * t),
                 (0.5, 0.5),
             )
             for t in range(4)

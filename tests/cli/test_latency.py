@@ -16,7 +16,7 @@ from routesearch.results.points import OperatingPoint, Point
 from routesearch.results.record import Outcome, State
 from routesearch.results.summary import Summary
 from routesearch.results.timing import Timing
-from routesearch.search.opening import open_trials
+from routesearch.search.resume import open_trials
 from routesearch.tracking import tracking_uri
 
 
@@ -132,7 +132,7 @@ def timed(write_study: Callable[..., Path]) -> Path:
     with Journal.open_for_writing(task.dir) as journal:
         trials = open_trials(journal, task)[0]
         for accuracy, share, latency in ((0.9, 0.5, 0.009), (0.8, 0.6, 0.002)):
-            point = OperatingPoint({}, accuracy, share * task.reference, (1.0,), latency)
+            point = OperatingPoint({}, accuracy, share * task.backbone_macs, (1.0,), latency)
             trials.finish(trials.ask("static").number, Outcome(State.FINISHED, (point,), params=5))
     return file
 

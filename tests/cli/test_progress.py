@@ -12,7 +12,8 @@ from rich.console import Console
 from routesearch.cli import progress
 from routesearch.cli.output import start_logging
 from routesearch.cli.progress import Drawing, Lines, duration, watching
-from routesearch.results.points import Budget, Point
+from routesearch.results.budget import Budget
+from routesearch.results.points import Point
 from routesearch.search.dispatcher import Snapshot
 
 BEST = Point(3, "dgate", {}, {}, 0.9444, 5e6, True, "validation", 0, 10)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routesearch.data import Hybrid, Images, cifar, fashion_mnist, hybrid
-from routesearch.data.hybrid import colours, decode, enlarge, of_classes, recolour
+from routesearch.data.hybrid import colours, enlarge, gamma_decode, of_classes, recolour
 from routesearch.errors import Refusal
 
 MNIST = {
@@ -155,7 +155,7 @@ def test_enlarging_is_bilinear_and_keeps_flat_images() -> None:
 
 def test_gamma() -> None:
     pixels = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 1, 1, 3)
-    np.testing.assert_allclose(decode(pixels).ravel(), [0, (128 / 255) ** 2.2, 1], rtol=1e-6)
+    np.testing.assert_allclose(gamma_decode(pixels).ravel(), [0, (128 / 255) ** 2.2, 1], rtol=1e-6)
 
 
 def test_the_same_recipe_on_what_is_at_hand(clothes: Path) -> None:

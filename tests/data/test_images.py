@@ -51,7 +51,7 @@ def test_chunks_are_all_images_in_order_without_a_copy(count: int, size: int) ->
 
 
 def test_packing_and_back_keeps_everything_and_shares_memory() -> None:
-    whole = images(7).held()
+    whole = images(7).in_memory()
     back = Images.unpack(whole.pack())
     assert together(back)
     assert torch.equal(back.pixels, whole.pixels)
@@ -77,9 +77,9 @@ def test_moving_moves_further_labels_too() -> None:
 
 
 def test_held_images_lie_channels_last_and_are_not_copied_twice() -> None:
-    held = images(3).held()
+    held = images(3).in_memory()
     assert held.pixels.is_contiguous(memory_format=torch.channels_last)
-    assert held.held().pixels.data_ptr() == held.pixels.data_ptr()
+    assert held.in_memory().pixels.data_ptr() == held.pixels.data_ptr()
 
 
 def test_an_index_out_of_range_is_an_error() -> None:

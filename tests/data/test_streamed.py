@@ -77,7 +77,7 @@ def test_streamed_images_are_those_of_memory(photos: Path) -> None:
         )
         assert torch.equal(one.pixels, other.pixels)
         assert torch.equal(one.labels, other.labels)
-        assert torch.equal(other.held().pixels, one.pixels)
+        assert torch.equal(other.in_memory().pixels, one.pixels)
         for part, whole in zip(other.chunks(3), one.chunks(3), strict=True):
             assert torch.equal(part.pixels, whole.pixels)
             assert torch.equal(part.labels, whole.labels)
@@ -92,8 +92,8 @@ def test_any_rows_are_those_of_memory_whatever_was_expected(
 ) -> None:
     held, files = cached_both(photos)
     for each in expected:
-        files.train.expect(torch.tensor(each, dtype=torch.int64))
-    files.train.expect(torch.tensor(rows, dtype=torch.int64))
+        files.train.prefetch(torch.tensor(each, dtype=torch.int64))
+    files.train.prefetch(torch.tensor(rows, dtype=torch.int64))
     index = torch.tensor(rows, dtype=torch.int64)
     one, other = held.train.take(index), files.train.take(index)
     assert torch.equal(one.pixels, other.pixels)
@@ -101,7 +101,7 @@ def test_any_rows_are_those_of_memory_whatever_was_expected(
     assert not rows or other.pixels.is_contiguous(memory_format=torch.channels_last)
     part = files.train.select(index)
     assert isinstance(part, StreamedImages)
-    assert torch.equal(part.held().pixels, one.pixels)
+    assert torch.equal(part.in_memory().pixels, one.pixels)
 
 
 _BOTH: dict[Path, tuple[Data, Data]] = {}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from routesearch.backbones.base import Backbone
 from routesearch.evaluation import latency
-from routesearch.evaluation.latency import Traffic, time_network, time_points
+from routesearch.evaluation.latency import RouteSampler, time_network, time_points
 from routesearch.methods.base import Knob, RoutedNet, Scores, Stage
 from routesearch.methods.running import price
 from routesearch.results.points import OperatingPoint
@@ -81,7 +81,7 @@ class Skips(RoutedNet):
 
 def routed(net: RoutedNet, share: list[float], count: int = 4000) -> Any:
     images = torch.zeros(count, *net.backbone.image_shape)
-    meter = Traffic(net, {}, share).draw(images, torch.Generator().manual_seed(0))
+    meter = RouteSampler(net, {}, share).draw(images, torch.Generator().manual_seed(0))
     with torch.inference_mode():
         net.eval().route(meter, images, {})
         return meter.bill()
@@ -114,7 +114,7 @@ def test_a_share_for_each_route_is_needed(pocket: Backbone) -> None:
         with pytest.raises(
             ValueError, match=r"a share for each of 4 routes or sites, of routes one over 0, got"
         ):
-            Traffic(net, {}, share)
+            RouteSampler(net, {}, share)
     assert set(routed(net, [0.5, 0.5], 100).route.tolist()) == {0, 1}, "what is not named gets none"
 
 

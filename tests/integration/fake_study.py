@@ -22,8 +22,9 @@ import numpy as np
 from optuna.distributions import FloatDistribution
 
 from routesearch.errors import Refusal, RouteSearchError
+from routesearch.results.budget import Budget
 from routesearch.results.journal import Journal
-from routesearch.results.points import Budget, Interval, OperatingPoint
+from routesearch.results.points import Interval, OperatingPoint
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
@@ -50,7 +51,7 @@ class FakeTask:
     batches: Sequence[int] = ()
     needs_trunk: bool = False
     needs_confusion: bool = False
-    reference: float = 1000.0
+    backbone_macs: float = 1000.0
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.budget)
@@ -130,7 +131,7 @@ class FakeRunner(TrialRunner):
         assert weights["x"][0] == trial.config["x"]
         return [Timing(n, point.macs * n, point.macs * n, time.time(), point.macs, 1000.0) for n in batches]
 
-    def train_trunk(self, part: str, seed: int, resources: WorkerResources) -> Any:
+    def train_trunk_part(self, part: str, seed: int, resources: WorkerResources) -> Any:
         if self.task["trouble"].get(part) == "slow":
             time.sleep(3600)
         if part in self.task["trouble"]:

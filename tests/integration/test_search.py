@@ -14,9 +14,10 @@ import yaml
 
 from routesearch import Study
 from routesearch.errors import Refusal, RunFailed
-from routesearch.results.facts import read_test_results, read_timings
+from routesearch.results.budget import Budget
 from routesearch.results.journal import Journal
-from routesearch.results.points import Budget, front
+from routesearch.results.measurements import read_test_results, read_timings
+from routesearch.results.points import front
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import State, TrialRecord
 from routesearch.search.driver import run_search

@@ -21,7 +21,7 @@ import pytest
 from routesearch.results.journal import Journal
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import State
-from routesearch.search.weights import read_weights
+from routesearch.search.trial_weights import read_weights
 
 SCRIPT = Path(__file__).with_name("fake_study.py")
 CONFIG: Any = None

@@ -18,10 +18,10 @@ import pytest
 from optuna.trial import TrialState
 
 from routesearch.errors import Refusal
-from routesearch.results.facts import read_test_results
 from routesearch.results.journal import META, Journal
+from routesearch.results.measurements import read_test_results
 from routesearch.results.record import State
-from routesearch.search.weights import read_weights
+from routesearch.search.trial_weights import read_weights
 
 SCRIPT = Path(__file__).with_name("fake_study.py")
 CONFIG: Any = None

@@ -279,7 +279,7 @@ def test_a_structure_that_waits_for_a_trunk_is_priced_over_all_cases(pocket: Bac
         price(Waits, config, pocket, Trunk({"w": torch.zeros(1)}, 0.5, [[float(d)]])) for d in (1, 2, 3)
     )
     both = price(Waits, config, pocket)
-    assert (one.known, both.known) == (True, False)
+    assert (one.exact, both.exact) == (True, False)
     assert one.bounds.max < two.bounds.max < three.bounds.max
     assert both.bounds == Interval(one.bounds.min, three.bounds.max)
     assert both.params == max(one.params, three.params)

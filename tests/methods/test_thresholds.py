@@ -21,7 +21,7 @@ from routesearch.errors import Refusal
 from routesearch.methods import exit_chain
 from routesearch.methods import thresholds as sweeps
 from routesearch.methods.base import Scores
-from routesearch.methods.exit_chain import Curve, ExitChain, ExitFront, evenly
+from routesearch.methods.exit_chain import Curve, ExitChain, ExitFront
 from routesearch.methods.thresholds import (
     exit_front,
     exit_thresholds,
@@ -31,6 +31,7 @@ from routesearch.methods.thresholds import (
     shared_curve,
     spread_thresholds,
 )
+from routesearch.utils.sampling import evenly_spaced
 
 Split = tuple[Scores, Tensor]
 Totals = tuple[int, int]
@@ -191,7 +192,7 @@ def test_beyond_the_exact_the_front_is_never_below_a_grid(images: int, gates: in
     executed(split, thinned(front, 20))
     chain = ExitChain(*split)
     coarse = ExitFront(chain)
-    chain.grid(coarse, [evenly(len(c), 50) for c in chain.candidates])
+    chain.grid(coarse, [evenly_spaced(len(c), 50) for c in chain.candidates])
     for other in (coarse.curve(), sequential_curve(*split), shared_curve(*split)):
         best = np.array([front.accuracy[front.macs <= macs].max() for macs in other.macs])
         assert (best >= other.accuracy).all()
@@ -360,7 +361,7 @@ def test_no_image_has_no_thresholds(gates: int, search: Any) -> None:
     none = Scores(scores.scores[:0], scores.predictions[:0], scores.prices)
     assert exit_thresholds(none, labels[:0], search) == []
     assert len(shared_curve(none, labels[:0])) == 0
-    with pytest.raises(Refusal, match=r"^a target must be held against images, got none$"):
+    with pytest.raises(Refusal, match=r"^a target must be compared with images, got none$"):
         sequential_thresholds(none, labels[:0], accuracy=0.5)
 
 

@@ -16,7 +16,8 @@ from routesearch import report
 from routesearch.errors import Refusal
 from routesearch.report.chart import MAX_FAINT, chart
 from routesearch.report.table import mega, short
-from routesearch.results.points import Budget, OperatingPoint, Point, front
+from routesearch.results.budget import Budget
+from routesearch.results.points import OperatingPoint, Point, front
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
 

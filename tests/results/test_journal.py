@@ -161,13 +161,13 @@ def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
 
 def test_a_changed_study_is_refused_by_key_once_it_has_trials(folder: Path) -> None:
     with Journal.open_for_writing(folder) as journal:
-        journal.agree({"backbone": "nin", "data": "digits"}, started=False)
-        journal.agree({"backbone": "nin@0.5", "data": "digits"}, started=False)
-        journal.agree({"backbone": "nin@0.5", "data": "digits"}, started=True)
+        journal.check_fingerprint({"backbone": "nin", "data": "digits"}, started=False)
+        journal.check_fingerprint({"backbone": "nin@0.5", "data": "digits"}, started=False)
+        journal.check_fingerprint({"backbone": "nin@0.5", "data": "digits"}, started=True)
         with pytest.raises(Refusal, match=r"^backbone must stay .* it was nin@0\.5, now nin \(--fresh"):
-            journal.agree({"backbone": "nin", "data": "digits"}, started=True)
+            journal.check_fingerprint({"backbone": "nin", "data": "digits"}, started=True)
         with pytest.raises(Refusal, match=r"^data must stay .* it was digits, now None"):
-            journal.agree({"backbone": "nin@0.5"}, started=True)
+            journal.check_fingerprint({"backbone": "nin@0.5"}, started=True)
 
 
 def test_move_aside_makes_room_and_keeps_the_old_study(folder: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from routesearch import Refusal, Study
-from routesearch.results.points import Budget, Point, front
+from routesearch.results.budget import Budget
+from routesearch.results.points import Point, front
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.summary import Summary
@@ -83,7 +84,7 @@ def test_it_stays_as_it_was_read_while_the_study_goes_on(trained_study: Path, tm
     import shutil
 
     from routesearch.results.journal import Journal
-    from routesearch.search.opening import open_trials
+    from routesearch.search.resume import open_trials
 
     shutil.copytree(trained_study.parent, tmp_path / "copy")
     study = Study.load(tmp_path / "copy" / trained_study.name)

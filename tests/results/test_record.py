@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routesearch.results.points import Budget, OperatingPoint
+from routesearch.results.budget import Budget
+from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, State, TrialRecord
 
 NUMBERS = st.floats(0, 1e15, allow_nan=False)
@@ -78,7 +79,7 @@ def test_points_carry_their_origin_and_whether_they_fit(budget: Budget, feasible
 
 
 def test_points_measured_elsewhere_are_marked_so() -> None:
-    again = record(CURVE).mark([OperatingPoint({"t": 1}, 0.4, 21.0)], Budget(20.0), "test")
+    again = record(CURVE).as_points([OperatingPoint({"t": 1}, 0.4, 21.0)], Budget(20.0), "test")
     assert [(p.split, p.feasible, p.accuracy) for p in again] == [("test", False, 0.4)]
 
 
@@ -112,7 +113,7 @@ def test_latencies_are_kept_and_pass_to_the_same_knob_on_test() -> None:
     assert Outcome.loads(timed.dumps()) == timed
     budget = Budget(None, 0.003)
     assert [(p.latency, p.feasible) for p in record(timed).points(budget)] == [(0.002, True), (None, False)]
-    again = record(timed).mark(
+    again = record(timed).as_points(
         [OperatingPoint({"t": 1}, 0.4, 21.0), OperatingPoint({"t": 2}, 0.5, 31.0)], budget, "test"
     )
     assert [(p.split, p.latency, p.feasible) for p in again] == [("test", 0.002, True), ("test", None, False)]

@@ -95,4 +95,4 @@ def test_the_prices_of_one_of_several_cover_them_all(tree: Any) -> None:
     )
     whole = RoutePrices.any_of([one, other])
     assert whole.routes == {0: Interval(1, 6), 1: Interval(3, 3)}
-    assert (whole.sites, whole.params, whole.known, whole.bounds) == (1, 7, False, Interval(1, 6))
+    assert (whole.sites, whole.params, whole.exact, whole.bounds) == (1, 7, False, Interval(1, 6))

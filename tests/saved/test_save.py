@@ -15,9 +15,9 @@ import torch
 
 from routesearch import Refusal, Study, load
 from routesearch.results.journal import Journal
-from routesearch.search.opening import open_trials
+from routesearch.search.resume import open_trials
 from routesearch.search.trial_network import build_net
-from routesearch.search.weights import weights_path
+from routesearch.search.trial_weights import weights_path
 from routesearch.task.resolve import CONFUSION
 from routesearch.utils.arrays import write_arrays
 
@@ -51,7 +51,7 @@ def test_a_folder_says_everything(study: Study, tmp_path: Path, fixtures: Path) 
     assert (card["validation"]["accuracy"], card["validation"]["macs"]) == (point.accuracy, point.macs)
     tested = next(p for p in study.front("test") if p.knob == point.knob)
     assert (card["test"]["accuracy"], card["test"]["macs"]) == (tested.accuracy, tested.macs)
-    assert card["backbone_macs"] == study.results().reference
+    assert card["backbone_macs"] == study.results().backbone_macs
     assert card["versions"]["torch"] == torch.__version__
     method = card["code"]["method"]
     assert method["file"] == "plugins/own_method.py"
@@ -223,7 +223,7 @@ def test_a_structure_that_depends_on_the_confusion_is_rebuilt(
         net = build_net(record, task, Trunk({}, 0.9, confusion.rows)).eval()
         state = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
         write_arrays(weights_path(task.dir, record.number), state)
-        outcome = Outcome(State.FINISHED, (OperatingPoint({}, 0.5, task.reference / 2),), params=7)
+        outcome = Outcome(State.FINISHED, (OperatingPoint({}, 0.5, task.backbone_macs / 2),), params=7)
         trials.finish(record.number, outcome)
     Study.load(file).save(tmp_path / "model", "1x")
     shutil.rmtree(task.dir)

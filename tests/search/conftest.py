@@ -12,7 +12,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from routesearch.errors import Refusal
-from routesearch.results.points import Budget, Interval, OperatingPoint
+from routesearch.results.budget import Budget
+from routesearch.results.points import Interval, OperatingPoint
 from routesearch.results.record import Outcome, State
 from routesearch.space.domains import Cuts
 from routesearch.space.space import SearchSpace, Space, When
@@ -42,7 +43,7 @@ class FakeTask:
     spaces: dict[str, SearchSpace] = field(
         default_factory=lambda: {"wide": SearchSpace(Wide), "deep": SearchSpace(Deep)}
     )
-    reference: float = 1000.0
+    backbone_macs: float = 1000.0
     versions: Mapping[str, str] = field(default_factory=lambda: {"method wide": "core 1"})
 
     def __post_init__(self) -> None:

@@ -19,11 +19,11 @@ from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search import ray_cluster as cluster
 from routesearch.search.dispatcher import MAX_FAILED, MAX_REFUSED, Dispatcher, Snapshot
 from routesearch.search.interrupt import Interrupts
-from routesearch.search.opening import open_trials
 from routesearch.search.ray_cluster import Capacity, check_fits
 from routesearch.search.ray_tasks import pack_trial, unpack_trial
 from routesearch.search.ray_tune import Abort, Bridge
-from routesearch.search.weights import read_weights, weights_path
+from routesearch.search.resume import open_trials
+from routesearch.search.trial_weights import read_weights, weights_path
 from routesearch.search.worker import WorkerResources
 from routesearch.utils.arrays import write_arrays
 

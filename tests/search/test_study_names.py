@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from routesearch.results.points import Budget
+from routesearch.results.budget import Budget
 from routesearch.search.study_names import budget_of, study_name
 from routesearch.space.domains import Choices, Cuts
 from routesearch.space.space import SearchSpace, Space

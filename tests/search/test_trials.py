@@ -12,15 +12,16 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from routesearch.errors import Refusal
-from routesearch.results.facts import read_test_results, read_timings
+from routesearch.results.budget import Budget
 from routesearch.results.journal import LOG, META, Journal
-from routesearch.results.points import Budget, OperatingPoint
+from routesearch.results.measurements import read_test_results, read_timings
+from routesearch.results.points import OperatingPoint
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
-from routesearch.search.observations import placement
-from routesearch.search.opening import open_trials
+from routesearch.search.observations import sampler_params
 from routesearch.search.optuna_studies import COPY
+from routesearch.search.resume import open_trials
 from routesearch.search.trials import DECLINED, Trials
 from routesearch.space.space import SearchSpace, Space
 
@@ -445,7 +446,7 @@ def test_test_results_are_kept_with_the_origin_of_their_trial(
         trials.add_test_results(0, [OperatingPoint({"t": 1}, 0.2, 210.0)])
     with Journal.open_for_reading(folder) as journal:
         results = read_test_results(journal.facts())
-    points = record.mark(results[0], Budget(400.0), "test")
+    points = record.as_points(results[0], Budget(400.0), "test")
     assert [(p.accuracy, p.macs, p.feasible, p.route_share) for p in points] == [
         (0.45, 410.0, False, (0.5, 0.5)),
         (0.2, 210.0, True, ()),
@@ -457,15 +458,15 @@ def test_test_results_are_kept_with_the_origin_of_their_trial(
 def test_place_finds_only_configs_of_the_space(make_fake: Any) -> None:
     space = make_fake().spaces["deep"]
     config = {"cuts": [2, 5], "beta": 2.0, "kind": "plain", "gamma": 0.5}
-    placed = placement(space, config)
+    placed = sampler_params(space, config)
     assert placed is not None
     params = {"cuts.count": 2, "cuts.cut1": 2, "cuts.cut2": 5, "beta": 2.0, "kind": "plain"}
     assert placed[0] == params
-    soft = placement(space, config | {"kind": "soft", "gamma": 0.9})
+    soft = sampler_params(space, config | {"kind": "soft", "gamma": 0.9})
     assert soft is not None
     assert soft[0] == params | {"kind": "soft", "gamma": 0.9}
     for other in ({"cuts": [2, 9]}, {"beta": 20.0}, {"gamma": 0.9}, {"colour": "red"}):
-        assert placement(space, config | other) is None
+        assert sampler_params(space, config | other) is None
 
 
 def timed(accuracy: float, macs: float, latency: float) -> Outcome:

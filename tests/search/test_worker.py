@@ -53,7 +53,7 @@ def test_the_parts_of_a_trunk_are_made_kept_and_put_together(
     stored = {}
     for part in (NETWORK, CONFUSION):
         path = tmp_path / f"{part}.safetensors"
-        write_arrays(path, *travelled({part: worker.train_trunk(part, 5, RESOURCES)})[part])
+        write_arrays(path, *travelled({part: worker.train_trunk_part(part, 5, RESOURCES)})[part])
         stored[part] = read_arrays(path)
         NetworkRunner.check_trunk(part, stored[part])
 
@@ -89,7 +89,7 @@ def test_the_trunk_begins_with_the_studys_weights(write_study: Callable[..., Pat
     torch.save(plain.state_dict(), tmp_path / "w.pth")
     packed = NetworkRunner.pack(task)
     (tmp_path / "w.pth").unlink()  # a worker may be another machine
-    trunk = TrainedTrunk.unpack(*NetworkRunner(packed, {}).train_trunk(NETWORK, 0, RESOURCES))
+    trunk = TrainedTrunk.unpack(*NetworkRunner(packed, {}).train_trunk_part(NETWORK, 0, RESOURCES))
     assert trunk.macs == 0
     assert all(np.array_equal(trunk.weights[name], t.numpy()) for name, t in plain.state_dict().items())
 
@@ -147,7 +147,7 @@ def test_a_trial_is_trained_measured_and_timed(packed: Any) -> None:
     assert [t.batch for t in timings] == [1, 3]
     bounds = work.task.bounds("skipper", work.task.spaces["skipper"].default())
     assert all(0 < t.p50 <= t.p95 for t in timings)
-    assert all(t.macs in bounds and t.static_macs == work.task.reference for t in timings)
+    assert all(t.macs in bounds and t.static_macs == work.task.backbone_macs for t in timings)
 
 
 def test_weights_of_another_config_are_neither_measured_nor_timed(packed: Any) -> None:
@@ -167,7 +167,7 @@ def test_a_methods_trunk_is_the_one_that_was_stored(write_study: Callable[..., P
     assert outcome.reason == "Refusal: dgate: gates are trained on a trained trunk, got none"
     assert weights == {}
 
-    stored = {NETWORK: without.train_trunk(NETWORK, 5, RESOURCES)}
+    stored = {NETWORK: without.train_trunk_part(NETWORK, 5, RESOURCES)}
     work = NetworkRunner(packed, travelled(stored))
     outcome, weights = work.train(trial(work, "dgate"), RESOURCES)
     assert outcome.state is State.FINISHED
@@ -227,7 +227,7 @@ def test_every_task_begins_with_its_threads_and_seeds(
         "train": lambda: work.train(record, resources),
         "measure": lambda: work.measure_on_test(record, [point.knob], {}, resources),
         "time": lambda: work.time(record, point, {}, [1], resources),
-        "trunk": lambda: work.train_trunk(NETWORK, record.seed, resources),
+        "trunk": lambda: work.train_trunk_part(NETWORK, record.seed, resources),
     }
     seen = []
     for _ in range(2):
@@ -251,8 +251,8 @@ def test_a_gpu_that_is_not_there_is_an_error_and_no_slow_trial(packed: Any, gpu:
         lambda: work.train(record, resources),
         lambda: work.measure_on_test(record, [point.knob], {}, resources),
         lambda: work.time(record, point, {}, [1], resources),
-        lambda: work.train_trunk(NETWORK, 0, resources),
-        lambda: work.train_trunk(CONFUSION, 0, resources),
+        lambda: work.train_trunk_part(NETWORK, 0, resources),
+        lambda: work.train_trunk_part(CONFUSION, 0, resources),
     ):
         with pytest.raises(RuntimeError, match=f"^{told}$"):
             act()

@@ -359,8 +359,10 @@ def test_budgets_in_macs(number: Any, unit: str, gap: str) -> None:
 
 
 @given(st.decimals("0.001", "10", places=3), st.sampled_from("xX"), st.floats(1, 1e12))
-def test_budgets_as_a_fraction_of_the_backbone(number: Any, unit: str, reference: float) -> None:
-    assert macs_of(parse_macs(f"{number}{unit}"), reference) == pytest.approx(float(number) * reference)
+def test_budgets_as_a_fraction_of_the_backbone(number: Any, unit: str, backbone_macs: float) -> None:
+    assert macs_of(parse_macs(f"{number}{unit}"), backbone_macs) == pytest.approx(
+        float(number) * backbone_macs
+    )
 
 
 @given(st.integers(1, 10**15) | st.floats(1, 1e15))

@@ -14,7 +14,8 @@ from routesearch.backbones import NiN
 from routesearch.backbones.base import Backbone, reference_cost
 from routesearch.data.base import Data
 from routesearch.errors import Refusal
-from routesearch.results.points import Budget, Interval
+from routesearch.results.budget import Budget
+from routesearch.results.points import Interval
 from routesearch.space.space import Space
 from routesearch.study.config import load_study
 from routesearch.study.recipe import Recipe
@@ -34,15 +35,15 @@ def test_names_become_things(make_task: MakeTask, pocket: Backbone, data: Data, 
         "skipper": "skipper",
     }
     assert list(task.spaces) == ["static", "skipper"]
-    assert task.reference == reference_cost(pocket)[1]
-    assert task.budget.max_macs == task.reference / 2
+    assert task.backbone_macs == reference_cost(pocket)[1]
+    assert task.budget.max_macs == task.backbone_macs / 2
     assert task.dir == tmp_path / ".routesearch" / "toy"
     assert len(task.data.train) == len(data.train)
     assert not task.needs_trunk
 
 
 def test_the_reference_follows_the_width(make_task: MakeTask) -> None:
-    assert make_task(backbone="pocket@0.5").reference < make_task().reference
+    assert make_task(backbone="pocket@0.5").backbone_macs < make_task().backbone_macs
     assert make_task(backbone="pocket@0.5").backbone.width == 0.5
 
 
@@ -163,7 +164,7 @@ def test_bounds_are_found_once(make_task: MakeTask, monkeypatch: pytest.MonkeyPa
     assert (
         task.bounds("static", space.parse(config.model_dump()))
         == first
-        == Interval(*[int(task.reference)] * 2)
+        == Interval(*[int(task.backbone_macs)] * 2)
     )
     assert calls == [config]
     assert task.bounds("static", other) != first
@@ -180,9 +181,9 @@ def test_reach_spans_what_is_drawn(make_task: MakeTask) -> None:
     task = make_task(budget={"max_macs": "0.5x"})
     reach = task.reach("static", draws=40)
     assert reach.macs is not None
-    assert reach.macs.max == task.reference
-    assert reach.macs.min < 0.1 * task.reference
-    within = [task.bounds("static", c).min <= 0.5 * task.reference for c in draws(task, "static", 40)]
+    assert reach.macs.max == task.backbone_macs
+    assert reach.macs.min < 0.1 * task.backbone_macs
+    within = [task.bounds("static", c).min <= 0.5 * task.backbone_macs for c in draws(task, "static", 40)]
     assert reach.share == pytest.approx(sum(within) / 40)
     assert 0 < reach.share < 1
 
@@ -210,7 +211,7 @@ def test_preflight_names_the_cheapest_found(make_task: MakeTask) -> None:
         task.preflight()
     assert str(refused.value) == (
         f"{task.config.file}: budget.max_macs: some route must cost at most 12 MACs, "
-        f"the cheapest found is {low:,} ({low / task.reference:.3f}x, method static)"
+        f"the cheapest found is {low:,} ({low / task.backbone_macs:.3f}x, method static)"
     )
 
 
@@ -458,6 +459,8 @@ def test_a_latency_budget_comes_and_goes_only_with_a_new_study(make_task: MakeTa
     assert make_task(budget={"max_latency": "2ms", "batch": 8}).fingerprint() != one
     assert make_task(budget={"max_macs": "0.5x"}).fingerprint() == plain
     task = make_task(budget={"max_macs": "0.5x", "max_latency": "2ms", "batch": 8})
-    assert task.budget == Budget(task.reference / 2, 0.002, 8)
-    assert task.budget.admits(Interval(int(task.reference / 2), 10**9)), "only MACs refuse before training"
-    assert not task.budget.admits(Interval(int(task.reference), 10**9))
+    assert task.budget == Budget(task.backbone_macs / 2, 0.002, 8)
+    assert task.budget.admits(Interval(int(task.backbone_macs / 2), 10**9)), (
+        "only MACs refuse before training"
+    )
+    assert not task.budget.admits(Interval(int(task.backbone_macs), 10**9))

@@ -528,7 +528,7 @@ def test_toy_backbones_are_chosen_by_what_the_method_takes() -> None:
             raise Refusal("exit: too small")
 
     def names(kind: type[RoutedNet]) -> list[str]:
-        return [site.name for site, _ in contract(kind, backbones=None).suitable()]
+        return [target.name for target, _ in contract(kind, backbones=None).suitable()]
 
     assert names(Exit) == ["toy_chain", "toy_residual"]
     assert names(Whole) == ["toy_residual"]

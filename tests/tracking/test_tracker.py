@@ -21,13 +21,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from routesearch.errors import Refusal, RunFailed
-from routesearch.results.points import Budget, OperatingPoint, Point, front, hypervolume, representative
+from routesearch.results.budget import Budget, representative
+from routesearch.results.points import OperatingPoint, Point, front, hypervolume
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.tracking import Tracker, open_ui, view
 from routesearch.tracking.client import connect, default_uri, resolve_uri
 from routesearch.tracking.experiment import link_of
-from routesearch.tracking.sync import ExperimentSync, Tracked
+from routesearch.tracking.sync import ExperimentSync, StudyInfo
 from routesearch.tracking.view import TAG
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ Results = Callable[..., StudyResults]
 
 
 def sync_in(folder: Path, study: str = STUDY, budget: Budget = BUDGET) -> ExperimentSync:
-    return ExperimentSync(default_uri(folder), Tracked("quickstart", study, budget, REFERENCE))
+    return ExperimentSync(default_uri(folder), StudyInfo("quickstart", study, budget, REFERENCE))
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def publish(folder: Path, make_results: Results) -> Callable[..., ExperimentSync
         records: Sequence[TrialRecord], test: Sequence[Point] = (), *, into: Path = folder, **study: Any
     ) -> ExperimentSync:
         results = make_results(records, test, **study)
-        sync = ExperimentSync(default_uri(into), Tracked.of(results))
+        sync = ExperimentSync(default_uri(into), StudyInfo.of(results))
         sync.publish(results)
         return sync
 
@@ -497,7 +498,7 @@ def test_a_note_is_as_long_as_mlflow_keeps(make_results: Results) -> None:
         config = {f"a_field_with_a_long_name_{i}": [n, i, 0.123] for i in range(12)}
         point = OperatingPoint({"stop_bias": n / 7}, 0.4 + n / 100, 1e6 + n * 1e5)
         records.append(TrialRecord(n, "actor", config, 0, None, Outcome(State.FINISHED, (point,), params=10)))
-    text = view.note(make_results(records, budget=Budget(max_macs=5e6), reference=1e7))
+    text = view.note(make_results(records, budget=Budget(max_macs=5e6), backbone_macs=1e7))
     assert 2000 < len(text) <= view.MAX_TEXT
     assert "of 50 points" in text
     assert text.endswith("|"), "no row is cut"

@@ -125,7 +125,7 @@ def test_a_rare_class_shortens_the_others(pocket: Backbone, data: Data) -> None:
 def test_a_class_without_an_image_for_each_fold_is_refused(pocket: Backbone, data: Data) -> None:
     kept = torch.cat([torch.arange(0, 96, 3), torch.arange(1, 96, 3), torch.tensor([2])])
     few = replace(data, train=data.train.take(kept))
-    rule = f"^every class must have {FOLDS} training images, .* got 1 of class 'pattern 2'$"
+    rule = f"^every class must have {FOLDS} training images: .* got 1 of class 'pattern 2'$"
     with pytest.raises(Refusal, match=rule):
         measure_confusion(pocket, few, RECIPE, seed=0, device=CPU)
 

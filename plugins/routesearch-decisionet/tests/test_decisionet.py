@@ -549,11 +549,11 @@ def test_the_price_without_labels_covers_every_clustering(n: int, depth: int, rn
     backbone = ToyChain((1, 8, 8), n)
     fields: dict[str, Any] = {"split_positions": tuple(range(2, 2 + depth)), "width_rule": "size"}
     whole = price(DecisioNet, DecisioNet.Config(**fields), backbone)
-    assert not whole.known
+    assert not whole.exact
     table = [[rng.random() ** 4 for _ in range(n)] for _ in range(n)]
     trunk = Trunk({}, 0.5, table)
     one = price(DecisioNet, DecisioNet.Config(**fields), backbone, trunk)
-    assert one.known
+    assert one.exact
     assert whole.bounds.min <= one.bounds.min <= one.bounds.max <= whole.bounds.max
 
 
@@ -573,7 +573,7 @@ def test_halves_have_one_price_whatever_the_labels() -> None:
     backbone = NiN(CIFAR10, 10)
     config = DecisioNet.Config(split_positions=(3, 6), width_rule="size", routing_labels="balanced")
     without = price(DecisioNet, config, backbone)
-    assert without.known
+    assert without.exact
     rng = torch.Generator().manual_seed(0)
     for _ in range(3):
         trunk = Trunk({}, 0.5, torch.rand(10, 10, generator=rng).tolist())

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from routesearch.report.chart import Chart, chart_of
-from routesearch.report.front_csv import write_report
 from routesearch.report.table import Table, front_table, mega, percent, short
 from routesearch.results.points import Point
 from routesearch.results.reader import StudyResults
+from routesearch.utils.files import save_file
 
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
 INK, GREY, RED = "#333333", "#8a8a8a", "#c0392b"
@@ -71,14 +71,14 @@ def front_html(results: StudyResults, path: Path, split: str = "validation", tit
         config={"displaylogo": False, "responsive": True},
     )
     test = list(results.tested.values()) if split == "validation" else ()
-    table = _table(front_table(c.front, results.reference, test))
+    table = _table(front_table(c.front, results.backbone_macs, test))
     page = _PAGE.format(title=escape(title or "Front"), caption=escape(_caption(c)), chart=drawn, table=table)
-    write_report(path, page.encode())
+    save_file(path, page.encode())
 
 
 def _caption(c: Chart) -> str:
     text = (
-        f"Accuracy on {c.split} against mean MACs per image; the backbone costs {mega(1e6 * c.reference)} M."
+        f"Accuracy on {c.split} against mean MACs per image; the backbone costs {mega(1e6 * c.backbone)} M."
     )
     if c.limits:
         text += f" Budget: {c.limits}. "
@@ -133,7 +133,7 @@ def _hover(c: Chart, p: Point) -> str:
     note = "" if p.feasible else ", over the budget"
     lines = [
         f"<b>{escape(p.method)}</b>, trial {p.trial}",
-        f"{percent(p.accuracy)} at {mega(p.macs)} M MACs ({p.macs / 1e6 / c.reference:.3g}x){note}",
+        f"{percent(p.accuracy)} at {mega(p.macs)} M MACs ({p.macs / 1e6 / c.backbone:.3g}x){note}",
     ]
     lines += [escape(short({name: value})) for name, value in {**p.knob, **p.config}.items()]
     return "<br>".join(lines)
@@ -142,13 +142,13 @@ def _hover(c: Chart, p: Point) -> str:
 def _layout(c: Chart) -> dict[str, Any]:
     upright = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
     grey = {"color": GREY, "width": 1, "dash": "dot"}
-    lines: list[dict[str, Any]] = [{**upright, "x0": c.reference, "x1": c.reference, "line": grey}]
-    away = "right" if c.budget is not None and c.budget > c.reference else "left"  # from the budget's label
-    labels = [(c.reference, "backbone 1.0x", GREY, away)]
+    lines: list[dict[str, Any]] = [{**upright, "x0": c.backbone, "x1": c.backbone, "line": grey}]
+    away = "right" if c.budget is not None and c.budget > c.backbone else "left"  # from the budget's label
+    labels = [(c.backbone, "backbone 1.0x", GREY, away)]
     if c.budget is not None:
         red = {"color": RED, "width": 1.5, "dash": "dash"}
         lines.append({**upright, "x0": c.budget, "x1": c.budget, "line": red})
-        labels.append((c.budget, f"budget {c.budget / c.reference:.3g}x", RED, "right"))
+        labels.append((c.budget, f"budget {c.budget / c.backbone:.3g}x", RED, "right"))
     return {
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
         "margin": {"l": 60, "r": 70, "t": 30, "b": 100},

@@ -1,4 +1,4 @@
-"""The opening of a stored study: is it still the same, and what did a crash leave half done?"""
+"""What a stored study needs before it goes on: the same study file, and an end for what a crash cut off."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from routesearch.results.journal import ASKED, Journal
 from routesearch.results.reader import StudyResults, read_record
 from routesearch.results.record import Outcome, State, TrialRecord
-from routesearch.search.observations import refusal
+from routesearch.search.observations import budget_violation
 from routesearch.search.optuna_studies import OptunaStudies
 from routesearch.search.trials import Trials
 
@@ -47,15 +47,15 @@ def check_same_study(journal: Journal, task: Task) -> None:
         Refusal: the study's data, backbone, training, split or seed changed.
     """
     started = any(ASKED in trial.user_attrs for _, trial in journal.trials())
-    journal.agree(task.fingerprint(), started)
-    if changed := journal.changed_code(task.code(), started):
+    journal.check_fingerprint(task.fingerprint(), started)
+    if changed := journal.update_code_versions(task.code(), started):
         log.warning(
             "the code of a study should stay as it was while it is continued, changed: %s"
             " (--fresh starts anew)",
             ", ".join(changed),
         )
-    # Readers compute budgets and hypervolume from the reference; saving a model then needs no data.
-    for name, value in (("reference", task.reference), ("inputs", task.inputs())):
+    # Readers compute budgets and hypervolume from the backbone's MACs; saving a model then needs no data.
+    for name, value in (("reference", task.backbone_macs), ("inputs", task.inputs())):
         if journal.get(name) != value:
             journal.set(name, value)
 
@@ -88,5 +88,5 @@ def _ended(record: TrialRecord, task: Task) -> Outcome | None:
     if record.method not in task.spaces:
         gone = f"interrupted, and its method {record.method} is no longer in the study"
         return Outcome.failure(gone)
-    reason = refusal(record.bounds, task.budget)
+    reason = budget_violation(record.bounds, task.budget)
     return None if reason is None else Outcome(State.REFUSED, reason=reason)

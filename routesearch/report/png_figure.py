@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from routesearch.report.chart import Chart, chart_of
-from routesearch.report.front_csv import write_report
 from routesearch.report.table import mega, percent
 from routesearch.results.points import Point
 from routesearch.results.reader import StudyResults
+from routesearch.utils.files import save_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,7 @@ def front_figure_png(results: StudyResults, path: Path, split: str = "validation
         figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130)
-    write_report(path, picture.getvalue())
+    save_file(path, picture.getvalue())
 
 
 def _frame(axes: Axes, c: Chart, title: str) -> None:
@@ -71,8 +71,8 @@ def _frame(axes: Axes, c: Chart, title: str) -> None:
     above = axes.secondary_xaxis(
         "top",
         functions=(
-            lambda macs: np.asarray(macs) / c.reference,
-            lambda share: np.asarray(share) * c.reference,
+            lambda macs: np.asarray(macs) / c.backbone,
+            lambda share: np.asarray(share) * c.backbone,
         ),
     )
     if c.logarithmic:
@@ -94,11 +94,11 @@ def _lines(axes: Axes, c: Chart) -> None:
         "fontsize": 8.5,
         "transform": axes.get_xaxis_transform(),
     }
-    axes.axvline(c.reference, color=GREY, linewidth=1, linestyle=":", zorder=1)
-    away = "right" if c.budget is not None and c.budget > c.reference else "left"  # from the budget's label
-    axes.text(c.reference, 0.015, " backbone 1.0x ", ha=away, color=GREY, **side)
+    axes.axvline(c.backbone, color=GREY, linewidth=1, linestyle=":", zorder=1)
+    away = "right" if c.budget is not None and c.budget > c.backbone else "left"  # from the budget's label
+    axes.text(c.backbone, 0.015, " backbone 1.0x ", ha=away, color=GREY, **side)
     if c.budget is not None:
-        label = f"budget {mega(1e6 * c.budget)} M ({c.budget / c.reference:.3g}x) "
+        label = f"budget {mega(1e6 * c.budget)} M ({c.budget / c.backbone:.3g}x) "
         axes.axvspan(c.budget, c.x[1], color="#000000", alpha=0.035, linewidth=0, zorder=0)
         axes.axvline(c.budget, color="#c0392b", linewidth=1.3, linestyle="--", zorder=1)
         axes.text(c.budget, 0.015, label, ha="right", color="#c0392b", **side)

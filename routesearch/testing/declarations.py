@@ -147,7 +147,7 @@ class Declared:
         wanted = inspect.signature(rule).parameters
         if "case" in wanted:
             return [(case,) for case in cls.cases()]
-        return [(site,) for site in cls.suitable()] if "site" in wanted else [()]
+        return [(target,) for target in cls.suitable()] if "target" in wanted else [()]
 
     @pytest.fixture(autouse=True)
     def _one_thread(self) -> Iterator[None]:
@@ -160,9 +160,9 @@ class Declared:
         if "case" in metafunc.fixturenames:
             cases = self.cases()
             metafunc.parametrize("case", cases, ids=[f"{c.backbone.name}-{i}" for i, c in enumerate(cases)])
-        if "site" in metafunc.fixturenames:
-            sites = self.suitable()
-            metafunc.parametrize("site", sites, ids=[backbone.name for backbone, _ in sites])
+        if "target" in metafunc.fixturenames:
+            targets = self.suitable()
+            metafunc.parametrize("target", targets, ids=[backbone.name for backbone, _ in targets])
 
 
 def sample_configs(method: type[RoutedNet], space: SearchSpace, most: int) -> list[Space]:

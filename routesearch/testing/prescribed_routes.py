@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from routesearch.methods.base import Knob, RoutedNet
-from routesearch.routing.billing import BatchMeter, Path, Routed
+from routesearch.routing.billing import BatchMeter, BranchPath, Routed
 from routesearch.routing.cost import Tensors, layer_macs
 
 Pick = Callable[[Tensor, int, int], Tensor]
-"""(rows of the batch, the how-manieth decision on their way, number of ways) to a way for each row."""
+"""(rows of the batch, index of the decision on their way, number of ways) to a way for each row."""
 
 
 class Forced:
@@ -34,7 +34,7 @@ class Forced:
         self._pick_way, self._pick_run = split, patch
         self.asked: list[int] = []
 
-    def choose(self, rows: Tensor | None, path: Path, choice: Tensor, ways: int) -> Tensor:
+    def choose(self, rows: Tensor | None, path: BranchPath, choice: Tensor, ways: int) -> Tensor:
         self.asked.append(ways)
         return choice if self._pick_way is None else self._pick_way(_rows(rows, choice), len(path), ways)
 
@@ -84,7 +84,7 @@ def follow(net: RoutedNet, images: Tensor, knob: Knob, meter: BatchMeter) -> Rou
 
 
 @dataclass(frozen=True)
-class Way:
+class Route:
     """One way for one image, by the number taken at each split, and what is done about blocks to skip."""
 
     splits: tuple[int, ...]
@@ -98,7 +98,7 @@ class Way:
         return f"splits {list(self.splits)}, blocks that can be skipped: {self.skips}"
 
 
-def every_way(net: RoutedNet, image: Tensor, knob: Knob, most: int = 256) -> list[Way]:
+def every_route(net: RoutedNet, image: Tensor, knob: Knob, most: int = 256) -> list[Route]:
     """All sequences of splits (the first ``most``), each with all blocks run, none, and some at random."""
     found: list[tuple[int, ...]] = []
     todo: list[tuple[int, ...]] = [()]
@@ -112,8 +112,8 @@ def every_way(net: RoutedNet, image: Tensor, knob: Knob, most: int = 256) -> lis
             todo += [(*taken[:place], way) for way in range(1, steering.asked[place])]
     ways = []
     for number, splits in enumerate(found):
-        ways += [Way(splits, "run", always(1)), Way(splits, "skipped", always(0))]
-        ways.append(Way(splits, f"drawn with seed {number}", at_random(number)))
+        ways += [Route(splits, "run", always(1)), Route(splits, "skipped", always(0))]
+        ways.append(Route(splits, f"drawn with seed {number}", at_random(number)))
     return ways
 
 
@@ -144,7 +144,7 @@ def seen_by_torchinfo(
     return int(billed.macs), int(seen.total_mult_adds)
 
 
-class Unseen(TorchDispatchMode):
+class UncountedOps(TorchDispatchMode):
     """Counts matrix products and convolutions beyond those that torchinfo sees in layers with parameters.
 
     Attributes:
