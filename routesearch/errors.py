@@ -24,7 +24,7 @@ class Refusal(RouteSearchError):
 
 
 class UnknownName(Refusal):
-    """A method, backbone or data set that no plugin offers."""
+    """A name that nothing installed offers: of a method, a backbone, a data set or a sampler."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name = kind, name

@@ -46,6 +46,8 @@ class Backbone(ABC):
         shape: C, H, W of the images.
         classes: how many.
         width: fraction of all channels; multiplied by the ``width`` of each call.
+
+    Attributes:
         name: what a study calls it.
 
     Raises:

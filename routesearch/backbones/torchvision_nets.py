@@ -46,7 +46,7 @@ def stem(before: int, after: int, small: bool) -> list[nn.Module]:
 
 
 def torchvision_names(network: str) -> list[str]:
-    """Names of tensors of torchvision's network, in its order and ours; ``*_cifar`` go by their models."""
+    """Names of tensors of torchvision's network, in its order and ours; ``NAME_cifar`` has ``NAME``'s."""
     from torchvision import models
 
     with shapes_only():

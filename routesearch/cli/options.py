@@ -53,7 +53,7 @@ def parse_settings(settings: Sequence[str] | None) -> dict[str, Any]:
 
 
 def open_study(path: Path, settings: Sequence[str] | None = None, **sugar: Any) -> Study:
-    """The study with ``--set`` and then the options of their own on top.
+    """The study, changed by ``--set`` and then by the command's other options.
 
     Args:
         sugar: dotted key with ``__`` for the dot -> value; None where the option was not given.

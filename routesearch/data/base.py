@@ -234,7 +234,7 @@ class Dataset(BaseModel, ABC):
         return self.model_dump(mode="json", exclude=set(self.whereabouts))
 
     def _cut(self, source: Source) -> dict[str, Images]:
-        """The given splits, and the missing ones cut from the training images, 60 of whose parts stay."""
+        """The given splits, and the missing ones cut from the training images, in the ratio 60/20/20."""
         given = {"test": source.test, "validation": source.validation}
         missing = [name for name, images in given.items() if images is None]
         if missing:

@@ -41,8 +41,8 @@ class Hybrid(Dataset):
 
     ``mnist+cifar10`` is the paper's: all images of these classes, 55,596 to train and 10,139 to test;
     validation images are cut from the training images. ``digits+fashion_mnist`` is the same recipe on
-    what needs no download: the embedded digits, and as many pictures of clothes, which are recoloured too
-    since they are grey; all three splits are cut.
+    the embedded digits and as many pictures of clothes (Fashion-MNIST), which are recoloured too since they
+    are grey; all three splits are cut.
 
     The paper's augmentation is ``augment: {crop: 4, fill: mean, flip: true, flip_only: [5, 6, 7, 8, 9]}``.
     """

@@ -62,8 +62,8 @@ class RouteSampler:
         self._sites = ways.sites
         expected = ways.sites or max(ways.routes) + 1
         if not 0 < len(share) <= expected or (not ways.sites and sum(share) <= 0):
-            rule = f"a share for each of {expected} routes or sites"
-            raise ValueError(f"there must be {rule}, of routes one over 0, got {list(share)}")
+            rule = f"1 to {expected} shares, one for each {'site' if ways.sites else 'route'}, not all 0"
+            raise ValueError(f"there must be {rule}, got {list(share)}")
         self._share = torch.zeros(expected, dtype=torch.float64)
         self._share[: len(share)] = torch.tensor(share, dtype=torch.float64)
         self._turns = {} if ways.sites else _turns(ways.reached, expected)

@@ -22,7 +22,7 @@ from routesearch.export.program import Program, programmed
 from routesearch.export.trace import walk
 from routesearch.methods.base import Knob, RoutedNet
 from routesearch.saved import SavedModel
-from routesearch.utils.folders import folder_draft, holds_only
+from routesearch.utils.folders import check_replaceable, folder_draft
 
 log = logging.getLogger("routesearch")
 
@@ -154,4 +154,4 @@ def _replaceable(folder: Path) -> None:
     """Raise Refusal unless an export may be written here: a new name, an empty folder, or an older export."""
     rule = "a model is exported to a new folder or in place of an older export"
     own = (PROGRAM, RUNNER, "__pycache__")
-    holds_only(folder, rule, PROGRAM, lambda name: name in own or name.startswith("piece"))
+    check_replaceable(folder, rule, PROGRAM, lambda name: name in own or name.startswith("piece"))

@@ -54,7 +54,7 @@ class Program:
     Attributes:
         pieces: the graphs, in the order of the steps.
         images: the name of the value that the first way starts with.
-        results: names of what :func:`routesearch.export.trace.walk` gives.
+        results: names of :attr:`TraceState.outputs`: the choices and logits of all ways.
         way: the first way's steps, as ``program.json`` has them.
     """
 
@@ -83,7 +83,7 @@ def programmed(net: RoutedNet, knob: Knob) -> Program:
 
 @dataclass
 class _Place:
-    """Where a node belongs: its region, and behind how many of the region's patches (None: a constant)."""
+    """Where a node belongs: its region, and behind how many of the region's patches."""
 
     region: int
     stage: int

@@ -118,12 +118,12 @@ class TracingMeter(Meter):
 
     Args:
         size: images.
-        script: shared by all ways of a pass.
+        state: shared by all ways of a pass.
         way: of this group.
     """
 
-    def __init__(self, size: int, script: TraceState, way: Segment) -> None:
-        self._size, self._script, self._way = size, script, way
+    def __init__(self, size: int, state: TraceState, way: Segment) -> None:
+        self._size, self._state, self._way = size, state, way
 
     def __len__(self) -> int:
         return self._size
@@ -133,22 +133,22 @@ class TracingMeter(Meter):
         return block(*inputs)
 
     def split(self, choice: Tensor, ways: int, *state: Tensors) -> Iterator[tuple[Any, ...]]:
-        end = Split(self._script.output(choice), [])
+        end = Split(self._state.output(choice), [])
         self._open().end = end
         for number in range(ways):
-            way = Segment(self._script.region())
+            way = Segment(self._state.region())
             end.ways.append(way)
-            yield (number, TracingMeter(len(self), self._script, way), *_entered(state, way.region))
+            yield (number, TracingMeter(len(self), self._state, way), *_entered(state, way.region))
 
     def patch(self, mask: Tensor, block: nn.Module, *inputs: Tensors, into: Tensor) -> Tensor:
-        patch = Patch(self._script.region(), mult_adds(block, *inputs))
+        patch = Patch(self._state.region(), mult_adds(block, *inputs))
         self._open().patches.append(patch)
         merged: Tensor = MERGE(into, mask, block(*_entered(inputs, patch.region)), patch.region)
-        self._script.kept.append(merged)
+        self._state.kept.append(merged)
         return merged
 
     def finish(self, logits: Tensor, route: int = 0) -> None:
-        self._open().end = Finish(self._script.output(logits), route)
+        self._open().end = Finish(self._state.output(logits), route)
 
     def _open(self) -> Segment:
         if self._way.end is not None:
@@ -162,10 +162,10 @@ def _entered(state: Tensors, region: int) -> Tensors:
 
 def walk(net: RoutedNet, images: Tensor, knob: Knob) -> tuple[Segment, TraceState]:
     """Take every way with all images; the first way, and the choices and logits that the ways' ends name."""
-    script, root = TraceState(), Segment(0)
-    net.route(TracingMeter(len(images), script, root), images, knob)
+    state, root = TraceState(), Segment(0)
+    net.route(TracingMeter(len(images), state, root), images, knob)
     _check_ends(root)
-    return root, script
+    return root, state
 
 
 def traced(net: RoutedNet, images: Tensor, knob: Knob) -> tuple[Segment, fx.GraphModule]:
@@ -180,9 +180,9 @@ def traced(net: RoutedNet, images: Tensor, knob: Knob) -> tuple[Segment, fx.Grap
     roots: list[Segment] = []
 
     def outputs(images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        root, script = walk(net, images, knob)
+        root, state = walk(net, images, knob)
         roots.append(root)
-        return script.outputs, script.kept
+        return state.outputs, state.kept
 
     graph = make_fx(torch.func.functionalize(outputs, remove="mutations"))(images)
     graph.graph.eliminate_dead_code()

@@ -65,7 +65,7 @@ class Trunk:
 
     Attributes:
         state: the state dict of ``backbone.plain()``; empty where only the structure is wanted (a price).
-        accuracy: on validation data.
+        accuracy: on validation data; 0.0 where only the structure or the confusion is there.
         confusion: classes x classes, each row the mean softmax for images of that class, by networks that
             were not trained on them; empty where no method of the study asks for it.
     """

@@ -32,10 +32,10 @@ from routesearch.methods.base import Scores
 from routesearch.utils.sampling import evenly_spaced
 
 GRID = 50
-"""Candidates of each gate that are tried in all combinations where that is too many, up to four gates."""
+"""Candidates of each of up to four gates that are combined where all candidates would be too many."""
 
 FINE = 20_000_000
-"""Settings of that grid where it is made finer than ``GRID``."""
+"""Settings that are tried at most; with few gates this allows more candidates of each than ``GRID``."""
 
 SLICE = 1_500_000
 """Most settings held at a time, 50 bytes each."""
@@ -71,7 +71,7 @@ class ExitChain:
 
     Attributes:
         candidates: each gate's thresholds, ascending.
-        ranks: gates x N: how many of a gate's candidates an image passes; it leaves at index k < rank.
+        ranks: gates x N: how many of a gate's candidates lie below an image's score; it leaves at k < rank.
         right: exits x N, 1 where that exit's label is right.
         prices: exits, int64 where they are whole.
     """
@@ -156,7 +156,7 @@ class ExitChain:
     def picks(self) -> list[Array]:
         """Some candidates of each gate for a grid, spread by number and by value; none for very many gates.
 
-        ``GRID`` or more by number, which become fewer than that with more gates than four.
+        ``GRID`` or more by number; fewer where there are more than four gates.
         """
         each = max(int(FINE ** (1 / self.gates)), GRID)
         while each ** (self.gates - 1) > SLICE:
@@ -202,7 +202,7 @@ class ExitChain:
 
 
 class Histogram:
-    """Cumulative histogram of images over some gates' candidates: those that all these gates let pass.
+    """Cumulative histogram of images over some gates' candidates: those that go on past all these gates.
 
     Attributes:
         count: one axis a gate: how many images.

@@ -52,7 +52,7 @@ class Journal:
         self.dir = folder
         self.storage = storage
         self._lock = lock
-        self._facts: int | None = self.names().get(META)
+        self._facts_id: int | None = self.names().get(META)
 
     @classmethod
     def open_for_writing(cls, folder: Path) -> Journal:
@@ -67,8 +67,8 @@ class Journal:
             path = folder / LOG
             _cut_torn_tail(path)
             journal = cls(folder, _open(path, _Written(str(path))), lock)
-            if journal._facts is None:
-                journal._facts = journal.storage.create_new_study([StudyDirection.MAXIMIZE], META)
+            if journal._facts_id is None:
+                journal._facts_id = journal.storage.create_new_study([StudyDirection.MAXIMIZE], META)
             if journal.get("id") is None:
                 journal.set("id", uuid.uuid4().hex)
             return journal
@@ -93,7 +93,7 @@ class Journal:
             journal = cls(folder, _open(path, JournalFileBackend(str(path), lock_obj=_NoAppend())), None)
         except OSError as error:
             raise Refusal(f"the journal must be readable, got {path}: {error.strerror}") from error
-        if journal._facts is None:
+        if journal._facts_id is None:
             raise Refusal(f"no study in {folder} yet: run `routesearch search` first")
         return journal
 
@@ -131,16 +131,16 @@ class Journal:
 
     def facts(self) -> dict[str, Any]:
         """All facts of the whole study."""
-        assert self._facts is not None
-        return dict(self.storage.get_study_user_attrs(self._facts))
+        assert self._facts_id is not None
+        return dict(self.storage.get_study_user_attrs(self._facts_id))
 
     def set(self, key: str, value: Any) -> None:
         """Keep a fact; it is on disk when this returns."""
-        assert self._facts is not None
-        self.storage.set_study_user_attr(self._facts, key, value)
+        assert self._facts_id is not None
+        self.storage.set_study_user_attr(self._facts_id, key, value)
 
     def check_fingerprint(self, fingerprint: Mapping[str, str], started: bool) -> None:
-        """Check that a continued study is still the same one; a study without trials may change.
+        """Check that a continued study is still the same one; one without trials takes the new fingerprint.
 
         Args:
             fingerprint: what must not change, key of the study file -> canonical value.

@@ -13,7 +13,7 @@ from routesearch.errors import Refusal
 from routesearch.saved.card import Card, read_card
 from routesearch.utils.arrays import read_arrays
 from routesearch.utils.files import file_digest
-from routesearch.utils.folders import holds_only
+from routesearch.utils.folders import check_replaceable
 
 CARD, WEIGHTS, PLUGINS = "model.json", "model.safetensors", "plugins"
 
@@ -21,7 +21,7 @@ CARD, WEIGHTS, PLUGINS = "model.json", "model.safetensors", "plugins"
 def replaceable(folder: Path) -> None:
     """Raise Refusal unless a model may be written here: a new or empty folder, or an older saved model."""
     rule = "a model is saved as a new folder or in place of an older saved model"
-    if holds_only(folder, rule, CARD, lambda name: name in (CARD, WEIGHTS, PLUGINS)):
+    if check_replaceable(folder, rule, CARD, lambda name: name in (CARD, WEIGHTS, PLUGINS)):
         read_card(folder / CARD)
 
 

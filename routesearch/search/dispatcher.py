@@ -11,7 +11,7 @@ from typing import Protocol
 from routesearch.results.points import Point, hypervolume
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
-from routesearch.search.trial_weights import keep_weights, sweep_weight_drafts
+from routesearch.search.trial_weights import delete_weights_except, sweep_weight_drafts
 from routesearch.search.trials import Trials
 
 MAX_REFUSED = 200
@@ -218,4 +218,4 @@ class Dispatcher:
         """Keep only weights that can still be asked for: of points ahead, and of trials about to end."""
         ahead = {p.trial for p in (*self.trials.front, *self.trials.candidates)}
         wanted = ahead | self._live.keys()
-        keep_weights(self.trials.journal.dir, wanted)
+        delete_weights_except(self.trials.journal.dir, wanted)

@@ -19,7 +19,7 @@ def read_weights(path: Path) -> Arrays:
     return read_arrays(path)[0] if path.is_file() else {}
 
 
-def keep_weights(folder: Path, numbers: Collection[int]) -> None:
+def delete_weights_except(folder: Path, numbers: Collection[int]) -> None:
     """Delete the weights of all trials but these."""
     kept = {weights_path(folder, n).name for n in numbers}
     for file in (folder / "weights").glob("[0-9]*.safetensors"):

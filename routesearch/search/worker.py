@@ -45,8 +45,8 @@ class TrialRunner(ABC):
 
     Args:
         packed: what :meth:`pack` made; arrays in it lie in shared memory and cannot be written.
-        trunk: part -> what :meth:`train_trunk` made of it, as it is stored; empty where no method needs
-            one, and for :meth:`train_trunk` itself.
+        trunk: part -> what :meth:`train_trunk_part` made of it, as it is stored; empty where no method needs
+            one, and for :meth:`train_trunk_part` itself.
     """
 
     @abstractmethod
@@ -93,7 +93,7 @@ class TrialRunner(ABC):
     @classmethod
     @abstractmethod
     def check_trunk(cls, part: str, stored: Stored) -> None:
-        """Check in the driver that a file's content is what :meth:`train_trunk` makes.
+        """Check in the driver that a file's content is what :meth:`train_trunk_part` makes.
 
         Raises:
             KeyError, ValueError: it is something else.

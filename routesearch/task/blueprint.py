@@ -72,7 +72,11 @@ class Blueprint:
         return self.method(self.config, self.backbone)
 
     def cost(self) -> dict[str, Any]:
-        """Parameters and MACs before any training: no data, no trunk, no weights."""
+        """Parameters and MACs before any training: no data, no trunk, no weights.
+
+        ``labels`` is "unknown" where the structure depends on which classes the trunk will confuse: MACs
+        and parameters then cover all cases.
+        """
         priced = price(self.method, self.config, self.backbone)
         backbone_params, backbone_macs = reference_cost(self.backbone)
         return {

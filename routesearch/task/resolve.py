@@ -24,7 +24,7 @@ from routesearch.results.budget import Budget
 from routesearch.results.points import Interval
 from routesearch.space.space import SearchSpace, Space
 from routesearch.study.config import StudyConfig, digest, parse_backbone
-from routesearch.training.pretrained import content, is_whole, read_weights
+from routesearch.training.pretrained import content_digest, is_whole, read_weights
 from routesearch.utils.validation import explain
 
 NETWORK, CONFUSION = "trunk", "confusion"
@@ -197,7 +197,7 @@ class Task:
         training = config.training.model_dump(mode="json")
         path = config.weights_file
         with _naming(f"{config.where}: backbone.weights"):
-            weights = {} if path is None else {"backbone.weights": content(path)}
+            weights = {} if path is None else {"backbone.weights": content_digest(path)}
         budget = config.budget  # a curve without latencies, or of another batch, cannot be compared with it
         timed = {} if budget.max_latency is None else {"budget.max_latency": f"given, batch {budget.batch}"}
         return (

@@ -18,7 +18,7 @@ from routesearch.testing.declarations import Declared, broken, priced_as_is
 from routesearch.testing.prescribed_routes import (
     UncountedOps,
     at_random,
-    every_route,
+    every_way,
     follow,
     forced,
     seen_by_torchinfo,
@@ -39,7 +39,7 @@ class CostChecks(Declared):
         rule = f"{case}: claimed MACs must be what torchinfo counts for a batch of one"
         net, image = case.trained, case.images[:1]
         knobs = net.knobs()
-        for way in spread(every_route(net, image, knobs[0]), WALKED):
+        for way in spread(every_way(net, image, knobs[0]), WALKED):
             claimed, seen = seen_by_torchinfo(net, image, knobs[0], way.meter)
             if claimed != seen:
                 raise broken(rule, f"{claimed:,} claimed and {seen:,} counted ({way})")
@@ -85,7 +85,7 @@ class CostChecks(Declared):
         priced = price(case.method, case.config, case.backbone, case.trunk)
         rule = f"{case}: measured MACs must lie in bounds()"
         seen: list[int] = []
-        for way in every_route(net, image, net.knobs()[0]):
+        for way in every_way(net, image, net.knobs()[0]):
             routed = follow(net, image, net.knobs()[0], way.meter(image))
             _check_price(rule, priced, int(routed.macs), int(routed.route), str(way))
             seen.append(int(routed.macs))

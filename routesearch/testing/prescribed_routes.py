@@ -84,7 +84,7 @@ def follow(net: RoutedNet, images: Tensor, knob: Knob, meter: BatchMeter) -> Rou
 
 
 @dataclass(frozen=True)
-class Route:
+class PrescribedWay:
     """One way for one image, by the number taken at each split, and what is done about blocks to skip."""
 
     splits: tuple[int, ...]
@@ -98,7 +98,7 @@ class Route:
         return f"splits {list(self.splits)}, blocks that can be skipped: {self.skips}"
 
 
-def every_route(net: RoutedNet, image: Tensor, knob: Knob, most: int = 256) -> list[Route]:
+def every_way(net: RoutedNet, image: Tensor, knob: Knob, most: int = 256) -> list[PrescribedWay]:
     """All sequences of splits (the first ``most``), each with all blocks run, none, and some at random."""
     found: list[tuple[int, ...]] = []
     todo: list[tuple[int, ...]] = [()]
@@ -112,8 +112,8 @@ def every_route(net: RoutedNet, image: Tensor, knob: Knob, most: int = 256) -> l
             todo += [(*taken[:place], way) for way in range(1, steering.asked[place])]
     ways = []
     for number, splits in enumerate(found):
-        ways += [Route(splits, "run", always(1)), Route(splits, "skipped", always(0))]
-        ways.append(Route(splits, f"drawn with seed {number}", at_random(number)))
+        ways += [PrescribedWay(splits, "run", always(1)), PrescribedWay(splits, "skipped", always(0))]
+        ways.append(PrescribedWay(splits, f"drawn with seed {number}", at_random(number)))
     return ways
 
 

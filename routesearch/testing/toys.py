@@ -171,7 +171,7 @@ def toy_trunk(backbone: Backbone, data: Data, recipe: Recipe = RECIPE) -> Trunk:
     return trained.trunk(rows)
 
 
-def states_equal(one: nn.Module, two: nn.Module) -> list[str]:
+def differing_states(one: nn.Module, two: nn.Module) -> list[str]:
     """Names of the entries of two state dicts that differ, or that only one has."""
     a, b = states(one), states(two)
     return sorted(n for n in a.keys() | b.keys() if n not in a or n not in b or not _same(a[n], b[n]))

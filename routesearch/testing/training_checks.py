@@ -13,7 +13,7 @@ from routesearch.methods.base import RoutedNet, Stage
 from routesearch.methods.running import run
 from routesearch.testing.cases import Case, observed, spread
 from routesearch.testing.declarations import Declared, broken
-from routesearch.testing.toys import states_equal
+from routesearch.testing.toys import differing_states
 from routesearch.training.state_arrays import states
 
 
@@ -40,7 +40,7 @@ class TrainingChecks(Declared):
     def test_same_seed_same_weights(self, case: Case) -> None:
         """Built and trained with one seed twice, the weights are the same to the last bit."""
         again = case.train(case.build())
-        if differ := states_equal(case.trained, again):
+        if differ := differing_states(case.trained, again):
             rule = f"{case}: the same seed must give the same weights"
             raise broken(rule, f"other values at {', '.join(differ[:5])}")
 

@@ -136,7 +136,7 @@ class _Loop:
                 self.on_epoch(self.steps // self.per_epoch)
 
     def _rows(self, stage: Stage, prefetch: Callable[[Tensor], None]) -> Iterator[Tensor]:
-        """Row numbers of batches, epoch after epoch without end; ``expect`` gets each one early.
+        """Row numbers of batches, epoch after epoch without end; ``prefetch`` gets each one early.
 
         On the CPU: files are opened by them there, and a GPU takes them as they are.
         """

@@ -26,8 +26,8 @@ _OLD_NAMES = re.compile(r"\.(norm|conv)\.([12])\.")
 """``denselayer1.norm.1.weight``: torchvision's published DenseNets keep names that its code has left."""
 
 
-def content(path: Path) -> str:
-    """Sixteen hexadecimal digits of a file's bytes.
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file, its first sixteen hexadecimal digits.
 
     Raises:
         Refusal: for a file that cannot be read.
@@ -67,14 +67,14 @@ def read_weights(path: Path, backbone: Backbone) -> dict[str, Tensor]:
     for name, tensor in given.items():
         where, cut = f"{path}: tensor {called.get(name, name)}", int(name in fresh)
         if tensor is None:
-            first = next(iter(found), None)
-            raise Refusal(f"{where} must be there for backbone {backbone.name}, got none (but {first})")
+            other = f", but tensor {next(iter(found))}" if found else ""
+            raise Refusal(f"{where} must be there for backbone {backbone.name}, got none{other}")
         if tensor.shape[cut:] != wanted[name].shape[cut:]:
             fit = f"must be {_size(wanted[name])} for backbone {backbone.name}, got {_size(tensor)}"
             rule = "weights fit the stem, the width and the image channels that they were trained with"
             raise Refusal(f"{where} {fit}: {rule}")
         if not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
-            raise Refusal(f"{where} must hold finite numbers, got {tensor.dtype} with others")
+            raise Refusal(f"{where} must hold finite numbers, got {_wrong(tensor)}")
     if found:
         raise Refusal(f"{path}: tensor {next(iter(found))} must not be there for backbone {backbone.name}")
     if fresh:
@@ -144,6 +144,10 @@ def _other_classes(
     rows = {None if t is None or not t.dim() else len(t) for t in (given[name] for name in layer)}
     other = len(rows) == 1 and None not in rows and rows != {len(wanted[layer[0]])}
     return frozenset(layer if other else ())
+
+
+def _wrong(tensor: Tensor) -> str:
+    return "NaN or infinity" if tensor.is_floating_point() else str(tensor.dtype)
 
 
 def _size(tensor: Tensor) -> str:

@@ -12,10 +12,10 @@ from routesearch.errors import Refusal
 from routesearch.utils.files import sync
 
 
-def holds_only(folder: Path, rule: str, mark: str, own: Callable[[str], bool]) -> bool:
-    """Whether a folder may be replaced because an older version of what is to be written lies in it.
+def check_replaceable(folder: Path, rule: str, mark: str, own: Callable[[str], bool]) -> bool:
+    """Raise Refusal unless a folder may be replaced: it is new, empty, or holds nothing but an older version.
 
-    One with anything beside it stays: it would be deleted with it.
+    Anything else in it would be deleted with it.
 
     Args:
         rule: where it may be written, for a refusal.
@@ -23,7 +23,7 @@ def holds_only(folder: Path, rule: str, mark: str, own: Callable[[str], bool]) -
         own: name of a file -> whether it belongs to an older version.
 
     Returns:
-        False for a new name or an empty folder.
+        Whether an older version is there.
 
     Raises:
         Refusal: something else is there.

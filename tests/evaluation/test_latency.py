@@ -111,9 +111,7 @@ def test_sites_run_as_often_as_their_shares_say(pocket: Backbone) -> None:
 def test_a_share_for_each_route_is_needed(pocket: Backbone) -> None:
     net = Tree(Tree.Config(), pocket)
     for share in ([], [0.2] * 5, [0.0] * 4):
-        with pytest.raises(
-            ValueError, match=r"a share for each of 4 routes or sites, of routes one over 0, got"
-        ):
+        with pytest.raises(ValueError, match=r"1 to 4 shares, one for each route, not all 0, got"):
             RouteSampler(net, {}, share)
     assert set(routed(net, [0.5, 0.5], 100).route.tolist()) == {0, 1}, "what is not named gets none"
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from routesearch.backbones import VGG16, AlexNet, AlexNetCifar, DenseNet201, DenseNet201Cifar, NiN, ResNet101
 from routesearch.backbones.base import Backbone
 from routesearch.errors import Refusal
-from routesearch.training.pretrained import content, is_whole, read_weights
+from routesearch.training.pretrained import content_digest, is_whole, read_weights
 
 IMAGE = (3, 64, 64)
 
@@ -192,7 +192,7 @@ def test_the_first_misfit_is_named(pocket: Backbone, tmp_path: Path, own_backbon
     whole = state["head.1.bias"].long()
     assert "tensor head.1.bias must hold finite numbers" in said(head__1__bias=whole)
     torch.save({f"module.{key}": value for key, value in state.items()}, path)
-    assert "units.0.0.weight must be there for backbone pocket, got none (but module." in refusal(
+    assert "units.0.0.weight must be there for backbone pocket, got none, but tensor module." in refusal(
         path, pocket
     )
 
@@ -222,7 +222,7 @@ def test_damaged_files(damage: str, ending: str, pocket: Backbone, tmp_path: Pat
             path.mkdir()
         assert refusal(path, pocket).startswith("weights must be a readable file, got ")
         with pytest.raises(Refusal, match=r"^weights must be a readable file, got "):
-            content(path)
+            content_digest(path)
         return
     path.write_bytes({"empty": b"", "cut": whole[:-300], "start": whole[:60], "text": b"hello" * 99}[damage])
     assert refusal(path, pocket).startswith("weights must be a whole file of tensors: ")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from routesearch.errors import Refusal
-from routesearch.utils.folders import folder_draft, holds_only
+from routesearch.utils.folders import check_replaceable, folder_draft
 
 RULE = "a thing is saved as a new folder"
 
@@ -61,7 +61,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_what_may_be_replaced(tmp_path: Path) -> None:
     def older(folder: Path) -> bool:
-        return holds_only(folder, RULE, "mark", lambda name: name in ("mark", "more"))
+        return check_replaceable(folder, RULE, "mark", lambda name: name in ("mark", "more"))
 
     folder = tmp_path / "thing"
     assert not older(folder)
