@@ -119,12 +119,10 @@ class FeedForwardGate(nn.Module):
         nn.init.constant_(last.bias, -bias / 2)
         nn.init.constant_(last.bias[1:], bias / 2)
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), last, nn.Flatten())
-        # A difference as a product: on the meta device a subtraction has torch import its compiler.
-        self.difference: Tensor
-        self.register_buffer("difference", torch.tensor([[-1.0, 1.0]]), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.layers(x), self.difference).squeeze(1)
+        scores: Tensor = self.layers(x)
+        return scores[:, 1] - scores[:, 0]
 
 
 class Mean(nn.Module):
@@ -137,12 +135,10 @@ class Mean(nn.Module):
 class Step(nn.LSTM):
     """One step of an LSTM: N x 10 entries and the state to the next state.
 
-    An ``LSTM``, not an ``LSTMCell``: torchinfo multiplies the cell's price by its hidden entries.
+    An ``LSTM``, not an ``LSTMCell``: stored weights have its names.
     """
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> Any:  # type: ignore[override]
-        if x.is_meta:  # torch would import its compiler for shapes that are known
-            return x.unsqueeze(1), state
         # The cell's own kernel: for a sequence of one step, set-up takes four times as long as work.
         weights, recurrent, bias, recurrent_bias = self.all_weights[0]
         hidden, cell = torch.lstm_cell(x, state, weights, recurrent, bias, recurrent_bias)

@@ -14,8 +14,9 @@ from routesearch.errors import RunFailed
 from routesearch.methods.base import Knob, RoutedNet, Scores
 from routesearch.methods.running import price, run
 from routesearch.results.points import OperatingPoint
-from routesearch.routing.billing import Routed
-from routesearch.routing.cost import executed
+from routesearch.routing.billing import BatchMeter, Routed
+from routesearch.routing.cost import image_products
+from routesearch.routing.counter import check, counted
 from routesearch.routing.pricing import RoutePrices
 
 LOOKED_UP = 1 << 20
@@ -145,14 +146,20 @@ def _audited(net: RoutedNet, inputs: Tensor, knob: Knob) -> Routed:
     Raises:
         RunFailed: where work was done outside the meter, or charged and not done.
     """
-    run(net, inputs, knob)  # prices what it meets for the first time, which would count as work below
-    with executed(net) as work:
-        routed = run(net, inputs, knob)
+    routed = run(
+        net, inputs, knob
+    )  # prices what it meets for the first time, which would count as work below
     _check_finite(net, routed.logits, knob)
-    billed = int(routed.macs.sum())
-    if work.macs != billed:
+    with torch.no_grad():  # in inference mode operators would have to be taken apart in Python
+        meter = BatchMeter(inputs, price=image_products)
+        with counted(net) as count:
+            net.route(meter, inputs, knob)
+        billed = int(meter.bill().macs.sum())
+    check(count, net.name)
+    if count.products != billed:
         rule = "every block must run through the meter"
-        raise RunFailed(f"{net.name}: {rule}, got {work.macs:,} MACs of work and a bill of {billed:,}")
+        got = f"{count.products:,} multiply-adds of work and a bill of {billed:,} (biases aside)"
+        raise RunFailed(f"{net.name}: {rule}, got {got}")
     return routed
 
 

@@ -1,7 +1,7 @@
 """Operating points and what is computed from sets of them: front, hypervolume, best under a budget.
 
 Plain numbers, no torch. Accuracy is to be large, MACs small. MACs are per image, of every block that
-ran for it, as torchinfo counts multiply-adds (:mod:`routesearch.routing.meter`).
+ran for it (:mod:`routesearch.routing.cost`).
 """
 
 from __future__ import annotations

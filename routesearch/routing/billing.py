@@ -11,7 +11,7 @@ images in channels_last memory; masks become a bill once a batch, not at each bl
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, final
 
@@ -95,12 +95,16 @@ class BatchMeter(Meter):
     Args:
         images: N images, the whole batch.
         steering: decides in the network's place; None: the network decides.
+        price: a block and its inputs to what each image pays.
     """
 
-    def __init__(self, images: Tensor, steering: Steering | None = None) -> None:
+    def __init__(
+        self, images: Tensor, steering: Steering | None = None, price: Callable[..., int] = mult_adds
+    ) -> None:
         self._size = images.shape[0]
         self._batch = _Batch(images)
         self._steering = steering
+        self._price = price
         self._path: BranchPath = ()
         self._paid = 0  # by every image of the group
         self._masks: list[Tensor] = []  # of the blocks patched on the way here: which images ran them
@@ -111,7 +115,7 @@ class BatchMeter(Meter):
         return self._size
 
     def run(self, block: nn.Module, *inputs: Tensors) -> Any:
-        self._paid += mult_adds(block, *inputs)
+        self._paid += self._price(block, *inputs)
         return block(*inputs)
 
     def split(self, choice: Tensor, ways: int, *state: Tensors) -> Iterator[tuple[Any, ...]]:
@@ -145,7 +149,7 @@ class BatchMeter(Meter):
             mask = self._steering.mask(self._rows, len(self._masks), mask)
         check_choice(mask, len(self))
         self._masks.append(mask)
-        self._prices.append(mult_adds(block, *inputs))
+        self._prices.append(self._price(block, *inputs))
         take = mask.nonzero().squeeze(1)  # the one wait for the device
         if len(take) == 0:
             return into

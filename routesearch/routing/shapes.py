@@ -7,74 +7,127 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class _ShapesOnly(TorchFunctionMode):
+class _ShapesOnly(TorchDispatchMode):
     """Spares the meta device work that could not show: it has shapes and no values.
 
-    Random initialisation and the functions below have Python forms there: milliseconds each, and the
-    first call imports torch's compiler, which takes longer than pricing any network.
+    The operators below have Python forms there: half a millisecond each, and the first of them imports
+    torch's compiler, which takes longer than pricing any network.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False: else torch imports its compiler to wrap the method below, for over a second."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         first = args[0] if args else None
-        if func is torch.cat and first:
+        if isinstance(first, list | tuple) and first:
             first = first[0]
         if isinstance(first, Tensor) and first.is_meta:
-            name = getattr(func, "__name__", "")
-            if name in _INITIALISERS:
-                return first
-            if name in _COMPARISONS and len(args) == 2 and isinstance(args[1], int | float):
-                return first.new_empty(first.shape, dtype=torch.bool)
-            if name in _IN_PLACE and len(args) == 2 and _fits(args[1], first):
-                return first
-            shape = _SHAPES[func](*args, **(kwargs or {})) if func in _SHAPES else None
-            if shape is not None:
-                return first.new_empty(shape)
-        return func(*args, **(kwargs or {}))
+            shortcut: Callable[[Any, Any, Any], Any] = _SHORTCUTS.get(
+                func._overloadpacket.__name__, _pointwise
+            )
+            found = shortcut(func, args, kwargs)
+            if found is not None:
+                return found
+        return func(*args, **kwargs)
 
 
-def _pooled(x: Tensor, output_size: Any) -> list[int]:
-    """Output size of an adaptive pooling: one side for both, None for as it is."""
-    sides = [
-        side if want is None else int(want)
-        for want, side in zip(_pair(output_size), x.shape[-2:], strict=True)
-    ]
-    return [*x.shape[:-2], *sides]
+# Each takes an operator and its arguments, and gives its output; None where torch itself has to say what it
+# is, or what is wrong.
 
 
-def _convolved(
-    x: Tensor,
-    weight: Tensor,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> list[int] | None:
-    if x.dim() < 3 or x.shape[-3] != weight.shape[1] * groups:
+def _unchanged(func: Any, args: Any, kwargs: Any) -> Tensor:
+    """Initialisation in place, without drawing."""
+    found: Tensor = args[0]
+    return found
+
+
+def _pointwise(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    """Operators on each entry by itself, of floating-point tensors of one type."""
+    if torch.Tag.pointwise not in func.tags or kwargs:
+        return None
+    first = args[0]
+    shape = first.shape
+    for other in args[1:]:
+        if isinstance(other, Tensor):
+            if not other.is_meta or other.dtype != first.dtype:
+                return None
+            if other.shape != shape:
+                return None  # broadcasting is rare enough
+        elif not isinstance(other, int | float | bool | None):
+            return None
+    name = func._overloadpacket.__name__
+    if name in _COMPARISONS:
+        return first.new_empty(shape, dtype=torch.bool)  # type: ignore[no-any-return]
+    if not first.is_floating_point() or name not in _ENTRYWISE:
+        return None
+    if name.endswith("_"):
+        return first  # type: ignore[no-any-return]
+    return first.new_empty(shape)  # type: ignore[no-any-return]
+
+
+def _convolution(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    x, weight, _, stride, padding, dilation, transposed, _, groups = args
+    if transposed or x.dim() != weight.dim() or x.shape[1] != weight.shape[1] * groups:
         return None
     sides = []
-    for axis in (0, 1):
-        reach = _pair(dilation)[axis] * (weight.shape[2 + axis] - 1)
-        pad = {"same": reach, "valid": 0}[padding] if isinstance(padding, str) else 2 * _pair(padding)[axis]
-        sides.append((x.shape[-2 + axis] + pad - reach - 1) // _pair(stride)[axis] + 1)
-    return [*x.shape[:-3], weight.shape[0], *sides] if min(sides) > 0 else None
+    for axis, side in enumerate(x.shape[2:]):
+        step, pad, apart = (option[axis % len(option)] for option in (stride, padding, dilation))
+        sides.append((side + 2 * pad - apart * (weight.shape[2 + axis] - 1) - 1) // step + 1)
+    return _like(x, (x.shape[0], weight.shape[0], *sides)) if min(sides) > 0 else None
 
 
-def _normed(x: Tensor, running_mean: Tensor | None, *_: Any, **__: Any) -> Sequence[int] | None:
-    fits = running_mean is not None and x.dim() > 1 and x.shape[1] == len(running_mean)
-    return x.shape if fits else None
+def _batch_norm(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...] | None:
+    x, _, _, mean, _, training, *_ = args
+    if training or mean is None or x.dim() < 2 or x.shape[1] != len(mean):
+        return None
+    return _like(x, x.shape), _like(x, (0,)), _like(x, (0,))
 
 
-def _mapped(x: Tensor, weight: Tensor, bias: Any = None) -> list[int] | None:
-    return [*x.shape[:-1], weight.shape[0]] if x.shape[-1] == weight.shape[1] else None
+def _layer_norm(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...] | None:
+    x, normalised = args[0], list(args[1])
+    if not normalised or list(x.shape[-len(normalised) :]) != normalised:
+        return None
+    each = (*x.shape[: x.dim() - len(normalised)], *(1 for _ in normalised))
+    return _like(x, x.shape), _like(x, each), _like(x, each)
 
 
-def _joined(parts: Sequence[Tensor], dim: int = 0) -> list[int] | None:
+def _product(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    a, b = args
+    fits = a.dim() == b.dim() and a.shape[-1] == b.shape[-2] and a.shape[:-2] == b.shape[:-2]
+    return _like(a, (*a.shape[:-1], b.shape[-1])) if fits and a.dtype == b.dtype else None
+
+
+def _added_product(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    bias, a, b = args
+    fits = a.dim() == b.dim() == 2 and a.shape[1] == b.shape[0] and bias.shape == (b.shape[1],)
+    return _like(a, (a.shape[0], b.shape[1])) if fits and not kwargs else None
+
+
+def _reduced(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    x, dims, keep = (*args, None, False)[:3] if len(args) < 3 else args
+    if kwargs or not dims or not x.is_floating_point() or not all(-x.dim() <= d < x.dim() for d in dims):
+        return None
+    gone = {d % x.dim() for d in dims}
+    if len(gone) < len(dims) or any(x.shape[d] == 0 for d in gone):
+        return None
+    sides = [1 if axis in gone else side for axis, side in enumerate(x.shape) if keep or axis not in gone]
+    return _like(x, sides)
+
+
+def _softmax(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    x, dim = args[0], args[1]
+    return _like(x, x.shape) if x.is_floating_point() and -x.dim() <= dim < x.dim() else None
+
+
+def _joined(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    parts, dim = args[0], args[1] if len(args) > 1 else 0
     shape, dtype = list(parts[0].shape), parts[0].dtype
     if not -len(shape) <= dim < len(shape):
         return None
@@ -84,88 +137,91 @@ def _joined(parts: Sequence[Tensor], dim: int = 0) -> list[int] | None:
         if not fits or [*part.shape[:dim], *part.shape[dim + 1 :]] != [*shape[:dim], *shape[dim + 1 :]]:
             return None
         shape[dim] += part.shape[dim]
-    return shape
+    return _like(parts[0], shape)
 
 
-def _max_pooled(
-    x: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> list[int] | None:
-    if ceil_mode or return_indices or x.dim() not in (3, 4):
+def _adaptive_pool(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    x, sides = args
+    return _like(x, (*x.shape[:-2], *sides)) if x.dim() in (3, 4) and min(x.shape) > 0 else None
+
+
+def _max_pool(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...] | None:
+    x, kernel, *options = args
+    defaults: list[Any] = [[], [0], [1], False]
+    stride, padding, dilation, ceil = options + defaults[len(options) :]
+    shape = None if ceil else _pooled(x, kernel, stride, padding, dilation)
+    return None if shape is None else (_like(x, shape), x.new_empty(shape, dtype=torch.int64))
+
+
+def _avg_pool(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    x, kernel, *options = args
+    defaults: list[Any] = [[], [0], False]
+    stride, padding, ceil = (options + defaults[len(options) :])[:3]
+    shape = None if ceil or kwargs else _pooled(x, kernel, stride, padding, [1])
+    return None if shape is None else _like(x, shape)
+
+
+def _pooled(x: Tensor, *options: Any) -> list[int] | None:
+    if x.dim() not in (3, 4):
         return None
-    kernel, pad, apart = _pair(kernel_size), _pair(padding), _pair(dilation)
-    step = kernel if stride is None or stride == () or stride == [] else _pair(stride)
+    kernel, stride, pad, apart = (_pair(option) for option in options)
+    step = stride or kernel
     if any(2 * p > k for p, k in zip(pad, kernel, strict=True)):
         return None
     sides = [
         (x.shape[axis - 2] + 2 * pad[axis] - apart[axis] * (kernel[axis] - 1) - 1) // step[axis] + 1
         for axis in (0, 1)
     ]
-    return [*x.shape[:-2], *sides] if min(sides) > 0 else None
+    return [*x.shape[:-2], *sides] if min(sides) > 0 and min(x.shape) > 0 else None
 
 
-def _avg_pooled(
-    x: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    *_: Any,
-    **__: Any,
-) -> list[int] | None:
-    return _max_pooled(x, kernel_size, stride, padding, 1, ceil_mode)
+def _pair(option: Any) -> Any:
+    """An operator's list of one number or two as two; None for an empty one."""
+    return (option * 2)[:2] if option else None
 
 
-def _resized(x: Tensor, size: Any = None, *_: Any, **__: Any) -> list[int] | None:
-    known = isinstance(size, list | tuple) and x.dim() == len(size) + 2 and min(*x.shape[1:], *size) > 0
-    return [*x.shape[:2], *size] if known else None
+def _resized(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+    x, size = args[0], args[1]
+    known = isinstance(size, list) and x.dim() == len(size) + 2 and min(*x.shape[1:], *size) > 0
+    return _like(x, (*x.shape[:2], *size)) if known else None
 
 
-def _reduced(x: Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> list[int] | None:
-    dims = [dim] if isinstance(dim, int) else dim
-    plain = x.is_floating_point() and isinstance(dims, list | tuple) and dims and not keepdim
-    if not plain or not all(-x.dim() <= d < x.dim() for d in dims):
-        return None
-    gone = {d % x.dim() for d in dims}
-    if len(gone) < len(dims) or any(x.shape[d] == 0 for d in gone):
-        return None
-    return [side for axis, side in enumerate(x.shape) if axis not in gone]
+def _like(x: Tensor, shape: Sequence[int]) -> Tensor:
+    return x.new_empty(shape)
 
 
-def _fits(other: Any, first: Tensor) -> bool:
-    """Whether a residual sum keeps the shape of what it is added to."""
-    return isinstance(other, Tensor) and (other.shape, other.dtype) == (first.shape, first.dtype)
-
-
-def _pair(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else (value, value)
-
-
-_INITIALISERS = frozenset({"normal_", "uniform_", "trunc_normal_", "fill_", "zero_", "ones_", "zeros_"})
-_IN_PLACE = frozenset({"add_", "mul_", "__iadd__", "__imul__"})
-_COMPARISONS = frozenset({"ge", "gt", "le", "lt", "__ge__", "__gt__", "__le__", "__lt__"})
-_SHAPES: dict[Any, Callable[..., Sequence[int] | None]] = {
-    F.adaptive_avg_pool2d: _pooled,
-    F.avg_pool2d: _avg_pooled,
-    F.batch_norm: _normed,
-    F.conv2d: _convolved,
-    F.interpolate: _resized,
-    F.linear: _mapped,
-    F.max_pool2d: _max_pooled,
-    torch.Tensor.amax: _reduced,
-    torch.Tensor.mean: _reduced,
-    torch.cat: _joined,
-}
-"""Functions and the shape of what they give; None where they would refuse, which torch then does itself."""
+_COMPARISONS = frozenset({"ge", "gt", "le", "lt", "eq", "ne"})
+_ENTRYWISE = frozenset(
+    f"{name}{place}"
+    for name in (
+        *("add", "sub", "mul", "div", "neg", "abs", "square", "sqrt", "rsqrt", "exp", "clamp", "clamp_min"),
+        *("relu", "gelu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu"),
+        *("elu", "softplus", "mish"),
+    )
+    for place in ("", "_")
+)
+_SHORTCUTS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "convolution": _convolution,
+    "native_batch_norm": _batch_norm,
+    "native_layer_norm": _layer_norm,
+    "mm": _product,
+    "bmm": _product,
+    "addmm": _added_product,
+    "mean": _reduced,
+    "amax": _reduced,
+    "_softmax": _softmax,
+    "cat": _joined,
+    "_adaptive_avg_pool2d": _adaptive_pool,
+    "max_pool2d_with_indices": _max_pool,
+    "avg_pool2d": _avg_pool,
+    "upsample_bilinear2d": _resized,
+    "upsample_nearest2d": _resized,
+} | dict.fromkeys(("normal_", "uniform_", "fill_", "zero_", "bernoulli_", "random_"), _unchanged)
+"""Name of an operator to its shortcut."""
 
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
     """Modules made and tensors run inside are on the meta device: shapes and prices without weights."""
-    with torch.device("meta"), _ShapesOnly(), torch.no_grad():
+    with torch.device("meta"), torch.no_grad(), _ShapesOnly():  # type: ignore[no-untyped-call]
         yield

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch import Tensor
 
 from routesearch.methods.base import Knob, RoutedNet
 from routesearch.routing.billing import BatchMeter, BranchPath, Routed
-from routesearch.routing.cost import Tensors, layer_macs
+from routesearch.routing.cost import image_products, mult_adds
+from routesearch.routing.counter import Count, check, counted
 
 Pick = Callable[[Tensor, int, int], Tensor]
 """(rows of the batch, index of the decision on their way, number of ways) to a way for each row."""
@@ -46,9 +44,14 @@ def _rows(rows: Tensor | None, choice: Tensor) -> Tensor:
     return torch.arange(len(choice), device=choice.device) if rows is None else rows
 
 
-def forced(images: Tensor, split: Pick | None = None, patch: Pick | None = None) -> BatchMeter:
+def forced(
+    images: Tensor,
+    split: Pick | None = None,
+    patch: Pick | None = None,
+    price: Callable[..., int] = mult_adds,
+) -> BatchMeter:
     """A meter on these images whose decisions are :class:`Forced`."""
-    return BatchMeter(images, Forced(split, patch))
+    return BatchMeter(images, Forced(split, patch), price)
 
 
 def at_random(seed: int, share: float = 0.5) -> Pick:
@@ -91,8 +94,8 @@ class PrescribedWay:
     skips: str
     patch: Pick
 
-    def meter(self, image: Tensor) -> BatchMeter:
-        return forced(image, _scripted(self.splits), self.patch)
+    def meter(self, image: Tensor, price: Callable[..., int] = mult_adds) -> BatchMeter:
+        return forced(image, _scripted(self.splits), self.patch, price)
 
     def __str__(self) -> str:
         return f"splits {list(self.splits)}, blocks that can be skipped: {self.skips}"
@@ -117,68 +120,20 @@ def every_way(net: RoutedNet, image: Tensor, knob: Knob, most: int = 256) -> lis
     return ways
 
 
-class _Walk(nn.Module):
-    """A network on one prescribed way, for torchinfo to look at."""
+def billed_and_counted(
+    net: RoutedNet, images: Tensor, knob: Knob, meter: Callable[..., BatchMeter] = BatchMeter
+) -> tuple[int, Count]:
+    """Products that the meter bills for a batch, and what an independent count sees run for it.
 
-    def __init__(self, net: RoutedNet, knob: Knob, meter: Callable[[Tensor], BatchMeter]) -> None:
-        super().__init__()
-        self.net, self.knob, self.meter = net, knob, meter
+    Args:
+        meter: makes the meter from images and a price.
 
-    def forward(self, image: Tensor) -> Tensor:
-        return follow(self.net, image, self.knob, self.meter(image)).logits
-
-
-def seen_by_torchinfo(
-    net: RoutedNet, image: Tensor, knob: Knob, meter: Callable[[Tensor], BatchMeter] = BatchMeter
-) -> tuple[int, int]:
-    """MACs that the meter bills for one image, and those that torchinfo counts of all that runs."""
-    from torchinfo import summary
-
-    # Also prices what it meets for the first time: that runs blocks, which would be counted below.
-    billed = follow(net, image, knob, meter(image))
-    walk = _Walk(net, knob, meter)
-    try:
-        seen = summary(walk, input_data=[image], verbose=0, mode="eval", col_names=(), device=image.device)
-    except RuntimeError as error:
-        raise error.__cause__ or error from None
-    return int(billed.macs), int(seen.total_mult_adds)
-
-
-class UncountedOps(TorchDispatchMode):
-    """Counts matrix products and convolutions beyond those that torchinfo sees in layers with parameters.
-
-    Attributes:
-        found: what ran unseen, with its multiply-adds of the whole batch.
+    Raises:
+        CountError: operators that no formula knows, or counts that differ.
     """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.found: list[tuple[str, int]] = []
-        self._done: list[int] = []  # multiply-adds of the layers that are at work right now
-        leaves = [m for m in net.modules() if not any(m.children()) and any(True for _ in m.parameters())]
-        self._handles = [m.register_forward_pre_hook(self._enter) for m in leaves]
-        self._handles += [m.register_forward_hook(self._leave, prepend=True) for m in leaves]
-
-    def _enter(self, *_: Any) -> None:
-        self._done.append(0)
-
-    def _leave(self, layer: nn.Module, _: Any, output: Tensors) -> None:
-        unseen = self._done.pop() - layer_macs(layer, output)
-        if unseen > 0:
-            self.found.append((f"within {type(layer).__name__}", unseen))
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        for handle in self._handles:
-            handle.remove()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        packet = getattr(func, "_overloadpacket", None)
-        if packet in flop_registry:
-            macs = int(flop_registry[packet](*args, **(kwargs or {}), out_val=out)) // 2
-            if self._done:
-                self._done[-1] += macs
-            else:
-                self.found.append((str(packet).removeprefix("aten."), macs))
-        return out
+    # Prices what it meets for the first time: that runs blocks, which would be counted below.
+    follow(net, images, knob, meter(images, price=image_products))
+    with counted(net) as count:
+        billed = follow(net, images, knob, meter(images, price=image_products))
+    check(count, net.name)
+    return int(billed.macs.sum()), count

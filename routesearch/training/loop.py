@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -16,7 +16,8 @@ from routesearch.data.base import Data, Images
 from routesearch.errors import RunFailed
 from routesearch.methods.base import Batch, Stage
 from routesearch.methods.schedules import cosine
-from routesearch.routing.cost import Executed, Tensors, executed, map_tensors, tensors
+from routesearch.routing.cost import Tensors, map_tensors, tensors
+from routesearch.routing.counter import Count, counted
 from routesearch.study.recipe import Recipe
 
 M = TypeVar("M", bound=nn.Module)
@@ -166,7 +167,7 @@ class _Loop:
                 return front(data.batch(images, rows)[0])
 
         size = min(self.recipe.batch_size, len(images))
-        with executed(self.net) as work:
+        with counted(self.net, inside=True) as work:
             first = through(torch.arange(size, device=self.device))
         per_image = sum(t[0].numel() * t.element_size() for t in tensors(first))
         if per_image * len(images) > MAX_CACHED:
@@ -179,13 +180,14 @@ class _Loop:
         return lambda rows: map_tensors(stored, lambda t: t[rows]), lambda rows: None, spent
 
 
-def training_work(net: nn.Module) -> AbstractContextManager[Executed]:
-    """The training MACs of every layer that runs inside."""
+def training_work(net: nn.Module) -> AbstractContextManager[Count]:
+    """The training MACs of everything that runs within modules of ``net``."""
 
-    def weight(output: Tensors) -> int:
-        return GRADIENT_FACTOR if any(t.requires_grad for t in tensors(output)) else 1
+    def weight(touched: Iterable[Tensor]) -> int:
+        gradients = torch.is_grad_enabled() and any(t.requires_grad for t in touched)
+        return GRADIENT_FACTOR if gradients else 1
 
-    return executed(net, weight)
+    return counted(net, inside=True, weight=weight)
 
 
 @contextmanager

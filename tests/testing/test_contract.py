@@ -29,9 +29,8 @@ from routesearch.testing import (
     examine,
 )
 
-WAYS = "claimed_macs_are_what_torchinfo_counts"
+WAYS = "claimed_macs_are_what_runs"
 BATCHES = "whole_batches_are_charged_for_what_ran"
-UNSEEN = "nothing_costs_unseen"
 BOUNDS = "macs_lie_in_bounds_and_reach_both_ends"
 MATES = "a_route_does_not_depend_on_batch_mates"
 STORED = "stored_decisions_are_the_routes"
@@ -411,8 +410,7 @@ FAULTS: list[tuple[type[RoutedNet], str]] = [
     (Scribbling, TRACE),
     (TooTight, BOUNDS),
     (TooWide, BOUNDS),
-    (Invisible, UNSEEN),
-    (Loose, UNSEEN),
+    (Loose, WAYS),
     (Contrary, STORED),
     (WrongLabels, STORED),
     (NeverParts, ROUTES),
@@ -431,6 +429,7 @@ FAULTS: list[tuple[type[RoutedNet], str]] = [
 
 SIDE_EFFECTS: dict[type[RoutedNet], set[str]] = {
     Uncharged: {BATCHES},
+    Loose: {BATCHES},
     TrainMode: {MATES, STORED},
     StatisticsMove: {STATE, STORED},
     Drawing: {MATES},
@@ -501,6 +500,10 @@ def test_a_method_declares_for_itself() -> None:
     assert broken(contract(Excused), REACHES) == {}
     with pytest.raises(TypeError, match=r"^exit: contract may declare backbones, .*, got 'nonsense'$"):
         contract(type("Odd", (Exit,), {"contract": {"nonsense": 1}}))
+
+
+def test_a_function_within_a_block_is_charged() -> None:
+    assert broken(contract(Invisible), WAYS, BATCHES, BOUNDS) == {}
 
 
 class Demanding(Exit):
