@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from routesearch import BatchMeter, Meter, RoutedNet, build, mult_adds
 from routesearch.evaluation.latency import clock
-from routesearch.routing.billing import Path
 from routesearch.routing.cost import map_tensors
 from routesearch.search.ray_cluster import WORKER_ENV
 from routesearch.training.loop import to_device
@@ -43,11 +42,14 @@ class Prescribed:
 
     ways: Sequence[Tensor]
 
-    def choose(self, rows: Tensor | None, path: Path, choice: Tensor, ways: int) -> Tensor:
+    def choose(self, rows: Tensor | None, path: tuple[int, ...], choice: Tensor, ways: int) -> Tensor:
         return self._at(len(path), rows)
 
     def mask(self, rows: Tensor | None, site: int, mask: Tensor) -> Tensor:
         return self._at(site, rows)
+
+    def experts(self, rows: Tensor | None, site: int, mask: Tensor, exactly: int | None) -> Tensor:
+        return mask
 
     def _at(self, site: int, rows: Tensor | None) -> Tensor:
         return self.ways[site] if rows is None else self.ways[site][rows]
@@ -85,6 +87,9 @@ class Given(Meter):
 
     def patch(self, mask: Tensor, block: nn.Module, *inputs: Any, into: Tensor) -> Any:
         return self._meter.patch(mask, block, *inputs, into=into)
+
+    def choose(self, mask: Tensor, blocks: Sequence[nn.Module], *inputs: Any, **options: Any) -> Tensor:
+        return self._meter.choose(mask, blocks, *inputs, **options)
 
     def finish(self, logits: Tensor, route: int = 0) -> None:
         self._meter.finish(logits, route)

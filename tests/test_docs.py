@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from routesearch.plugin import hookspecs
 from routesearch.plugin.loader import load_plugins
 from routesearch.study.config import load_study
 from routesearch.task.resolve import resolve
+from routesearch.testing import MethodContract, examine
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "plugins.md").read_text()
@@ -51,7 +53,11 @@ def test_the_guides_plugins_load_and_make_a_study_together(tmp_path: Path) -> No
             (registry.datasets, before.datasets),
         )
     }
-    assert new == {"method": ["one_exit"], "backbone": ["tiny"], "data set": ["stripes"]}
+    assert new == {
+        "method": ["mixture", "one_exit", "slimmable"],
+        "backbone": ["tiny"],
+        "data set": ["stripes"],
+    }
     study = tmp_path / "study.yaml"
     study.write_text(
         yaml.safe_dump(
@@ -79,6 +85,16 @@ def test_the_guides_test_file_passes(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize(("name", "options"), [("mixture", {"most_configs": 3}), ("slimmable", {})])
+def test_the_guides_methods_keep_every_invariant(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "plugin.py"
+    file.write_text(next(code for code in plugins(GUIDE) if f'name = "{name}"' in code))
+    method = load_plugins([file]).methods.find(name)
+    verdicts = list(examine(type("Tried", (MethodContract,), {"method": method, **options})))
+    assert [v.reason for v in verdicts if v.state == "failed"] == []
+    assert sum(v.state == "ok" for v in verdicts) == 14
 
 
 @pytest.mark.parametrize("text", [README, GUIDE], ids=["README", "guide"])

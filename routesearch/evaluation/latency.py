@@ -22,12 +22,11 @@ from torch import Tensor, nn
 
 from routesearch.backbones.base import Backbone
 from routesearch.methods.base import Knob, RoutedNet
-from routesearch.methods.running import price_ways
+from routesearch.methods.running import price_ways, without_weights
 from routesearch.results.points import OperatingPoint
 from routesearch.results.timing import Timing
 from routesearch.routing.billing import BatchMeter, BranchPath
 from routesearch.routing.cost import mult_adds
-from routesearch.routing.shapes import shapes_only
 from routesearch.training.loop import to_device
 
 BATCHES = (1, 8, 64, 256)
@@ -55,10 +54,7 @@ class RouteSampler:
     """
 
     def __init__(self, net: RoutedNet, knob: Knob, share: Sequence[float]) -> None:
-        with shapes_only():
-            trunk = net.trunk.structure if net.trunk is not None and net.needs_confusion else None
-            twin = type(net)(net.config, net.backbone, trunk).eval()
-        ways = price_ways(twin, knob)
+        ways = price_ways(without_weights(net), [knob])
         self._sites = ways.sites
         expected = ways.sites or max(ways.routes) + 1
         if not 0 < len(share) <= expected or (not ways.sites and sum(share) <= 0):
@@ -72,8 +68,8 @@ class RouteSampler:
         """A meter on these images that follows drawn ways, whatever the network's own decisions are."""
         count = len(images)
         if self._sites:
-            ran = torch.rand(self._sites, count, generator=random, dtype=torch.float64)
-            return BatchMeter(images, _DrawnSites((ran < self._share[:, None]).to(images.device)))
+            drawn = torch.rand(self._sites, count, generator=random, dtype=torch.float64)
+            return BatchMeter(images, _DrawnSites(drawn.to(images.device), self._share.to(images.device)))
         route = torch.multinomial(self._share, count, replacement=True, generator=random) if count else None
         at = torch.zeros(0, dtype=torch.int64) if route is None else route
         turns = {path: table.to(images.device) for path, table in self._turns.items()}
@@ -100,19 +96,52 @@ class _DrawnRoutes:
     def mask(self, rows: Tensor | None, site: int, mask: Tensor) -> Tensor:
         return mask
 
+    def experts(self, rows: Tensor | None, site: int, mask: Tensor, exactly: int | None) -> Tensor:
+        return mask
+
 
 @dataclass(frozen=True)
 class _DrawnSites:
-    """Steering by the blocks that each image runs: ``ran`` is sites x N, bool."""
+    """Steering by how often each block runs.
 
-    ran: Tensor
+    Attributes:
+        drawn: sites x N, uniform in [0, 1).
+        share: sites, the share of images that run each.
+    """
+
+    drawn: Tensor
+    share: Tensor
 
     def choose(self, rows: Tensor | None, path: BranchPath, choice: Tensor, ways: int) -> Tensor:
         return choice
 
     def mask(self, rows: Tensor | None, site: int, mask: Tensor) -> Tensor:
-        ran = self.ran[site]
+        ran = self.drawn[site] < self.share[site]
         return ran if rows is None else ran[rows]
+
+    def experts(self, rows: Tensor | None, site: int, mask: Tensor, exactly: int | None) -> Tensor:
+        sites = slice(site, site + mask.shape[1])
+        if exactly is None:
+            ran = (self.drawn[sites] < self.share[sites, None]).T
+        else:
+            ran = _exactly(exactly, self.share[sites], self.drawn[site])
+        return ran if rows is None else ran[rows]
+
+
+def _exactly(count: int, share: Tensor, drawn: Tensor) -> Tensor:
+    """So many of E for each of N images, each as often as its share says: systematic sampling; N x E, bool.
+
+    The shares laid end to end are as long as the count; an image takes what lies at steps of 1 from a
+    random start.
+    """
+    if not count or not share.sum() > 0:
+        share = torch.ones_like(share)
+    ends = (share * (count / share.sum())).cumsum(0)
+    begins = torch.cat([ends.new_zeros(1), ends[:-1]])
+    taken = torch.ceil(ends - drawn[:, None]) > torch.ceil(begins - drawn[:, None])
+    # Rounded shares may leave an image one short: the likeliest of the others then joins.
+    order = (2.0 * taken + share / share.max()).topk(count, 1).indices
+    return torch.zeros_like(taken).scatter_(1, order, value=True)
 
 
 def _turns(reached: dict[BranchPath, set[int]], routes: int) -> dict[BranchPath, Tensor]:

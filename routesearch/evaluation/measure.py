@@ -53,8 +53,10 @@ def measure(
             raise RunFailed(f"{net.name}: knobs must give one setting or more with scores, got none")
     first, _ = next(data.chunks(images, device))
     if scores is None or not scores.predictions.shape[1]:
-        _audited(net, first, knobs[0])
-        return [_executed(net, data, images, device, knob, len(priced.routes)) for knob in knobs]
+        points = [_executed(net, data, images, device, knob, priced) for knob in knobs]
+        for i in _apart_in_cost(points):
+            _audited(net, first, knobs[i])
+        return points
     points = _looked_up(net, scores, labels, priced, knobs)
     _spot_check(net, first, scores, priced, [knobs[i] for i in _spot_check_indices(points)])
     return points
@@ -129,15 +131,33 @@ def _spot_check_indices(points: Sequence[OperatingPoint]) -> list[int]:
 
 
 def _executed(
-    net: RoutedNet, data: Data, images: Images, device: torch.device, knob: Knob, routes: int
+    net: RoutedNet, data: Data, images: Images, device: torch.device, knob: Knob, priced: RoutePrices
 ) -> OperatingPoint:
     routed = Routed.joined([run(net, inputs, knob) for inputs, _ in data.chunks(images, device)])
     _check_finite(net, routed.logits, knob)
+    _check_priced(net, routed, knob, priced)
+    routes = len(priced.routes)
     labels, shares = images.labels.to(device), routed.ran.double().mean(0)
     if not routed.ran.shape[1]:
         shares = torch.bincount(routed.route, minlength=routes).double() / len(labels)
     accuracy = routed.logits.argmax(1).eq(labels).double().mean().item()
     return OperatingPoint(knob, accuracy, routed.macs.double().mean().item(), _shares(shares))
+
+
+def _apart_in_cost(points: Sequence[OperatingPoint]) -> list[int]:
+    """Indices of the first point, and of the cheapest and the most expensive."""
+    order = sorted(range(len(points)), key=lambda i: points[i].macs)
+    return sorted({0, order[0], order[-1]})
+
+
+def _check_priced(net: RoutedNet, routed: Routed, knob: Knob, priced: RoutePrices) -> None:
+    if not len(routed.macs):
+        return
+    low, high = (int(bound) for bound in routed.macs.aminmax())
+    if low not in priced.bounds or high not in priced.bounds:
+        rule = "what images cost must lie within the price over knobs() without scores"
+        told = f"{low:,} to {high:,} MACs at knob {dict(knob)}, priced at {priced.bounds}"
+        raise RunFailed(f"{net.name}: {rule}, got {told}")
 
 
 def _audited(net: RoutedNet, inputs: Tensor, knob: Knob) -> Routed:
@@ -157,7 +177,7 @@ def _audited(net: RoutedNet, inputs: Tensor, knob: Knob) -> Routed:
         billed = int(meter.bill().macs.sum())
     check(count, net.name)
     if count.products != billed:
-        rule = "every block must run through the meter"
+        rule = "every block must run through the meter, and its price must follow from its inputs"
         got = f"{count.products:,} multiply-adds of work and a bill of {billed:,} (biases aside)"
         raise RunFailed(f"{net.name}: {rule}, got {got}")
     return routed

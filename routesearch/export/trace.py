@@ -8,7 +8,7 @@ cut (``enter``) and where a patch comes back (``merge``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from routesearch.methods.base import Knob, RoutedNet
 from routesearch.routing.cost import Tensors, map_tensors, mult_adds
-from routesearch.routing.meter import Meter
+from routesearch.routing.meter import Meter, check_experts
 
 _MARKS = torch.library.Library("routesearch_export", "FRAGMENT")
 _MARKS.define("enter(Tensor x, int region) -> Tensor")
@@ -141,9 +141,35 @@ class TracingMeter(Meter):
             yield (number, TracingMeter(len(self), self._state, way), *_entered(state, way.region))
 
     def patch(self, mask: Tensor, block: nn.Module, *inputs: Tensors, into: Tensor) -> Tensor:
-        patch = Patch(self._state.region(), mult_adds(block, *inputs))
+        return self._merged(mask, mult_adds(block, *inputs), lambda x: block(*x), inputs, into)
+
+    def choose(
+        self,
+        mask: Tensor,
+        blocks: Sequence[nn.Module],
+        *inputs: Tensors,
+        weights: Tensor,
+        into: Tensor,
+        exactly: int | None = None,
+    ) -> Tensor:
+        check_experts(mask, weights, len(self), len(blocks), exactly)
+        for expert, block in enumerate(blocks):
+
+            def added(values: Any, block: nn.Module = block) -> Tensor:
+                before, share, *own = values
+                return before + share.view(-1, *[1] * (before.dim() - 1)) * block(*own)  # type: ignore[no-any-return]
+
+            macs = mult_adds(block, *inputs)
+            into = self._merged(mask[:, expert], macs, added, (into, weights[:, expert], *inputs), into)
+        return into
+
+    def _merged(
+        self, mask: Tensor, macs: int, compute: Callable[[Any], Tensor], inputs: Tensors, into: Tensor
+    ) -> Tensor:
+        """``into`` with the rows of the masked images replaced by what is computed for them."""
+        patch = Patch(self._state.region(), macs)
         self._open().patches.append(patch)
-        merged: Tensor = MERGE(into, mask, block(*_entered(inputs, patch.region)), patch.region)
+        merged: Tensor = MERGE(into, mask, compute(_entered(inputs, patch.region)), patch.region)
         self._state.kept.append(merged)
         return merged
 

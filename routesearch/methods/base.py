@@ -175,6 +175,13 @@ class RoutedNet(nn.Module, ABC):
     class Config(Space):
         """The searched and the fixed fields."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("bounds", "uses_trunk"):
+            if name in vars(cls):
+                told = "the core computes it from route, and would not call another"
+                raise TypeError(f"{cls.__name__}.{name} must not be overridden: {told}")
+
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
         super().__init__()
         self.config: Any = config
@@ -215,7 +222,11 @@ class RoutedNet(nn.Module, ABC):
 
     @abstractmethod
     def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> Sequence[Knob]:
-        """Settings worth measuring, the default first; with validation scores and labels, more of them."""
+        """Settings worth measuring, the default first; with validation scores and labels, more of them.
+
+        Where a knob sets the cost (a width, a number of experts), those without scores hold its cheapest and
+        its most expensive value: bounds, refusals and prices range over them.
+        """
 
     def observe(self, images: Tensor) -> Scores | None:
         """One dense pass over N images: what all decisions and routes would be. None: run every knob."""
@@ -227,7 +238,7 @@ class RoutedNet(nn.Module, ABC):
 
     @final
     def bounds(self) -> Interval:
-        """Cheapest and most expensive route in MACs, by walking every way on the meta device."""
+        """Cheapest and most expensive route in MACs over all knobs, by walking every way without weights."""
         from routesearch.methods.running import price  # which runs what is declared here
 
         return price(type(self), self.config, self.backbone, self.trunk).bounds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from routesearch.space.space import Space
 def price(
     method: type[RoutedNet], config: Space, backbone: Backbone, trunk: Trunk | None = None
 ) -> RoutePrices:
-    """What the routes of a config cost, without weights or data.
+    """What the routes of a config cost, without weights or data, over all of its knobs.
 
     Args:
         trunk: where the structure depends on it (:meth:`RoutedNet.cases`); None covers all cases.
@@ -44,13 +46,21 @@ def price(
 def _price(method: type[RoutedNet], config: Space, backbone: Backbone, trunk: Trunk | None) -> RoutePrices:
     with shapes_only():
         net = method(config, backbone, trunk).eval()
-        if not net.knobs():
+        knobs = net.knobs()
+        if not knobs:
             raise Refusal(f"{method.name}: knobs() must give one setting or more without data, got none")
-        return price_ways(net, net.knobs()[0])
+        return price_ways(net, knobs)
 
 
-def price_ways(net: RoutedNet, knob: Knob) -> RoutePrices:
-    """What the routes of a network cost at a knob.
+def without_weights(net: RoutedNet) -> RoutedNet:
+    """The same network on the meta device, in eval mode."""
+    trunk = net.trunk.structure if net.trunk is not None and net.needs_confusion else None
+    with shapes_only():
+        return type(net)(net.config, net.backbone, trunk).eval()
+
+
+def price_ways(net: RoutedNet, knobs: Sequence[Knob]) -> RoutePrices:
+    """What the routes of a network cost, over some of its settings: a knob may set the cost.
 
     Args:
         net: in eval mode, on the meta device.
@@ -58,13 +68,13 @@ def price_ways(net: RoutedNet, knob: Knob) -> RoutePrices:
     Raises:
         ValueError: where no route ends.
     """
-    meter = PricingMeter()
-    meter.prices.params = sum(p.numel() for p in net.parameters())
+    prices = RoutePrices(params=sum(p.numel() for p in net.parameters()))
     with shapes_only():
-        net.route(meter, one_image(net.backbone.image_shape), knob)
-    if not meter.prices.routes:
+        for knob in knobs:
+            net.route(PricingMeter(prices), one_image(net.backbone.image_shape), knob)
+    if not prices.routes:
         raise ValueError("a route must end in meter.finish, got none that does")
-    return meter.prices
+    return prices
 
 
 def run(net: RoutedNet, images: Tensor, knob: Knob | None = None) -> Routed:

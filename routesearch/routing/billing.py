@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from routesearch.routing.cost import Tensors, map_tensors, mult_adds
-from routesearch.routing.meter import Meter, check_choice
+from routesearch.routing.meter import Meter, check_choice, check_experts, check_merged
 
 BranchPath = tuple[int, ...]
 """The ways taken at the splits so far."""
@@ -73,6 +73,16 @@ class Steering(Protocol):
             rows: as for :meth:`choose`.
             site: how many skippable blocks the group met before.
             mask: what the network decided, one per image.
+        """
+
+    def experts(self, rows: Tensor | None, site: int, mask: Tensor, exactly: int | None) -> Tensor:
+        """Which experts run for each image of a group.
+
+        Args:
+            rows: as for :meth:`choose`.
+            site: how many skippable blocks the group met before; each expert is one.
+            mask: what the network decided, images x experts.
+            exactly: experts that every image must run; None: any number.
         """
 
 
@@ -157,6 +167,30 @@ class BatchMeter(Meter):
             result: Tensor = block(*inputs)
             return result
         return self._overwritten(into, take, block(*_rows(inputs, take)))
+
+    def choose(
+        self,
+        mask: Tensor,
+        blocks: Sequence[nn.Module],
+        *inputs: Tensors,
+        weights: Tensor,
+        into: Tensor,
+        exactly: int | None = None,
+    ) -> Tensor:
+        if self._steering is not None:
+            mask = self._steering.experts(self._rows, len(self._masks), mask, exactly)
+        check_experts(mask, weights, len(self), len(blocks), exactly)
+        for expert, block in enumerate(blocks):
+            chosen = mask[:, expert]
+            self._masks.append(chosen)
+            self._prices.append(self._price(block, *inputs))
+            take = chosen.nonzero().squeeze(1)
+            if len(take):
+                output = block(*(inputs if len(take) == len(self) else _rows(inputs, take)))
+                check_merged(output, into)
+                share = weights[take, expert].view(-1, *[1] * (into.dim() - 1))
+                into = into.index_add(0, take, (share * output).to(into.dtype))
+        return into
 
     def finish(self, logits: Tensor, route: int = 0) -> None:
         if logits.shape[0] != len(self):

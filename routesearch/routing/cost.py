@@ -31,7 +31,7 @@ class Price:
     shared: int = 0
 
 
-_PRICES: WeakKeyDictionary[nn.Module, dict[Any, Price]] = WeakKeyDictionary()
+_PRICES: WeakKeyDictionary[nn.Module, dict[Any, tuple[Price, Any]]] = WeakKeyDictionary()
 
 
 def mult_adds(block: nn.Module, *inputs: Tensors) -> int:
@@ -60,14 +60,28 @@ def image_products(block: nn.Module, *inputs: Tensors) -> int:
 
 def price_of(block: nn.Module, *inputs: Tensors) -> Price:
     """Both counts of a block; as :func:`mult_adds`."""
+    return _priced(block, inputs)[0]
+
+
+def run_for_shapes(block: nn.Module, *inputs: Tensors) -> tuple[Price, Any]:
+    """A block's price and its output for one image on the meta device; run only when it meets new shapes."""
+    price, output = _priced(block, inputs)
+    return price, map_tensors(output, lambda t: t.new_empty(t.shape))
+
+
+def _priced(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Price, Any]:
     known = _PRICES.setdefault(block, {})
     key = _shapes(inputs)
-    if key not in known:
-        known[key] = _count(block, inputs)
-    return known[key]
+    try:
+        found = known.get(key)
+    except TypeError:  # an input that is neither a tensor nor hashable
+        return _count(block, inputs)
+    if found is None:
+        found = known[key] = _count(block, inputs)
+    return found
 
 
-def _count(block: nn.Module, inputs: tuple[Tensors, ...]) -> Price:
+def _count(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Price, Any]:
     modes = [(m, m.training) for m in block.modules()]
     block.eval()  # a norm in training mode would refuse one image
     one = [
@@ -76,12 +90,13 @@ def _count(block: nn.Module, inputs: tuple[Tensors, ...]) -> Price:
     ]
     try:
         with torch.no_grad(), counted(block) as count:
-            block(*one)
+            output = block(*one)
     finally:
         for module, training in modes:
             module.training = training
     check(count, type(block).__name__)
-    return Price(count.macs, count.products + count.shared_products, count.shared_products)
+    price = Price(count.macs, count.products + count.shared_products, count.shared_products)
+    return price, map_tensors(output, lambda t: torch.empty(t.shape, dtype=t.dtype, device="meta"))
 
 
 def tensors(state: Tensors) -> Iterator[Tensor]:
@@ -100,7 +115,8 @@ def map_tensors(state: Tensors, change: Any) -> Tensors:
     return state
 
 
-def _shapes(state: Tensors) -> Any:
+def _shapes(state: Any) -> Any:
+    """What the price of a call depends on: shapes for tensors, everything else as it is."""
     if isinstance(state, Tensor):
-        return tuple(state.shape[1:])
-    return tuple(_shapes(part) for part in state) if isinstance(state, list | tuple) else None
+        return tuple(state.shape[1:]), state.is_meta
+    return tuple(_shapes(part) for part in state) if isinstance(state, list | tuple) else state

@@ -11,9 +11,10 @@ The same ``route`` of a method runs on three meters:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from routesearch.routing.cost import Tensors
@@ -52,8 +53,63 @@ class Meter(ABC):
         """
 
     @abstractmethod
+    def choose(
+        self,
+        mask: Tensor,
+        blocks: Sequence[nn.Module],
+        *inputs: Tensors,
+        weights: Tensor,
+        into: Tensor,
+        exactly: int | None = None,
+    ) -> Tensor:
+        """Run some of E experts for each image, and add up what they give: a mixture.
+
+        Args:
+            mask: N x E, bool: the experts that run for an image, which is charged for these.
+            blocks: the experts; each gives the shape of ``into``.
+            weights: N x E: what an expert's output is multiplied by.
+            into: what the outputs are added to, of every image; a residual path, or zeros.
+            exactly: experts that every image runs, where their number is fixed: the price is then exact,
+                up to how much experts differ. None: any number.
+
+        Returns:
+            into + sum over the experts of an image of weights[:, e] * blocks[e](*inputs).
+        """
+
+    @abstractmethod
     def finish(self, logits: Tensor, route: int = 0) -> None:
         """End the way of these images with their logits; every image finishes exactly once."""
+
+
+def check_experts(
+    mask: Tensor, weights: Tensor, images: int, experts: int, exactly: int | None, *, values: bool = True
+) -> None:
+    """Raise ValueError unless a mask and weights are of so many images and experts.
+
+    Args:
+        values: whether there are values to look at, not only shapes.
+    """
+    if mask.shape != (images, experts) or mask.dtype != torch.bool:
+        got = f"{mask.dtype} of shape {tuple(mask.shape)} for {images} images and {experts} experts"
+        raise ValueError(f"a mask of experts must be one bool per image and expert, got {got}")
+    if weights.shape != mask.shape:
+        raise ValueError(
+            f"weights must have the mask's shape {tuple(mask.shape)}, got {tuple(weights.shape)}"
+        )
+    if exactly is None:
+        return
+    if not 0 <= exactly <= experts:
+        raise ValueError(f"exactly must be 0 to {experts} experts, got {exactly}")
+    if values and images and bool((mask.sum(1) != exactly).any()):
+        low, high = (int(bound) for bound in mask.sum(1).aminmax())
+        raise ValueError(f"every image must run exactly {exactly} experts, got {low} to {high}")
+
+
+def check_merged(output: Tensor, into: Tensor) -> None:
+    """Raise ValueError unless a block gives, for each image, the shape of what its output goes into."""
+    if output.shape[1:] != into.shape[1:]:
+        rule = "a block must give the shape of what its output goes into"
+        raise ValueError(f"{rule}, got {tuple(output.shape[1:])} and {tuple(into.shape[1:])}")
 
 
 def check_choice(choice: Tensor, images: int) -> None:

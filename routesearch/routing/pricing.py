@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from routesearch.results.points import Interval
 from routesearch.routing.billing import BranchPath
-from routesearch.routing.cost import Tensors, mult_adds
-from routesearch.routing.meter import Meter, check_choice
+from routesearch.routing.cost import Tensors, run_for_shapes
+from routesearch.routing.meter import Meter, check_choice, check_experts, check_merged
 
 
 @dataclass
@@ -64,11 +64,11 @@ class PricingMeter(Meter):
     """A meter whose one image takes every way: costs add in sequence, alternatives join.
 
     Attributes:
-        prices: filled as ways finish.
+        prices: filled as ways finish; given, those of other knobs.
     """
 
-    def __init__(self) -> None:
-        self.prices = RoutePrices()
+    def __init__(self, prices: RoutePrices | None = None) -> None:
+        self.prices = RoutePrices() if prices is None else prices
         self._spent = Interval(0, 0)
         self._path: BranchPath = ()
         self._sites = 0
@@ -77,9 +77,9 @@ class PricingMeter(Meter):
         return 1
 
     def run(self, block: nn.Module, *inputs: Tensors) -> Any:
-        price = mult_adds(block, *inputs)
-        self._spent = self._spent + Interval(price, price)
-        return block(*inputs)
+        price, output = run_for_shapes(block, *inputs)
+        self._spent = self._spent + Interval(price.macs, price.macs)
+        return output
 
     def split(self, choice: Tensor, ways: int, *state: Tensors) -> Iterator[tuple[Any, ...]]:
         check_choice(choice, len(self))
@@ -90,12 +90,31 @@ class PricingMeter(Meter):
 
     def patch(self, mask: Tensor, block: nn.Module, *inputs: Tensors, into: Tensor) -> Tensor:
         check_choice(mask, len(self))
-        got = block(*inputs)
-        if got.shape != into.shape:
-            rule = "a patched block must give the shape of what it is patched into"
-            raise ValueError(f"{rule}, got {tuple(got.shape[1:])} and {tuple(into.shape[1:])}")
-        self._spent = self._spent + Interval(0, mult_adds(block, *inputs))
+        price, got = run_for_shapes(block, *inputs)
+        check_merged(got, into)
+        self._spent = self._spent + Interval(0, price.macs)
         self._sites += 1
+        return into
+
+    def choose(
+        self,
+        mask: Tensor,
+        blocks: Sequence[nn.Module],
+        *inputs: Tensors,
+        weights: Tensor,
+        into: Tensor,
+        exactly: int | None = None,
+    ) -> Tensor:
+        check_experts(mask, weights, len(self), len(blocks), exactly, values=False)
+        prices = []
+        for block in blocks:
+            price, got = run_for_shapes(block, *inputs)
+            check_merged(got, into)
+            prices.append(price.macs)
+        prices.sort()
+        fewest, most = (0, len(prices)) if exactly is None else (exactly, exactly)
+        self._spent = self._spent + Interval(sum(prices[:fewest]), sum(prices[len(prices) - most :]))
+        self._sites += len(blocks)
         return into
 
     def finish(self, logits: Tensor, route: int = 0) -> None:

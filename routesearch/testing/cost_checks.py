@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from routesearch.methods.base import Knob
-from routesearch.methods.running import price
+from routesearch.methods.base import Knob, RoutedNet
+from routesearch.methods.running import price, price_ways, without_weights
 from routesearch.results.points import Interval
 from routesearch.routing.billing import BatchMeter, Routed
 from routesearch.routing.pricing import RoutePrices
@@ -66,10 +66,11 @@ class CostChecks(Declared):
         priced = price(case.method, case.config, case.backbone, case.trunk)
         rule = f"{case}: measured MACs must lie in bounds()"
         seen: list[int] = []
-        for way in every_way(net, image, net.knobs()[0]):
-            routed = follow(net, image, net.knobs()[0], way.meter(image))
-            _check_price(rule, priced, int(routed.macs), int(routed.route), str(way))
-            seen.append(int(routed.macs))
+        for knob in _apart_in_price(net):
+            for way in every_way(net, image, knob):
+                routed = follow(net, image, knob, way.meter(image))
+                _check_price(rule, priced, int(routed.macs), int(routed.route), str(way))
+                seen.append(int(routed.macs))
         for alone, knob in zip(case.driven.alone, case.driven.knobs, strict=True):
             for macs, route in set(zip(alone.macs.tolist(), alone.route.tolist(), strict=True)):
                 _check_price(rule, priced, macs, route, f"at knob {dict(knob)}")
@@ -81,6 +82,15 @@ class CostChecks(Declared):
             raise broken(
                 f"{case}: a price without a trunk must cover all cases", f"{reached} outside of {whole}"
             )
+
+
+def _apart_in_price(net: RoutedNet) -> list[Knob]:
+    """The first of all knobs at which the routes cost the same."""
+    twin = without_weights(net)
+    found: dict[str, Knob] = {}
+    for knob in net.knobs():
+        found.setdefault(str(sorted(price_ways(twin, [knob]).routes.items())), knob)
+    return list(found.values())
 
 
 def _many_ways(knobs: Sequence[Knob]) -> Iterator[tuple[str, Callable[..., BatchMeter], Knob]]:

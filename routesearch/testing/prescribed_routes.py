@@ -39,6 +39,16 @@ class Forced:
     def mask(self, rows: Tensor | None, site: int, mask: Tensor) -> Tensor:
         return mask if self._pick_run is None else self._pick_run(_rows(rows, mask), site, 2).bool()
 
+    def experts(self, rows: Tensor | None, site: int, mask: Tensor, exactly: int | None) -> Tensor:
+        if self._pick_run is None:
+            return mask
+        picked = [self.mask(rows, site + e, mask[:, e]) for e in range(mask.shape[1])]
+        if exactly is None:
+            return torch.stack(picked, 1)
+        # Those that are picked come first, so that ways differ in which experts run, not in how many.
+        order = torch.stack(picked, 1).long().sort(dim=1, descending=True, stable=True).indices[:, :exactly]
+        return torch.zeros_like(mask).scatter_(1, order, value=True)
+
 
 def _rows(rows: Tensor | None, choice: Tensor) -> Tensor:
     return torch.arange(len(choice), device=choice.device) if rows is None else rows

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torchinfo import summary
 
-from routesearch.routing.billing import BatchMeter
+from routesearch.routing.billing import BatchMeter, Routed
 from routesearch.routing.cost import mult_adds
 
 
@@ -259,6 +259,10 @@ class Scripted:
         at = torch.arange(len(mask)) if rows is None else rows
         return self.runs[at, site]
 
+    def experts(self, rows: Tensor | None, site: int, mask: Tensor, exactly: int | None) -> Tensor:
+        at = torch.arange(len(mask)) if rows is None else rows
+        return self.runs[at, site : site + mask.shape[1]]
+
 
 @given(CHOICES.filter(len), st.integers(0, 99))
 @settings(max_examples=40)
@@ -285,3 +289,85 @@ def test_steering_decides_in_the_networks_place(
     with torch.inference_mode():
         tree.route(alone, images[pick : pick + 1])
     assert alone.bill().macs.tolist() == billed.macs[pick : pick + 1].tolist()
+
+
+# ---- experts ---------------------------------------------------------------------------------------
+
+
+class Experts(nn.Module):
+    """Three experts of different sizes, weighted, on top of what goes by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(4, k), nn.ReLU(), nn.Linear(k, 4)) for k in (1, 2, 3)
+        )
+
+    def dense(self, x: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+        outputs = torch.stack([block(x) for block in self.blocks], 1)
+        return x + ((mask * weights)[:, :, None] * outputs).sum(1)
+
+    def bill(self, x: Tensor, mask: Tensor, weights: Tensor, **options: Any) -> Routed:
+        meter = BatchMeter(x, options.pop("steering", None))
+        meter.finish(meter.choose(mask, list(self.blocks), x, weights=weights, into=x, **options))
+        return meter.bill()
+
+
+MASKS = st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=9)
+
+
+@given(MASKS, st.integers(0, 99))
+def test_experts_run_for_those_that_chose_them(masks: list[tuple[bool, bool, bool]], seed: int) -> None:
+    torch.manual_seed(seed)
+    net, mask = Experts(), torch.tensor(masks)
+    x, weights = torch.randn(len(masks), 4), torch.randn(len(masks), 3)
+    before = x.clone()
+    routed = net.bill(x, mask, weights)
+    assert torch.allclose(routed.logits, net.dense(x, mask, weights), atol=1e-5)
+    assert torch.equal(routed.ran, mask)
+    prices = torch.tensor([mult_adds(block, x) for block in net.blocks])
+    assert torch.equal(routed.macs, (mask * prices).sum(1))
+    assert torch.equal(x, before), "what goes by is not overwritten"
+    alone = net.bill(x[:1], mask[:1], weights[:1])
+    assert torch.allclose(alone.logits, routed.logits[:1], atol=1e-5)
+    assert alone.macs.tolist() == routed.macs[:1].tolist()
+
+
+def test_steering_chooses_experts() -> None:
+    net, x = Experts(), torch.randn(2, 4)
+    chosen = torch.tensor([[True, False, False], [False, True, True]])
+    steering = Scripted(torch.zeros(2, 0), chosen)
+    routed = net.bill(x, torch.ones(2, 3, dtype=torch.bool), torch.ones(2, 3), steering=steering)
+    assert torch.equal(routed.ran, chosen)
+
+
+@pytest.mark.parametrize(
+    ("mask", "weights", "exactly", "told"),
+    [
+        (torch.ones(2, 3), torch.ones(2, 3), None, r"one bool per image and expert, got torch.float32"),
+        (
+            torch.ones(2, 2).bool(),
+            torch.ones(2, 2),
+            None,
+            r"of shape \(2, 2\) for 2 images and 3",
+        ),
+        (
+            torch.ones(2, 3).bool(),
+            torch.ones(3),
+            None,
+            r"the mask's shape \(2, 3\), got \(3,\)",
+        ),
+        (torch.ones(2, 3).bool(), torch.ones(2, 3), 2, "every image must run exactly 2 experts, got 3 to 3"),
+        (torch.ones(2, 3).bool(), torch.ones(2, 3), 4, "exactly must be 0 to 3 experts, got 4"),
+    ],
+)
+def test_experts_that_cannot_be_chosen(mask: Tensor, weights: Tensor, exactly: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Experts().bill(torch.randn(2, 4), mask, weights, exactly=exactly)
+
+
+def test_an_expert_gives_the_shape_of_what_it_is_added_to() -> None:
+    x = torch.randn(2, 4)
+    meter = BatchMeter(x)
+    with pytest.raises(ValueError, match=r"goes into, got \(5,\) and \(4,\)"):
+        meter.choose(torch.ones(2, 1).bool(), [nn.Linear(4, 5)], x, weights=torch.ones(2, 1), into=x)

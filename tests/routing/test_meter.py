@@ -25,7 +25,7 @@ def subclasses(kind: type) -> Iterator[type]:
 
 def test_a_meter_that_misses_a_method_cannot_be_made() -> None:
     names = sorted(Meter.__abstractmethods__)
-    assert names == ["__len__", "finish", "patch", "run", "split"]
+    assert names == ["__len__", "choose", "finish", "patch", "run", "split"]
     for missing in names:
         rest = {name: getattr(BatchMeter, name) for name in names if name != missing}
         kind = type("Partly", (Meter,), rest)

@@ -73,8 +73,34 @@ def test_a_patch_that_would_not_fit_is_refused() -> None:
     x = torch.empty(1, 3, 8, 8, device="meta")
     with torch.device("meta"):
         narrow = nn.Conv2d(3, 3, 3)
-    with pytest.raises(ValueError, match=r"patched into, got \(3, 6, 6\) and \(3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"goes into, got \(3, 6, 6\) and \(3, 8, 8\)"):
         PricingMeter().patch(torch.empty(1, dtype=torch.bool, device="meta"), narrow, x, into=x)
+
+
+@pytest.mark.parametrize(
+    ("exactly", "low", "high"), [(None, 0, 12 + 20 + 28), (0, 0, 0), (1, 12, 28), (2, 32, 48), (3, 60, 60)]
+)
+def test_experts_cost_what_so_many_of_them_cost(exactly: int | None, low: int, high: int) -> None:
+    with torch.device("meta"):
+        blocks = [Wide(k) for k in (3, 5, 7)]
+        stem = nn.Linear(4, 4, bias=False)
+        x, mask = torch.empty(1, 4), torch.empty(1, 3, dtype=torch.bool)
+    meter = PricingMeter()
+    y = meter.choose(mask, blocks, meter.run(stem, x), weights=torch.empty(1, 3), into=x, exactly=exactly)
+    meter.finish(y)
+    assert meter.prices.bounds == Interval(16 + low, 16 + high)
+    assert meter.prices.sites == 3
+
+
+class Wide(nn.Module):
+    """4 entries to 4, by 4 x ``k`` multiply-adds."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, k, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer(x).mean(1, keepdim=True)
 
 
 def test_routes_are_known_by_the_ways_that_lead_there(tree: Any) -> None:
