@@ -152,7 +152,7 @@ class TracingMeter(Meter):
         into: Tensor,
         exactly: int | None = None,
     ) -> Tensor:
-        check_experts(mask, weights, len(self), len(blocks), exactly)
+        check_experts(mask, weights, len(self), len(blocks), exactly, values=False)
         for expert, block in enumerate(blocks):
 
             def added(values: Any, block: nn.Module = block) -> Tensor:

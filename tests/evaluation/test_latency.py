@@ -108,6 +108,43 @@ def test_sites_run_as_often_as_their_shares_say(pocket: Backbone) -> None:
     assert bill.ran.double().mean(0).tolist() == pytest.approx([0.25, 0.9], abs=0.03)
 
 
+class Experts(Skips):
+    """So many of four experts for each image, whoever they are."""
+
+    name = "experts"
+    exactly: int | None = 2
+
+    def __init__(self, config: Space, backbone: Backbone, trunk: Any = None) -> None:
+        super().__init__(config, backbone, trunk)
+        channels = backbone.channels(1)
+        self.blocks = nn.ModuleList(
+            nn.Conv2d(channels, channels, size, padding="same") for size in (1, 3, 5, 7)
+        )
+
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        x = meter.run(self.stem, images)
+        mask = torch.zeros(len(x), 4, dtype=torch.bool, device=x.device)
+        mask[:, : self.exactly] = True
+        weights = torch.ones(len(x), 4, device=x.device)
+        x = meter.choose(mask, list(self.blocks), x, weights=weights, into=x, exactly=self.exactly)
+        meter.finish(meter.run(self.late, x))
+
+
+@pytest.mark.parametrize(
+    "share", [[0.25, 0.75, 0.4, 0.6], [0.0, 1.0, 1.0, 0.0], [0.1, 0.9, 0.333333, 0.666667]]
+)
+def test_experts_run_as_often_as_their_shares_say(share: list[float], pocket: Backbone) -> None:
+    bill = routed(Experts(Experts.Config(), pocket), share)
+    assert set(bill.ran.sum(1).tolist()) == {2}
+    assert bill.ran.double().mean(0).tolist() == pytest.approx(share, abs=0.03)
+
+
+def test_experts_of_any_number_run_as_often_as_their_shares_say(pocket: Backbone) -> None:
+    kind = type("Any", (Experts,), {"exactly": None})
+    bill = routed(kind(kind.Config(), pocket), [0.25, 0.75, 0.4, 0.1])
+    assert bill.ran.double().mean(0).tolist() == pytest.approx([0.25, 0.75, 0.4, 0.1], abs=0.03)
+
+
 def test_a_share_for_each_route_is_needed(pocket: Backbone) -> None:
     net = Tree(Tree.Config(), pocket)
     for share in ([], [0.2] * 5, [0.0] * 4):

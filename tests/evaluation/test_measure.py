@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Data
@@ -16,6 +16,8 @@ from routesearch.errors import RunFailed
 from routesearch.evaluation.measure import measure
 from routesearch.methods.base import Knob, RoutedNet, Scores, Stage
 from routesearch.methods.running import price, run
+from routesearch.results.points import Interval
+from routesearch.routing.cost import mult_adds
 from routesearch.routing.meter import Meter
 from routesearch.space.space import Space
 
@@ -357,3 +359,98 @@ def test_a_method_without_a_knob_fails_the_run(looked: Looked, data: Data) -> No
 
     with pytest.raises(RunFailed, match=r"knobs must give one setting or more with scores, got none"):
         measure(same_weights(looked, Wordless), data, data.validation, CPU)
+
+
+# ---- knobs that set the cost -------------------------------------------------------------------------
+
+
+class Doubled(nn.Module):
+    """A convolution that runs so many times."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, times: int) -> Tensor:
+        for _ in range(times):
+            x = self.layer(x).relu()
+        return x
+
+
+class Repeats(RoutedNet):
+    """How often a unit runs is a knob."""
+
+    name = "repeats"
+    times: tuple[int, ...] = (2, 1, 4)
+    informed: tuple[int, ...] = ()
+
+    def __init__(self, config: Space, backbone: Backbone, trunk: Any = None) -> None:
+        super().__init__(config, backbone, trunk)
+        self.stem, self.late = backbone.unit(1), backbone.exit(1)
+        self.unit = Doubled(backbone.channels(1))
+
+    def stages(self) -> list[Stage]:
+        return []
+
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        x = meter.run(self.unit, meter.run(self.stem, images), knob["times"])
+        meter.finish(meter.run(self.late, x))
+
+    def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> list[Knob]:
+        return [{"times": times} for times in (*self.times, *(() if labels is None else self.informed))]
+
+
+class Stateful(Repeats):
+    """The same, but the block learns of the knob behind the meter's back."""
+
+    name = "stateful"
+
+    def __init__(self, config: Space, backbone: Backbone, trunk: Any = None) -> None:
+        super().__init__(config, backbone, trunk)
+        unit = self.unit
+        self.told = 1
+        self.block = Told(unit, self)
+
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        self.told = knob["times"]
+        meter.finish(meter.run(self.late, meter.run(self.block, meter.run(self.stem, images))))
+
+
+class Told(nn.Module):
+    def __init__(self, unit: nn.Module, owner: Any) -> None:
+        super().__init__()
+        self.unit, self.owner = unit, [owner]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.unit(x, self.owner[0].told)  # type: ignore[no-any-return]
+
+
+def test_bounds_range_over_all_knobs(pocket: Backbone, data: Data) -> None:
+    net = Repeats(Repeats.Config(), pocket)
+    once = mult_adds(net.unit, torch.zeros(1, *pocket.shape(1)), 1)
+    rest = mult_adds(net.stem, torch.zeros(1, *pocket.image_shape)) + mult_adds(
+        net.late, torch.zeros(1, *pocket.shape(1))
+    )
+    assert net.bounds() == Interval(rest + once, rest + 4 * once)
+    points = measure(net, data, data.validation, CPU)
+    assert [p.macs for p in points] == [rest + times * once for times in (2, 1, 4)]
+
+
+def test_a_knob_beyond_the_price_fails_the_run(pocket: Backbone, data: Data) -> None:
+    kind = type("Beyond", (Repeats,), {"informed": (5,)})
+    told = (
+        r"^repeats: what images cost must lie within the price over knobs\(\) without scores, got [\d,]+ to"
+    )
+    with pytest.raises(RunFailed, match=told):
+        measure(kind(kind.Config(), pocket), data, data.validation, CPU)
+
+
+def test_a_cost_that_no_input_shows_is_caught(pocket: Backbone, data: Data) -> None:
+    with pytest.raises(RunFailed, match="its price must follow from its inputs, got"):
+        measure(Stateful(Stateful.Config(), pocket), data, data.validation, CPU)
+
+
+@pytest.mark.parametrize("name", ["bounds", "uses_trunk"])
+def test_what_the_core_computes_cannot_be_overridden(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^Mine\.{name} must not be overridden: the core computes it"):
+        type("Mine", (Repeats,), {name: lambda self: Interval(0, 1)})

@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from routesearch import Meter, Refusal, RunFailed, export_model
 from routesearch.data.base import normalised
@@ -287,3 +287,33 @@ def test_sizes_constants_and_work_for_nobody(
         found = same(model, runner, digits[:size])
         assert set(found.route.tolist()) == {1}
     assert len(set(found.macs.tolist())) == 2
+
+
+@pytest.mark.parametrize("exactly", [None, 1])
+def test_experts_are_exported(
+    exactly: int | None, lone: Callable[..., SavedModel], tmp_path: Path, digits: Digits
+) -> None:
+    """The units of the network as experts on its first unit's output, some for each image."""
+
+    def mixture(block: Any, meter: Meter, images: Tensor) -> None:
+        x = meter.run(block.units[0], images)
+        scores = images[:, 0, 3, 2:5]
+        mask = scores > 0.1
+        if exactly is not None:
+            mask = torch.zeros_like(mask).scatter(1, scores.topk(exactly, 1).indices, value=True)
+        experts = [nn.Conv2d(x.shape[1], x.shape[1], size, padding=size // 2).eval() for size in (1, 3, 5)]
+        experts = made.setdefault("experts", experts)
+        y = meter.choose(mask, experts, x, weights=scores.softmax(1), into=x, exactly=exactly)
+        for unit in block.units[1:]:
+            y = meter.run(unit, y)
+        meter.finish(meter.run(block.head, y))
+
+    made: dict[str, Any] = {}
+    model = lone(mixture)
+    export_model(model, tmp_path / "out", "onnx")
+    runner = Runner(tmp_path / "out", threads=1)
+    for size in (1, 5, 64):
+        found = same(model, runner, digits[:size])
+        if exactly is not None:
+            assert (found.ran.sum(1) == exactly).all()
+    assert len(set(found.macs.tolist())) > 1
