@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MAX_MESSAGE = 200
@@ -42,12 +43,31 @@ def origin(error: BaseException) -> str:
     """`` (file.py:47)``, the last line outside of installed libraries and this package, or nothing."""
     if isinstance(error, RouteSearchError):
         return ""  # says itself what is wrong
-    here = Path(__file__).parent
+    here, library = Path(__file__).parent, Path(traceback.__file__).parent
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
-        if here not in file.parents and "site-packages" not in file.parts and file.suffix == ".py":
+        if here in file.parents or "site-packages" in file.parts or file.suffix != ".py":
+            continue
+        if library not in file.parents:
             return f" ({file.name}:{frame.lineno})"
     return ""
+
+
+@contextmanager
+def noted(where: str) -> Iterator[None]:
+    """Adds to an error that comes out of it where that was: ``in stage 2 of 3``."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(where)
+        raise
+
+
+def described(error: BaseException) -> str:
+    """An error in one line: its name, its message, where it happened, and whose line raised it."""
+    text = " ".join(str(error).split())
+    notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {text}{notes}{origin(error)}"
 
 
 def headline(error: BaseException) -> str:

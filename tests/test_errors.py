@@ -1,8 +1,21 @@
 from __future__ import annotations
 
+import functools
+import re
+import statistics
+
 import pytest
 
-from routesearch.errors import MAX_MESSAGE, Refusal, UnknownName, headline, shortened
+from routesearch.errors import (
+    MAX_MESSAGE,
+    Refusal,
+    UnknownName,
+    described,
+    headline,
+    noted,
+    origin,
+    shortened,
+)
 
 
 @pytest.mark.parametrize(
@@ -41,3 +54,20 @@ def test_another_librarys_message_is_one_line_and_not_too_long() -> None:
     assert shortened(ValueError("a\n  b")) == "ValueError: a b"
     long = shortened(ValueError("x" * 500))
     assert long == "ValueError: " + "x" * MAX_MESSAGE + "…"
+
+
+def test_an_error_says_where_it_was() -> None:
+    with pytest.raises(ValueError, match="wrong") as caught, noted("in stage 2 of 3"), noted("at knob {}"):
+        raise ValueError("wrong\n  text")
+    told = "ValueError: wrong text, at knob {}, in stage 2 of 3 (test_errors.py:"
+    assert described(caught.value).startswith(told)
+
+
+def test_the_line_is_the_authors_own() -> None:
+    """Not the standard library's, which may have called it or been called by it."""
+    with pytest.raises(TypeError) as caught:
+        functools.reduce(lambda a, b: a + b, [1, "2"])
+    assert re.fullmatch(r" \(test_errors\.py:\d+\)", origin(caught.value))
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        statistics.mean(map(float, ["x"]))
+    assert re.fullmatch(r" \(test_errors\.py:\d+\)", origin(caught.value))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from routesearch.backbones.base import Backbone
     from routesearch.methods.base import RoutedNet
     from routesearch.plugin.loader import Registry
-    from routesearch.testing import MethodContract
+    from routesearch.testing import MethodContract, Verdict
 
 SHAPES = ((1, 8, 8), (3, 32, 32), (3, 64, 64))
 """Toy images for a named backbone: the first of these that it and the method take."""
@@ -38,11 +38,11 @@ def check(
     ] = None,
     as_json: Json = False,
 ) -> Answer:
-    """Try a method on toy images against the invariants of the conformance kit; under a minute.
+    r"""Try a method on toy images against the invariants of the conformance kit; under a minute.
 
     Can every config be built, priced and trained; is each image charged for what ran for it and no more;
     does its way depend on itself alone? One line for each invariant. Needs pytest and hypothesis:
-    pip install 'routesearch[test]'.
+    pip install 'routesearch\[test]'.
     """
     try:
         import hypothesis  # noqa: F401
@@ -77,14 +77,25 @@ def check(
         "passed": not failed,
         "laws": [vars(verdict) for verdict in verdicts],
     }
-    parts = [
-        f"{verdict.state:7}  {verdict.title}{f': {verdict.reason}' if verdict.reason else ''}"
-        for verdict in verdicts
-    ]
+    parts = _lines(verdicts)
     kept = len([v for v in verdicts if v.state == "ok"])
     parts.append(f"{kept} of {len(verdicts)} invariants hold ({time.monotonic() - started:.0f} s)")
     broken = RunFailed(f"{method} breaks {len(failed)} of {len(verdicts)} invariants") if failed else None
     return Answer(document, parts, broken)
+
+
+def _lines(verdicts: Sequence[Verdict]) -> list[str]:
+    """A line for each invariant; a cause that breaks several is told once."""
+    told: dict[str, str] = {}
+    lines = []
+    for verdict in verdicts:
+        # An error of the method's own code follows the config that it was met with, which may differ.
+        cause = verdict.reason.partition("): ")[2] or verdict.reason
+        reason = verdict.reason
+        if verdict.state == "failed" and told.setdefault(cause, verdict.title) != verdict.title:
+            reason = f"as for {told[cause]!r}"
+        lines.append(f"{verdict.state:7}  {verdict.title}{f': {reason}' if reason else ''}")
+    return lines
 
 
 def _contract(

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from routesearch.data.base import Data, Images
-from routesearch.errors import RunFailed
+from routesearch.errors import RunFailed, noted
 from routesearch.methods.base import Knob, RoutedNet, Scores
-from routesearch.methods.running import price, run
+from routesearch.methods.running import check_knobs, price, run
 from routesearch.results.points import OperatingPoint
 from routesearch.routing.billing import BatchMeter, Routed
 from routesearch.routing.cost import image_products
@@ -51,6 +51,7 @@ def measure(
         knobs = net.knobs(scores, labels)
         if not knobs:
             raise RunFailed(f"{net.name}: knobs must give one setting or more with scores, got none")
+        check_knobs(net.name, knobs)
     first, _ = next(data.chunks(images, device))
     if scores is None or not scores.predictions.shape[1]:
         points = [_executed(net, data, images, device, knob, priced) for knob in knobs]
@@ -133,7 +134,8 @@ def _spot_check_indices(points: Sequence[OperatingPoint]) -> list[int]:
 def _executed(
     net: RoutedNet, data: Data, images: Images, device: torch.device, knob: Knob, priced: RoutePrices
 ) -> OperatingPoint:
-    routed = Routed.joined([run(net, inputs, knob) for inputs, _ in data.chunks(images, device)])
+    with noted(f"at knob {dict(knob)}"):
+        routed = Routed.joined([run(net, inputs, knob) for inputs, _ in data.chunks(images, device)])
     _check_finite(net, routed.logits, knob)
     _check_priced(net, routed, knob, priced)
     routes = len(priced.routes)
@@ -166,9 +168,8 @@ def _audited(net: RoutedNet, inputs: Tensor, knob: Knob) -> Routed:
     Raises:
         RunFailed: where work was done outside the meter, or charged and not done.
     """
-    routed = run(
-        net, inputs, knob
-    )  # prices what it meets for the first time, which would count as work below
+    with noted(f"at knob {dict(knob)}"):
+        routed = run(net, inputs, knob)  # has blocks priced, which would count as work below
     _check_finite(net, routed.logits, knob)
     with torch.no_grad():  # in inference mode operators would have to be taken apart in Python
         meter = BatchMeter(inputs, price=image_products)

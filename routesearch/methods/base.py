@@ -42,7 +42,7 @@ A complete method, early exit on confidence after one unit:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, final
 
@@ -134,6 +134,7 @@ class Stage:
         cache: a frozen front, run once for each image instead of in every epoch; its output becomes
             ``Batch.inputs``. Images are then not augmented.
         after_backward: called between backward and the optimizer's step (TALR scales gradients here).
+        after_step: called after the optimizer's step (weights are clipped or projected here).
     """
 
     loss: Callable[[Batch], Tensor]
@@ -146,6 +147,7 @@ class Stage:
     batches: Callable[[Tensor, int, torch.Generator], Iterator[Tensor]] = shuffled
     cache: Callable[[Tensor], Any] | None = None
     after_backward: Callable[[], None] = no_op
+    after_step: Callable[[], None] = no_op
 
 
 class RoutedNet(nn.Module, ABC):
@@ -215,6 +217,15 @@ class RoutedNet(nn.Module, ABC):
     @abstractmethod
     def stages(self) -> Sequence[Stage]:
         """How to train it."""
+
+    def after_training(self, batches: Iterable[Batch]) -> None:
+        """Called once when the last stage has ended, in eval mode and without gradients; does nothing.
+
+        What a method collects over the training images goes here, such as the statistics of norms.
+
+        Args:
+            batches: the training images once, in order, not augmented.
+        """
 
     @abstractmethod
     def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from routesearch.backbones.base import Backbone
-from routesearch.errors import Refusal, origin
+from routesearch.errors import Refusal, described, noted
 from routesearch.methods.base import Knob, RoutedNet, Trunk
 from routesearch.routing.billing import BatchMeter, Routed
 from routesearch.routing.pricing import PricingMeter, RoutePrices, one_image
 from routesearch.routing.shapes import shapes_only
 from routesearch.space.space import Space
+from routesearch.utils.validation import short
 
 
 def price(
@@ -38,9 +40,9 @@ def price(
         raise
     except Exception as error:  # a plugin's code may raise anything
         hint = "; route may branch through the meter only" if "meta tensors" in str(error) else ""
-        text = " ".join(str(error).split())
-        where = f"{type(error).__name__}: {text}{hint}{origin(error)}"
-        raise Refusal(f"{method.name}: {dict(config)} cannot be built and routed: {where}") from error
+        raise Refusal(
+            f"{method.name}: {dict(config)} cannot be built and routed: {described(error)}{hint}"
+        ) from error
 
 
 def _price(method: type[RoutedNet], config: Space, backbone: Backbone, trunk: Trunk | None) -> RoutePrices:
@@ -49,7 +51,20 @@ def _price(method: type[RoutedNet], config: Space, backbone: Backbone, trunk: Tr
         knobs = net.knobs()
         if not knobs:
             raise Refusal(f"{method.name}: knobs() must give one setting or more without data, got none")
+        check_knobs(method.name, knobs)
         return price_ways(net, knobs)
+
+
+def check_knobs(name: str, knobs: Sequence[Knob]) -> None:
+    """Raise Refusal unless knobs are mappings of JSON values, as they are stored."""
+    for knob in knobs:
+        for key, value in knob.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):
+                kind = type(value).__name__
+                rule = f"{name}: a knob must be made of JSON values: numbers, texts, lists"
+                raise Refusal(f"{rule}; got {key}={short(value)}, a {kind}") from None
 
 
 def without_weights(net: RoutedNet) -> RoutedNet:
@@ -71,7 +86,8 @@ def price_ways(net: RoutedNet, knobs: Sequence[Knob]) -> RoutePrices:
     prices = RoutePrices(params=sum(p.numel() for p in net.parameters()))
     with shapes_only():
         for knob in knobs:
-            net.route(PricingMeter(prices), one_image(net.backbone.image_shape), knob)
+            with noted(f"at knob {dict(knob)}"):
+                net.route(PricingMeter(prices), one_image(net.backbone.image_shape), knob)
     if not prices.routes:
         raise ValueError("a route must end in meter.finish, got none that does")
     return prices

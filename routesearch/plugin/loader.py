@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import sha256
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 import pluggy
@@ -20,24 +16,39 @@ from routesearch.data.base import Dataset
 from routesearch.errors import Refusal, UnknownName
 from routesearch.methods.base import RoutedNet
 from routesearch.plugin import hookspecs
+from routesearch.plugin.files import code_digest, load_file
 from routesearch.plugin.hookspecs import GROUP
 from routesearch.space.space import SearchSpace, Space
-from routesearch.utils.files import file_digest
 
 T = TypeVar("T")
 
 
 @dataclass
 class PluginTable(Generic[T]):
-    """What plugins offer of one kind, by name."""
+    """What plugins offer of one kind, by name.
+
+    Attributes:
+        origin: name -> the plugin that offers it, the first of several.
+        others: name -> further plugins that offer it: it cannot be told whose is meant.
+    """
 
     kind: str
     items: dict[str, type[T]] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
+    others: dict[str, list[str]] = field(default_factory=dict)
 
     def find(self, name: str) -> type[T]:
+        """What has this name.
+
+        Raises:
+            Refusal: nothing has, or several plugins offer it.
+        """
         if name not in self.items:
             raise UnknownName(self.kind, name, self.items)
+        if name in self.others:
+            offers = " and ".join(repr(plugin) for plugin in (self.origin[name], *self.others[name]))
+            rule = f"{self.kind} {name!r} must be offered by one plugin"
+            raise Refusal(f"{rule}, got {offers}: rename one of them")
         return self.items[name]
 
 
@@ -76,38 +87,14 @@ def load_plugins(files: Sequence[Path] = ()) -> Registry:
     for file in files:
         if not file.is_file():
             raise Refusal(f"plugins: a plugin must be a Python file, got {file}, which does not exist")
-        registry.code[str(file)] = _digest(file)
+        registry.code[str(file)] = code_digest(file)
         _register(manager, registry, str(file), partial(load_file, file))
     return registry
-
-
-def _digest(file: Path) -> str:
-    try:
-        return f"{file.name} {file_digest(file)[:16]}"
-    except OSError:  # reported when it is loaded
-        return f"{file.name} unread"
 
 
 def _version(point: EntryPoint) -> str:
     package = getattr(point, "dist", None)
     return f"{point.name} of no known version" if package is None else f"{package.name} {package.version}"
-
-
-def load_file(path: Path) -> ModuleType:
-    """Import one file as a module of its own, under a name that no installed module has."""
-    # The same in every process: classes travel by their module's name.
-    name = f"routesearch_file_{path.stem}_{sha256(bytes(path.resolve())).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"not a Python file: {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pydantic look their module up
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def _register(
@@ -166,9 +153,8 @@ def _collect(
         elif flaw := _flaw(item):
             problem(f"{shelf.kind} {name!r}: {flaw}")
         elif name in shelf.items:
-            problem(
-                f"{shelf.kind} {name!r} is already offered by plugin {shelf.origin[name]!r}; ignored here"
-            )
+            shelf.others.setdefault(name, []).append(plugin)
+            problem(f"{shelf.kind} {name!r} is already offered by plugin {shelf.origin[name]!r}")
         else:
             shelf.items[name] = item
             shelf.origin[name] = plugin

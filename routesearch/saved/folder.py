@@ -35,7 +35,7 @@ def write(draft: Path, card: Card, weights: Path, plugins: Mapping[str, Path]) -
     """
     shutil.copyfile(weights, draft / WEIGHTS)
     for name, file in plugins.items():
-        (draft / name).parent.mkdir(exist_ok=True)
+        (draft / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, draft / name)
     text = card.model_copy(update={"weights": file_digest(draft / WEIGHTS)}).dumps()
     (draft / CARD).write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from routesearch.errors import Refusal
+from routesearch.plugin.files import with_neighbours
 from routesearch.plugin.loader import PluginTable
 from routesearch.results.points import Point
 from routesearch.results.reader import StudyResults
@@ -113,10 +114,15 @@ def _code(task: Task, method: str) -> tuple[dict[Part, Code], dict[str, Path]]:
         file = next((f for f in task.config.plugin_files if str(f) == plugin), None)
         copy = None
         if file is not None:
-            known = {source: at for at, source in copies.items()}
-            taken = f"{PLUGINS}/{file.name}" in copies
-            copy = known.get(file, f"{PLUGINS}/{part}_{file.name}" if taken else f"{PLUGINS}/{file.name}")
-            copies[copy] = file
+            sources = with_neighbours(file)
+            places = [f"{PLUGINS}/{source.relative_to(file.parent)}" for source in sources]
+            if any(
+                copies.get(place, source) != source for place, source in zip(places, sources, strict=True)
+            ):
+                own = f"{PLUGINS}/{part}_" if len(sources) == 1 else f"{PLUGINS}/{part}/"
+                places = [own + place.removeprefix(f"{PLUGINS}/") for place in places]
+            copies.update(zip(places, sources, strict=True))
+            copy = places[0]
         code[part] = Code(
             plugin=plugin if file is None else file.name, version=registry.code[plugin], file=copy
         )

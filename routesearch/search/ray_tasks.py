@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from routesearch.errors import described
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, TrialRecord
 from routesearch.results.timing import Timing
@@ -127,4 +128,4 @@ def _keep(job: WorkerJob, number: int, weights: Arrays) -> None:
 
 
 def _failure(error: Exception) -> Outcome:
-    return Outcome.failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+    return Outcome.failure(described(error), traceback.format_exc())

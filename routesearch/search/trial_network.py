@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from routesearch.data.base import Data
-from routesearch.errors import origin
+from routesearch.errors import described
 from routesearch.evaluation.latency import MAX_TIMED, time_network, time_points
 from routesearch.evaluation.measure import measure
 from routesearch.methods.base import Knob, RoutedNet, Trunk
@@ -50,8 +50,7 @@ def run_trial(
         outcome.dumps()  # a knob that is no JSON value fails its trial here, not the worker that stores it
         return outcome, to_arrays(net)
     except Exception as error:  # MemoryError and torch's out-of-memory errors are Exceptions too
-        reason = f"{type(error).__name__}: {error}{origin(error)}"
-        return Outcome.failure(reason, traceback.format_exc(), time.monotonic() - started), {}
+        return Outcome.failure(described(error), traceback.format_exc(), time.monotonic() - started), {}
 
 
 def measure_on(

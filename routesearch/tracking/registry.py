@@ -15,7 +15,7 @@ import numpy as np
 
 from routesearch.errors import Refusal, RunFailed, headline
 from routesearch.results.reader import StudyResults
-from routesearch.saved import PLUGINS, Card, SavedModel, load, read
+from routesearch.saved import Card, SavedModel, load, read
 from routesearch.tracking.client import artifact_folder, connect, tracking_uri
 from routesearch.tracking.experiment import TRIAL, open_experiment
 
@@ -183,4 +183,7 @@ def _load_pyfunc(path: str) -> Served:
 
     Plain files with code that lie in the folder are run: who loads a model from a registry runs its code.
     """
-    return Served(load(path, plugins=sorted((Path(path) / PLUGINS).glob("*.py"))))
+    card, _ = read(Path(path))
+    return Served(
+        load(path, plugins=sorted({Path(path) / code.file for code in card.code.values() if code.file}))
+    )

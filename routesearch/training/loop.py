@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from routesearch.data.base import Data, Images
-from routesearch.errors import RunFailed
-from routesearch.methods.base import Batch, Stage
+from routesearch.errors import RunFailed, noted
+from routesearch.methods.base import Batch, RoutedNet, Stage
 from routesearch.methods.schedules import cosine
 from routesearch.routing.cost import Tensors, map_tensors, tensors
 from routesearch.routing.counter import Count, counted
@@ -71,9 +71,13 @@ def fit(
     loop = _Loop(net, data, images, recipe, torch.Generator().manual_seed(seed), on_epoch)
     shares = list(accumulate(stage.share for stage in stages))
     ends = [round(epochs * loop.per_epoch * share / shares[-1]) for share in shares]
-    for stage, start, end in zip(stages, [0, *ends], ends, strict=False):
-        with _roles(net, stage) as parameters:
+    for number, (stage, start, end) in enumerate(zip(stages, [0, *ends], ends, strict=False), 1):
+        where = noted(f"in stage {number} of {len(stages)}") if len(stages) > 1 else nullcontext()
+        with where, _roles(net, stage) as parameters:
             loop.run(stage, parameters, steps=max(1, end - start))
+    if isinstance(net, RoutedNet) and type(net).after_training is not RoutedNet.after_training:
+        with noted("in after_training"):
+            loop.finish(net)
     return Fitted(loop.macs, loop.steps)
 
 
@@ -118,6 +122,7 @@ class _Loop:
             with watched as work, _autocast(self.recipe, self.device):
                 aux = {name: values[rows] for name, values in self.images.aux.items()}
                 loss = stage.loss(Batch(source(rows), self.images.labels[rows], step / steps, aux))
+            _check_loss(loss)
             if work is not None:
                 price, priced = work.macs, len(rows)
             optimizer.zero_grad(set_to_none=True)
@@ -126,6 +131,7 @@ class _Loop:
             if self.recipe.clip_norm is not None and stage.optimizer is None:
                 nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
             optimizer.step()
+            stage.after_step()
             self.macs += price * len(rows) // priced
             self.steps += 1
             broken |= ~torch.isfinite(loss.detach())
@@ -135,6 +141,21 @@ class _Loop:
                 raise RunFailed(f"the loss must stay finite, got NaN or infinity in epoch {at}")
             if whole and self.on_epoch is not None:
                 self.on_epoch(self.steps // self.per_epoch)
+
+    def finish(self, net: RoutedNet) -> None:
+        """Hand the training images to what a method does when training has ended."""
+        net.eval()
+        rows = torch.arange(len(self.images), device=self.device).split(self.recipe.batch_size)
+
+        def batches() -> Iterator[Batch]:
+            for some in rows:
+                aux = {name: values[some] for name, values in self.images.aux.items()}
+                yield Batch(self.data.batch(self.images, some)[0], self.images.labels[some], 1.0, aux)
+
+        with torch.no_grad(), training_work(net) as work, _autocast(self.recipe, self.device):
+            net.after_training(batches())
+        self.macs += work.macs
+        net.eval()
 
     def _rows(self, stage: Stage, prefetch: Callable[[Tensor], None]) -> Iterator[Tensor]:
         """Row numbers of batches, epoch after epoch without end; ``prefetch`` gets each one early.
@@ -178,6 +199,18 @@ class _Loop:
                 whole[rows] = part
         spent = round(work.macs * len(images) / size)
         return lambda rows: map_tensors(stored, lambda t: t[rows]), lambda rows: None, spent
+
+
+def _check_loss(loss: Any) -> None:
+    rule = "a stage's loss must be a tensor with one number"
+    if not isinstance(loss, Tensor):
+        raise RunFailed(f"{rule}, got {type(loss).__name__}")
+    if loss.numel() != 1:
+        raise RunFailed(f"{rule}, got one of shape {tuple(loss.shape)}: take its mean")
+    if not loss.requires_grad:
+        raise RunFailed(
+            "a stage's loss must depend on parameters that the stage trains, got one that does not"
+        )
 
 
 def training_work(net: nn.Module) -> AbstractContextManager[Count]:

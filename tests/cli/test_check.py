@@ -139,3 +139,23 @@ def test_without_pytest_it_says_what_to_install(run: Run, monkeypatch: pytest.Mo
     assert done.status == 2
     [line] = done.lines
     assert line.startswith("routesearch: check needs pytest and hypothesis: pip install 'routesearch[test]'")
+
+
+def test_one_cause_is_told_once(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "vote.py"
+    body = METHOD.format(position="Annotated[int, IntDistribution(1, 3)] = 2")
+    file.write_text(
+        body.replace(
+            "    def route(", "    def stages(self):\n        raise ValueError('no stages')\n\n    def route("
+        )
+    )
+    done = run("check", "vote", "--plugin", file, "--set", "position=2")
+    assert done.status == 1
+    failed = [line for line in done.out.splitlines() if line.startswith("failed")]
+    assert len(failed) > 2
+    assert sum("no stages (vote.py:" in line for line in failed) == 1
+    assert sum(": as for " in line for line in failed) == len(failed) - 1
+
+
+def test_the_help_names_the_extra(run: Run) -> None:
+    assert "routesearch[test]" in run("check", "--help").out

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Data
-from routesearch.errors import RunFailed
+from routesearch.errors import Refusal, RunFailed, described
 from routesearch.evaluation.measure import measure
 from routesearch.methods.base import Knob, RoutedNet, Scores, Stage
 from routesearch.methods.running import price, run
@@ -454,3 +454,45 @@ def test_a_cost_that_no_input_shows_is_caught(pocket: Backbone, data: Data) -> N
 def test_what_the_core_computes_cannot_be_overridden(name: str) -> None:
     with pytest.raises(TypeError, match=rf"^Mine\.{name} must not be overridden: the core computes it"):
         type("Mine", (Repeats,), {name: lambda self: Interval(0, 1)})
+
+
+def test_a_knob_that_is_no_json_value_is_named(pocket: Backbone, data: Data) -> None:
+    class Tensors(Repeats):
+        name = "tensors"
+
+        def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> list[Knob]:
+            return [{"times": 1}, *([{"times": torch.tensor(2)}] if labels is not None else [])]
+
+    told = r"^tensors: a knob must be made of JSON values: numbers, texts, lists; got times=.*, a Tensor$"
+    with pytest.raises(Refusal, match=told):
+        measure(Tensors(Tensors.Config(), pocket), data, data.validation, CPU)
+
+    class Always(Tensors):
+        def knobs(self, scores: Scores | None = None, labels: Tensor | None = None) -> list[Knob]:
+            return [{"times": torch.tensor(2)}]
+
+    with pytest.raises(Refusal, match=told):
+        Always(Always.Config(), pocket).bounds()
+
+
+class Forgetful(Looked):
+    """Scores for all, and a route that loses those who stay."""
+
+    name = "forgetful"
+
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        if images.is_meta:
+            super().route(meter, images, knob)
+            return
+        scores = images.flatten(1)[:, 0]
+        for way, group, x in meter.split(scores > scores.median(), 2, images):
+            if way:
+                super().route(group, x, knob)
+
+
+def test_an_image_that_never_finishes_is_said_plainly(pocket: Backbone, data: Data) -> None:
+    with pytest.raises(
+        ValueError, match=r"^every image must finish exactly once, got \d+ finishes for"
+    ) as caught:
+        measure(Forgetful(Forgetful.Config(), pocket), data, data.validation, CPU)
+    assert ", at knob {" in described(caught.value)

@@ -158,7 +158,7 @@ BROKEN = {
     ),
     "a name that is taken": (
         METHOD.replace("mine", "static") + "    @hookimpl\n    def routesearch_methods(): return [Mine]\n",
-        "method 'static' is already offered by plugin 'core'; ignored here",
+        "method 'static' is already offered by plugin 'core'",
     ),
 }
 
@@ -269,3 +269,14 @@ def test_code_is_known_by_version_or_by_digest(write: Callable[..., Path]) -> No
     assert re.fullmatch(r"mine\.py [0-9a-f]{16}", first[str(path)])
     write(body + "\n")
     assert load_plugins([path]).code[str(path)] != first[str(path)]
+
+
+def test_a_name_that_two_plugins_offer_is_refused_where_it_is_used(write: Callable[..., Path]) -> None:
+    body = METHOD.replace("mine", "static") + "    @hookimpl\n    def routesearch_methods(): return [Mine]\n"
+    file = write(body)
+    registry = load_plugins([file])
+    with pytest.raises(Refusal) as refused:
+        registry.methods.find("static")
+    rule = "method 'static' must be offered by one plugin, got 'core' and"
+    assert str(refused.value) == f"{rule} {str(file)!r}: rename one of them"
+    assert registry.methods.find("dgate").name == "dgate", "other names are as they were"

@@ -246,3 +246,22 @@ def test_plugins_of_one_file_name_do_not_meet(study: Study, tmp_path: Path, fixt
     copies = sorted((tmp_path / "model" / "plugins").iterdir())
     assert [f.name for f in copies] == ["backbone_own.py", "own.py"]
     assert len(load(tmp_path / "model", plugins=copies).predict(np.zeros((2, 8, 8)))) == 2
+
+
+def test_files_beside_a_plugin_travel_with_it(study: Study, tmp_path: Path, fixtures: Path) -> None:
+    """Also where the backbone's and the method's have the same names."""
+    named: list[Any] = []
+    for kind in ("backbone", "method"):
+        (tmp_path / kind).mkdir()
+        code = (fixtures / f"own_{kind}.py").read_text() + "\nimport parts\n"
+        (tmp_path / kind / "own.py").write_text(code)
+        (tmp_path / kind / "parts.py").write_text(f"KIND = {kind!r}\n")
+        named.append(f"{kind}/own.py")
+    Study.load(study.config.file, {"plugins": named}).save(tmp_path / "model", "10x")
+    folder = tmp_path / "model" / "plugins"
+    copies = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py"))
+    assert copies == ["backbone/own.py", "backbone/parts.py", "own.py", "parts.py"]
+    shutil.rmtree(tmp_path / "backbone")
+    shutil.rmtree(tmp_path / "method")
+    files = [folder / "own.py", folder / "backbone" / "own.py"]
+    assert len(load(tmp_path / "model", plugins=files).predict(np.zeros((2, 8, 8)))) == 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle, islice
 from typing import Any
 
@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from routesearch.backbones.base import Backbone
 from routesearch.data.augment import Augment
 from routesearch.data.base import Data
-from routesearch.errors import RunFailed
+from routesearch.errors import RunFailed, described
 from routesearch.methods.base import Batch, Stage
 from routesearch.methods.schedules import cosine, shuffled
+from routesearch.methods.static import Static
 from routesearch.routing.cost import mult_adds
 from routesearch.study.recipe import Recipe
 from routesearch.training import loop as fit_module
@@ -362,6 +364,76 @@ def test_a_loss_that_is_not_finite_fails_the_run(net: Net, train: Callable[..., 
 
     with pytest.raises(RunFailed, match=r"^the loss must stay finite, got NaN or infinity in epoch 1$"):
         train(Stage(loss), epochs=2)
+
+
+def test_an_error_names_its_stage(net: Net, train: Callable[..., Fitted]) -> None:
+    with pytest.raises(RunFailed) as caught:
+        train(Stage(net.loss), Stage(lambda batch: net.loss(batch) * float("nan")), epochs=2)
+    assert described(caught.value).endswith("got NaN or infinity in epoch 2, in stage 2 of 2")
+
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (
+            lambda net, batch: net(batch.inputs),
+            r".* one number, got one of shape \(16, 3\)",
+        ),
+        (lambda net, batch: 0.5, "must be a tensor with one number, got float"),
+        (lambda net, batch: None, "must be a tensor with one number, got NoneType"),
+        (lambda net, batch: net.loss(batch).detach(), "must depend on parameters that the stage trains"),
+    ],
+)
+def test_a_loss_is_one_number_with_a_gradient(
+    net: Net, train: Callable[..., Fitted], loss: Callable[..., Any], told: str
+) -> None:
+    with pytest.raises(RunFailed, match=f"^a stage's loss {told}"):
+        train(Stage(lambda batch: loss(net, batch)))
+
+
+def test_a_stage_hears_of_each_step(net: Net, train: Callable[..., Fitted]) -> None:
+    """Weights that are clipped after the step are never larger, whatever the optimizer did."""
+    largest: list[float] = []
+
+    def clip() -> None:
+        net.head.weight.data.clamp_(-0.01, 0.01)
+
+    def loss(batch: Batch) -> Tensor:
+        largest.append(float(net.head.weight.detach().abs().max()))
+        return net.loss(batch)
+
+    train(Stage(loss, after_step=clip), epochs=2)
+    assert len(largest) == 2 * STEPS
+    assert max(largest[1:]) <= 0.01 < largest[0]
+
+
+class Collects(Static):
+    """Remembers what it is given when training has ended."""
+
+    def __init__(self, config: Any, backbone: Backbone, trunk: Any = None) -> None:
+        super().__init__(config, backbone, trunk)
+        self.given: list[Batch] = []
+        self.modes: set[bool] = set()
+
+    def after_training(self, batches: Iterable[Batch]) -> None:
+        self.given += list(batches)
+        self.modes |= {self.training, torch.is_grad_enabled()}
+        self.plain(self.given[0].inputs)
+
+
+def test_a_method_sees_the_training_images_when_training_has_ended(pocket: Backbone, data: Data) -> None:
+    def trained(kind: type[Static]) -> tuple[Any, Fitted]:
+        net = kind(kind.Config(), pocket)
+        return net, fit(net, net.stages(), data, RECIPE, epochs=1, seed=0, device=CPU)
+
+    net, fitted = trained(Collects)
+    inputs = torch.cat([batch.inputs for batch in net.given])
+    assert torch.equal(inputs, data.inputs(data.train.pixels))
+    assert torch.equal(torch.cat([batch.labels for batch in net.given]), data.train.labels)
+    assert net.modes == {False}
+    _, before = trained(Static)
+    first = len(net.given[0].labels)
+    assert fitted.macs == before.macs + first * mult_adds(net.plain, inputs), "what runs there is paid for"
 
 
 # ---- the cache ---------------------------------------------------------------------------------------
