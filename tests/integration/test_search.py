@@ -71,7 +71,7 @@ def test_what_goes_wrong_in_a_trial_is_its_record_and_the_search_goes_on(
     kept = fake.read(tmp_path)
     assert [r.number for r in kept if r.state is State.FAILED] == [0, 1, 2, 3, 6]
     reasons = [r.outcome.reason or "" for r in kept if r.outcome is not None]
-    assert reasons[0] == "ValueError: the method is broken"
+    assert re.fullmatch(r"ValueError: the method is broken \(fake_study\.py:\d+\)", reasons[0] or "")
     assert reasons[1].startswith("the worker was lost: its worker process has died.")
     assert reasons[2] == "accuracy and MACs must be finite, got nan and 1.0"
     assert reasons[3].startswith("the worker was lost: ")
@@ -84,7 +84,10 @@ def test_what_goes_wrong_in_a_trial_is_its_record_and_the_search_goes_on(
 def test_a_trunk_that_cannot_be_trained_ends_the_search(
     search: Callable[..., Heard], fake: ModuleType, tmp_path: Path
 ) -> None:
-    with pytest.raises(RunFailed, match=r"^the trunk could not be trained: ValueError: no trunk today$"):
+    with pytest.raises(
+        RunFailed,
+        match=r"^the trunk could not be trained: ValueError: no trunk today \(fake_study\.py:\d+\)$",
+    ):
         search(tmp_path, needs_trunk=True, trouble={"trunk": "raise"})
     assert fake.read(tmp_path) == []
 
@@ -97,7 +100,8 @@ def test_a_confusion_that_is_asked_for_later_leaves_the_trunk_as_it_was(
     before = trunk.stat()
     both: dict[str, Any] = {"trials": 2, "needs_trunk": True, "needs_confusion": True}
     with pytest.raises(
-        RunFailed, match=r"^the confusion could not be trained: ValueError: no confusion today$"
+        RunFailed,
+        match=r"^the confusion could not be trained: ValueError: no confusion today \(fake_study\.py:\d+\)$",
     ):
         search(
             tmp_path, **both, trouble={"trunk": "raise", "confusion": "raise"}

@@ -167,7 +167,7 @@ FAILURES = {
     "nan logits": "RunFailed: failing: logits must be finite, got NaN or infinity at knob {}",
     "twice": "ValueError: every image must finish exactly once, got 120 finishes for 60",
     "at birth": "KeyError: 'no such layer'",
-    "odd knob": "ValueError: Out of range float values are not JSON compliant",
+    "odd knob": "Refusal: failing: a knob must be made of JSON values: numbers, texts, lists; got",
 }
 
 

@@ -433,6 +433,7 @@ SIDE_EFFECTS: dict[type[RoutedNet], set[str]] = {
     TrainMode: {MATES, STORED},
     StatisticsMove: {STATE, STORED},
     Drawing: {MATES},
+    OddKnob: {BUILDS, BOUNDS, ROUTES, STORED, WAYS, BATCHES, STATE, MATES, TRACE, FEW},
 }
 """Invariants that a fault may break beside the one that it is about."""
 
