@@ -35,6 +35,10 @@ class UnknownName(Refusal):
         super().__init__(f"no {kind} {name!r}{hint} installed: {', '.join(offers) or 'none'}")
 
 
+class CodeFailed(Refusal):
+    """A config whose network cannot be built or routed because the method's own code raises."""
+
+
 class RunFailed(RouteSearchError):
     """The work was started and could not be finished (exit status 1)."""
 

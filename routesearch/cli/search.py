@@ -116,7 +116,7 @@ def _ending(summary: Summary, file: Path) -> list[Any]:
     stopped = f", {summary.stopped} stopped early" if summary.stopped else ""
     refused = f"{summary.refused} refused"
     if summary.refused:
-        refused += " (over the budget or violating a constraint of the method; never trained)"
+        refused += " (never trained: over the budget, or not to be built; `trials` says why)"
     within = summary.feasible_hypervolume
     command = f"routesearch {{}} {shlex.quote(str(file))}"
     parts += [

@@ -20,7 +20,7 @@ from routesearch.data.augment import Augment
 from routesearch.data.images import Images, Shape, to_nhwc
 from routesearch.data.splits import Index, pick
 from routesearch.data.streamed import StreamedImages
-from routesearch.errors import Refusal
+from routesearch.errors import Refusal, described
 
 __all__ = ["SPLITS", "Data", "Dataset", "Images", "Shape", "Source", "moments"]
 
@@ -193,8 +193,16 @@ class Dataset(BaseModel, ABC):
         """Image shape and class names, read as cheaply as possible (not at all where they are static)."""
         if self.shape is not None and self.class_names is not None:
             return self.shape, self.class_names
-        source = self.read(base)
+        source = self._source(base)
         return source.train.shape, source.classes
+
+    def _source(self, base: Path) -> Source:
+        try:
+            return self.read(base)
+        except Refusal:
+            raise
+        except Exception as error:  # a plugin's code may raise anything
+            raise Refusal(f"{self.name}: the images cannot be read: {described(error)}") from error
 
     @final
     def load(self, base: Path) -> Data:
@@ -203,7 +211,7 @@ class Dataset(BaseModel, ABC):
         Raises:
             Refusal: as :meth:`read`, and where labels, shapes or sizes cannot make three splits.
         """
-        source = self.read(base)
+        source = self._source(base)
         _check(self.name, source)
         if any(label >= len(source.classes) for label in self.augment.flip_only):
             rule = f"augment.flip_only must be labels in 0..{len(source.classes) - 1}"
@@ -315,6 +323,10 @@ def _take(images: Images, index: Index) -> Images:
     return images.select(torch.from_numpy(index))
 
 
+WHITEST = 32.0
+"""Noise may go beyond white, but not so far: such pixels are on another scale."""
+
+
 def _check(name: str, source: Source) -> None:
     """The constraints that every data set must meet, whoever wrote its reader."""
     if len(source.classes) < 2:
@@ -324,6 +336,11 @@ def _check(name: str, source: Source) -> None:
     for split, images in (("train", source.train), ("validation", source.validation), ("test", source.test)):
         if images is None:
             continue
+        where = f"{name}, {split}"
+        held = vars(images).get("pixels")  # not those that are read one by one
+        for what, values in (("pixels", images.labels if held is None else held), ("labels", images.labels)):
+            if not isinstance(values, Tensor):
+                raise Refusal(f"{where}: {what} must be a torch tensor, got {type(values).__name__}")
         sizes, dtype, labels, where = images.sizes, images.dtype, images.labels, f"{name}, {split}"
         if len(sizes) != 4 or dtype not in (torch.uint8, torch.float32):
             raise Refusal(f"{where}: pixels must be N,C,H,W of uint8 or float32, got {sizes} of {dtype}")
@@ -339,6 +356,11 @@ def _check(name: str, source: Source) -> None:
         if images.shape != source.train.shape or dtype != source.train.dtype:
             got = f"{images.shape} of {dtype}, not {source.train.shape} of {source.train.dtype}"
             raise Refusal(f"{where}: images must have the form of the training images, got {got}")
+        if held is not None and dtype == torch.float32:
+            darkest, lightest = (float(bound) for bound in held.aminmax())
+            if not (darkest > -WHITEST and lightest < WHITEST):
+                rule = "pixels of float32 must be on a scale where 0 is black and 1 is white"
+                raise Refusal(f"{where}: {rule}, got {darkest:.6g} to {lightest:.6g}")
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= len(source.classes):
             raise Refusal(f"{where}: labels must lie in 0..{len(source.classes) - 1}, got {low}..{high}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from routesearch.backbones.base import Backbone
-from routesearch.errors import Refusal, described, noted
+from routesearch.errors import CodeFailed, Refusal, described, noted
 from routesearch.methods.base import Knob, RoutedNet, Trunk
 from routesearch.routing.billing import BatchMeter, Routed
 from routesearch.routing.pricing import PricingMeter, RoutePrices, one_image
@@ -27,7 +27,8 @@ def price(
         trunk: where the structure depends on it (:meth:`RoutedNet.cases`); None covers all cases.
 
     Raises:
-        Refusal: where the config violates a constraint of the method, or the method's code fails.
+        Refusal: where the config violates a constraint of the method.
+        CodeFailed: where the method's code raises anything else.
     """
     try:
         cases = method.cases(config, backbone) if method.needs_confusion else ()
@@ -40,7 +41,7 @@ def price(
         raise
     except Exception as error:  # a plugin's code may raise anything
         hint = "; route may branch through the meter only" if "meta tensors" in str(error) else ""
-        raise Refusal(
+        raise CodeFailed(
             f"{method.name}: {dict(config)} cannot be built and routed: {described(error)}{hint}"
         ) from error
 

@@ -199,7 +199,7 @@ class Cuts(Domain):
             return "increasing unit numbers"
         if not self.least <= len(cuts):
             return f"at least {self.least} of them"
-        if cuts and not (self.first <= cuts[0] and cuts[-1] <= self.last):
+        if cuts and self.complete and not (self.first <= cuts[0] and cuts[-1] <= self.last):
             return f"{self.first} <= position <= {self.last}"
         return None
 

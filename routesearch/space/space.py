@@ -115,6 +115,10 @@ class SearchSpace:
             domains.pop(name, None)
         # A field that was fixed so far comes last: back into the order of drawing.
         ordered = {n: domains[n] for n in self.config.model_fields if n in domains}
+        for name, domain in ordered.items():
+            if not domain.complete:
+                cure = f"space(backbone) must give it: refine({name}=Cuts(last=len(backbone) - 1))"
+                raise Refusal(f"{name}: the last position must be known, got none; {cure}")
         return SearchSpace(self.config, ordered, defaults)
 
     def _narrowed(self, name: str, wish: Mapping[str, Any], declared: Domain | None) -> Domain:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from routesearch.backbones.base import Backbone, reference_cost
 from routesearch.data.base import Data, Dataset, Shape
-from routesearch.errors import Refusal
+from routesearch.errors import CodeFailed, Refusal
 from routesearch.methods.base import RoutedNet
 from routesearch.methods.running import price
 from routesearch.plugin.loader import PluginTable, Registry, load_plugins
@@ -132,6 +132,7 @@ class Task:
         space, rng = self.spaces[method], Random(self.config.search.seed)
         found: list[Interval] = []
         reason: str | None = None
+        faults: list[str] = []
 
         def price(config: Space) -> bool:
             """Whether the config can be built within the budget."""
@@ -140,6 +141,7 @@ class Task:
                 found.append(self.bounds(method, config))
             except Refusal as refusal:
                 reason = str(refusal)
+                faults.extend([reason] if isinstance(refusal, CodeFailed) else [])
                 return False
             return self.budget.admits(found[-1])
 
@@ -148,6 +150,9 @@ class Task:
         hits = sum(price(space.draw(rng)) for _ in range(draws))
         if not found:
             return SpaceCosts(0.0, None, reason)
+        if faults:
+            told = "%s: %d of the configs that were tried fail in its own code: %s"
+            log.warning(told, method, len(faults), faults[-1])
         return SpaceCosts(
             hits / max(1, draws), Interval(min(b.min for b in found), max(b.max for b in found))
         )

@@ -63,6 +63,8 @@ def fit(
     Raises:
         RunFailed: when a loss is not finite.
     """
+    if not isinstance(stages, Sequence) or not all(isinstance(stage, Stage) for stage in stages):
+        raise RunFailed(f"stages must give a list of Stage, got {stages!r:.200}")
     if not stages or not all(stage.share > 0 for stage in stages):
         got = [stage.share for stage in stages]
         raise RunFailed(f"a method must have a stage or more, each with a share over 0, got shares {got}")

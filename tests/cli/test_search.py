@@ -82,7 +82,7 @@ def test_words_that_need_it_are_explained(
         name="tight", methods=["static"], budget={"max_macs": "0.05x"}, search={"sampler": "random"}
     )
     fill(file)
-    assert re.search(r"[1-9]\d* refused \(over the budget or violating a constraint", run("search", file).out)
+    assert re.search(r"[1-9]\d* refused \(never trained: over the budget", run("search", file).out)
 
 
 def test_the_budget_that_is_suggested_next_is_another_one_and_has_an_answer(

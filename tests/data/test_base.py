@@ -349,3 +349,49 @@ def test_chunks_are_the_whole_split_in_order(size: int) -> None:
     assert [len(labels) for _, labels in chunks[:-1]] == [size] * (len(chunks) - 1)
     assert torch.equal(torch.cat([labels for _, labels in chunks]), data.validation.labels)
     assert torch.equal(torch.cat([inputs for inputs, _ in chunks]), data.inputs(data.validation.pixels))
+
+
+class Own(Dataset):
+    """What a plugin's reader may give."""
+
+    name: ClassVar[str] = "own"
+
+    def read(self, base: Path) -> Source:
+        images: Any = GIVEN["images"]
+        return Source(("a", "b"), images() if callable(images) else images)
+
+
+GIVEN: dict[str, Any] = {}
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (
+            lambda: 1 / 0,
+            r"^own: the images cannot be read: ZeroDivisionError: division by zero \(test_base\.py:\d+\)$",
+        ),
+        (
+            Images(torch.rand(20, 1, 4, 4) * 255, torch.arange(20) % 2),
+            r"^own, train: pixels of float32 must be on a scale .* 1 is white, got [\d.e-]+ to 2\d\d",
+        ),
+        (
+            Images(torch.full((20, 1, 4, 4), float("nan")), torch.arange(20) % 2),
+            "0 is black and 1 is white, got nan to nan",
+        ),
+        (
+            Images(np.zeros((20, 1, 4, 4), np.float32), torch.arange(20) % 2),  # type: ignore[arg-type]
+            "^own, train: pixels must be a torch tensor, got ndarray$",
+        ),
+        (
+            Images(torch.rand(20, 1, 4, 4), np.arange(20) % 2),  # type: ignore[arg-type]
+            "^own, train: labels must be a torch tensor, got ndarray$",
+        ),
+    ],
+)
+def test_what_a_reader_gives_is_checked(
+    images: Any, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(GIVEN, "images", images)
+    with pytest.raises(Refusal, match=told):
+        Own().load(tmp_path)

@@ -420,3 +420,16 @@ def test_schema_says_what_may_be_drawn() -> None:
         "hidden": None,
     }
     json.dumps(SPACE.schema())
+
+
+def test_positions_whose_end_nobody_gave_are_refused_by_name() -> None:
+    class Fields(Space):
+        positions: Annotated[tuple[int, ...], Cuts()] = (2, 4)
+
+    told = r"^positions: the last position must be known, got none; space\(backbone\) must give it: refine\("
+    with pytest.raises(Refusal, match=told):
+        SearchSpace(Fields).narrow({})
+    assert SearchSpace(Fields).refine(positions=Cuts(last=6)).narrow({}).default().model_dump() == {
+        "positions": (2, 4)
+    }
+    assert SearchSpace(Fields).narrow({"positions": [3]}).default().model_dump() == {"positions": (3,)}

@@ -13,7 +13,7 @@ import torch
 from routesearch.backbones import NiN
 from routesearch.backbones.base import Backbone, reference_cost
 from routesearch.data.base import Data
-from routesearch.errors import Refusal
+from routesearch.errors import CodeFailed, Refusal
 from routesearch.results.budget import Budget
 from routesearch.results.points import Interval
 from routesearch.space.space import Space
@@ -232,6 +232,28 @@ def test_preflight_names_a_method_that_can_build_nothing(
 # ---- what must not change ----------------------------------------------------------------------------
 
 KEYS = {"data", "backbone", "search.seed"} | {f"training.{name}" for name in Recipe.model_fields}
+
+
+def test_configs_that_fail_in_the_methods_own_code_are_told(
+    make_task: MakeTask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where others can be built: they are no constraint that somebody thought of."""
+    task = make_task()
+    real = task_module.price
+
+    def failing(method: Any, config: Any, backbone: Backbone) -> Any:
+        if config.depth > 0.5:
+            raise CodeFailed("static: {} cannot be built and routed: IndexError: no such unit (mine.py:7)")
+        return real(method, config, backbone)
+
+    monkeypatch.setattr(task_module, "price", failing)
+    assert 0 < task.reach("static", draws=40).share < 1
+    [told] = [r.getMessage() for r in caplog.records if "own code" in r.getMessage()]
+    assert "of the configs that were tried fail in its own code: static: {} cannot be built" in told
+    caplog.clear()
+    monkeypatch.setattr(task_module, "price", real)
+    make_task().reach("static", draws=10)
+    assert not caplog.records
 
 
 def test_the_fingerprint_has_a_key_for_all_that_decides_numbers(make_task: MakeTask) -> None:

@@ -391,6 +391,14 @@ def test_a_loss_is_one_number_with_a_gradient(
         train(Stage(lambda batch: loss(net, batch)))
 
 
+@pytest.mark.parametrize(
+    ("stages", "got"), [(Stage(len), r"Stage\("), ([len], r"\[<built-in"), (None, "None")]
+)
+def test_stages_are_a_list_of_stages(net: Net, data: Data, stages: Any, got: str) -> None:
+    with pytest.raises(RunFailed, match=rf"^stages must give a list of Stage, got {got}"):
+        fit(net, stages, data, RECIPE, epochs=1, seed=0, device=CPU)
+
+
 def test_a_stage_hears_of_each_step(net: Net, train: Callable[..., Fitted]) -> None:
     """Weights that are clipped after the step are never larger, whatever the optimizer did."""
     largest: list[float] = []
