@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from routesearch.errors import Refusal
+from routesearch.errors import CodeFailed
 from routesearch.routing.operators import Formula, Work, needs_formula, work_formula
 
 TORCHINFO: tuple[type[nn.Module], ...] = (
@@ -30,7 +30,7 @@ TORCHINFO: tuple[type[nn.Module], ...] = (
 """Layers that torchinfo counts right, where they are exactly of these classes: a subclass may do anything."""
 
 
-class CountError(Refusal):
+class CountError(CodeFailed):
     """Multiply-adds that cannot be counted, or of which two counts disagree."""
 
 
@@ -167,6 +167,9 @@ class _Counter(TorchDispatchMode):
         if not self._frames or self._frames[-1].module is not module:
             return
         frame = self._frames.pop()
+        if output is None:  # it raised, and somebody may have caught that
+            self._add(frame.count, ())
+            return
         self._add(self._settled(frame, output), _tensors((output,)))
 
     def _settled(self, frame: _Frame, output: Any) -> Count:
@@ -252,7 +255,7 @@ def counted(
     counter = _Counter(modules, inside, weight)
     handles = [
         register_module_forward_pre_hook(counter.enter),
-        register_module_forward_hook(counter.leave),
+        register_module_forward_hook(counter.leave, always_call=True),
     ]
     try:
         with counter:

@@ -197,6 +197,17 @@ def test_other_threads_are_not_counted() -> None:
     assert count.macs == 0
 
 
+def test_a_layer_that_raises_is_left_behind() -> None:
+    """What runs after an error that somebody caught is counted as ever."""
+    net = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 2)])
+    with counted(net, inside=True) as count:
+        with pytest.raises(RuntimeError):
+            net[0](torch.zeros(2, 5))
+        net[1](torch.zeros(2, 4))
+        torch.zeros(2, 4) @ torch.zeros(4, 4)
+    assert count.products == 2 * 8
+
+
 def test_where_gradients_flow_the_weight_is_asked() -> None:
     def weight(touched: Any) -> int:
         return 3 if torch.is_grad_enabled() and any(t.requires_grad for t in touched) else 1
