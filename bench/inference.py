@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from routesearch import BatchMeter, Meter, RoutedNet, build, mult_adds
 from routesearch.evaluation.latency import clock
-from routesearch.routing.cost import map_tensors
+from routesearch.routing.nested import map_tensors
 from routesearch.search.ray_cluster import WORKER_ENV
 from routesearch.training.loop import to_device
 

@@ -30,7 +30,7 @@ from routesearch.data import Data, Images
 from routesearch.data.base import moments
 from routesearch.methods.base import Batch, Stage, Trunk
 from routesearch.methods.schedules import cosine
-from routesearch.routing.cost import map_tensors, tensors
+from routesearch.routing.nested import map_tensors, tensors
 from routesearch.search.ray_cluster import WORKER_ENV
 from routesearch.study.recipe import Recipe
 from routesearch.task.blueprint import Blueprint

@@ -144,6 +144,10 @@ class Step(nn.LSTM):
         hidden, cell = torch.lstm_cell(x, state, weights, recurrent, bias, recurrent_bias)
         return hidden.unsqueeze(1), (hidden, cell)
 
+    def macs(self, x: Tensor, state: tuple[Tensor, Tensor]) -> int:
+        """Of one image: every entry of the matrices and biases once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
 
 class RecurrentGate(nn.Module):
     """What all positions of an RNNGate share: the LSTM and the layer that reads it."""

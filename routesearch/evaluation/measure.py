@@ -15,7 +15,7 @@ from routesearch.methods.base import Knob, RoutedNet, Scores
 from routesearch.methods.running import check_knobs, price, run
 from routesearch.results.points import OperatingPoint
 from routesearch.routing.billing import BatchMeter, Routed
-from routesearch.routing.cost import image_products
+from routesearch.routing.cost import image_macs
 from routesearch.routing.counter import check, counted
 from routesearch.routing.pricing import RoutePrices
 
@@ -172,14 +172,14 @@ def _audited(net: RoutedNet, inputs: Tensor, knob: Knob) -> Routed:
         routed = run(net, inputs, knob)  # has blocks priced, which would count as work below
     _check_finite(net, routed.logits, knob)
     with torch.no_grad():  # in inference mode operators would have to be taken apart in Python
-        meter = BatchMeter(inputs, price=image_products)
+        meter = BatchMeter(inputs, price=image_macs)
         with counted(net) as count:
             net.route(meter, inputs, knob)
         billed = int(meter.bill().macs.sum())
     check(count, net.name)
-    if count.products != billed:
+    if count.images.macs != billed:
         rule = "every block must run through the meter, and its price must follow from its inputs"
-        got = f"{count.products:,} multiply-adds of work and a bill of {billed:,} (biases aside)"
+        got = f"{count.images.macs:,} multiply-adds of work and a bill of {billed:,}"
         raise RunFailed(f"{net.name}: {rule}, got {got}")
     return routed
 

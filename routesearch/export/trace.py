@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from routesearch.methods.base import Knob, RoutedNet
-from routesearch.routing.cost import Tensors, map_tensors, mult_adds
+from routesearch.routing.cost import mult_adds
 from routesearch.routing.meter import Meter, check_experts
+from routesearch.routing.nested import Tensors, map_tensors
 
 _MARKS = torch.library.Library("routesearch_export", "FRAGMENT")
 _MARKS.define("enter(Tensor x, int region) -> Tensor")

@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from routesearch.routing.cost import Tensors, map_tensors, mult_adds
+from routesearch.routing.cost import mult_adds
 from routesearch.routing.meter import Meter, check_choice, check_experts, check_merged
+from routesearch.routing.nested import Tensors, map_tensors
 
 BranchPath = tuple[int, ...]
 """The ways taken at the splits so far."""

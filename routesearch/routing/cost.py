@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from routesearch.routing.counter import check, counted
-
-Tensors = Any
-"""A tensor, or nested lists and tuples of tensors, images always dim 0."""
+from routesearch.routing.nested import Tensors, map_tensors, shape_key
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class Price:
     Attributes:
         macs: with biases and parameters of normalisation.
         products: without: convolutions, matrix products and attention.
-        shared: of these, products of weights alone, which a batch needs once.
+        shared: of ``macs``, what reads weights alone, which a batch needs once.
     """
 
     macs: int
@@ -49,13 +46,10 @@ def mult_adds(block: nn.Module, *inputs: Tensors) -> int:
     return price_of(block, *inputs).macs
 
 
-def image_products(block: nn.Module, *inputs: Tensors) -> int:
-    """As :func:`mult_adds`, without biases, normalisation parameters and products of weights alone.
-
-    So many run for each image whatever the batch; what a counter of operators sees.
-    """
+def image_macs(block: nn.Module, *inputs: Tensors) -> int:
+    """As :func:`mult_adds`, without what reads weights alone: so many run for each image of any batch."""
     price = price_of(block, *inputs)
-    return price.products - price.shared
+    return price.macs - price.shared
 
 
 def price_of(block: nn.Module, *inputs: Tensors) -> Price:
@@ -71,7 +65,7 @@ def run_for_shapes(block: nn.Module, *inputs: Tensors) -> tuple[Price, Any]:
 
 def _priced(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Price, Any]:
     known = _PRICES.setdefault(block, {})
-    key = _shapes(inputs)
+    key = shape_key(inputs)
     try:
         found = known.get(key)
     except TypeError:  # an input that is neither a tensor nor hashable
@@ -82,41 +76,18 @@ def _priced(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Price, Any]:
 
 
 def _count(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Price, Any]:
-    modes = [(m, m.training) for m in block.modules()]
-    block.eval()  # a norm in training mode would refuse one image
     one = [
         map_tensors(x, lambda t: torch.zeros((1, *t.shape[1:]), dtype=t.dtype, device=t.device))
         for x in inputs
     ]
+    modes = [(m, m.training) for m in block.modules()]
     try:
+        block.eval()  # a norm in training mode would refuse one image
         with torch.no_grad(), counted(block) as count:
             output = block(*one)
     finally:
         for module, training in modes:
             module.training = training
     check(count, type(block).__name__)
-    price = Price(count.macs, count.products + count.shared_products, count.shared_products)
+    price = Price(count.macs, count.images.products + count.shared.products, count.shared.macs)
     return price, map_tensors(output, lambda t: torch.empty(t.shape, dtype=t.dtype, device="meta"))
-
-
-def tensors(state: Tensors) -> Iterator[Tensor]:
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, list | tuple):
-        for part in state:
-            yield from tensors(part)
-
-
-def map_tensors(state: Tensors, change: Any) -> Tensors:
-    if isinstance(state, Tensor):
-        return change(state)
-    if isinstance(state, list | tuple):
-        return type(state)(map_tensors(part, change) for part in state)
-    return state
-
-
-def _shapes(state: Any) -> Any:
-    """What the price of a call depends on: shapes for tensors, everything else as it is."""
-    if isinstance(state, Tensor):
-        return tuple(state.shape[1:]), state.is_meta
-    return tuple(_shapes(part) for part in state) if isinstance(state, list | tuple) else state

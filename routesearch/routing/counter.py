@@ -1,6 +1,6 @@
 """Counting what runs: layers as torchinfo prices them, everything else operator by operator, twice.
 
-torchinfo's count of a layer, which is how the papers counted, holds for the layers of :data:`TORCHINFO`,
+torchinfo's count of a layer, which is how the papers counted, holds for the layers of :data:`LAYERS`,
 biases and parameters of normalisation included. What runs elsewhere (functions, ``@``, attention,
 subclasses, re-parametrised layers, fused kernels) is priced by :mod:`routesearch.routing.operators`. All of
 it is counted a second time by :mod:`routesearch.routing.flop_formulas`, and the two must agree.
@@ -9,25 +9,30 @@ it is counted a second time by :mod:`routesearch.routing.flop_formulas`, and the
 from __future__ import annotations
 
 import functools
+import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from routesearch.errors import CodeFailed
+from routesearch.routing.nested import map_tensors
+from routesearch.routing.nested import tensors_of as _tensors
 from routesearch.routing.operators import Formula, Work, needs_formula, work_formula
 
-TORCHINFO: tuple[type[nn.Module], ...] = (
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
+LAYERS: tuple[type[nn.Module], ...] = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LSTM, nn.GRU, nn.RNN),
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm),
+    *(nn.LSTMCell, nn.GRUCell, nn.RNNCell, *NORMS),
 )
-"""Layers that torchinfo counts right, where they are exactly of these classes: a subclass may do anything."""
+"""Layers that are priced as a whole where they are exactly of these classes: a subclass may do anything."""
 
 
 class CountError(CodeFailed):
@@ -39,40 +44,28 @@ class Count:
     """Work that was done, for all images together.
 
     Attributes:
-        work: the bill of what depends on the images.
-        products: the second count of ``work.products``.
-        shared: the bill of matrix products of weights alone, which a batch needs once (a table of positions
-            that a small network makes).
-        shared_products: the second count of ``shared.products``.
-        unknown: an operator that has parameters and no formula, or None.
+        images: what depends on the images.
+        shared: matrix products of weights alone, which a batch needs once (a table of positions that a small
+            network makes).
+        unknown: an operator that may multiply matrices and has no formula, or None.
     """
 
-    work: Work = field(default_factory=Work)
-    products: int = 0
+    images: Work = field(default_factory=Work)
     shared: Work = field(default_factory=Work)
-    shared_products: int = 0
     unknown: str | None = None
 
     @property
     def macs(self) -> int:
         """Everything that ran."""
-        return self.work.macs + self.shared.macs
+        return self.images.macs + self.shared.macs
 
     def add(self, other: Count) -> None:
-        self.work += other.work
-        self.products += other.products
+        self.images += other.images
         self.shared += other.shared
-        self.shared_products += other.shared_products
         self.unknown = self.unknown or other.unknown
 
     def __mul__(self, factor: int) -> Count:
-        return Count(
-            self.work * factor,
-            self.products * factor,
-            self.shared * factor,
-            self.shared_products * factor,
-            self.unknown,
-        )
+        return Count(self.images * factor, self.shared * factor, self.unknown)
 
 
 @dataclass
@@ -124,21 +117,21 @@ class _Counter(TorchDispatchMode):
         out = func(*args, **kwargs)
         given = _tensors((*args, *kwargs.values()) if kwargs else args)
         known = self._constant
-        weights = sum(id(t) in known or isinstance(t, nn.Parameter) for t in given)
-        shared = 0 < weights == len(given)
+        # What reads weights alone, or nothing, is no image's.
+        shared = all(id(t) in known or isinstance(t, nn.Parameter) for t in given)
         for tensor in (out,) if isinstance(out, Tensor) else _tensors((out,)):
             if shared:
                 known[id(tensor)] = tensor
-            elif id(tensor) in known:
-                del known[id(tensor)]
+                continue
+            known.pop(id(tensor), None)
+            if tensor._base is not None:  # written through a view
+                known.pop(id(tensor._base), None)
         if self._frames and not shared:
             self._frames[-1].ran = True
         if operator.counts and (self._depth or not self._inside) and not (shared and operator.of_vectors):
-            work, products = operator.price(args, kwargs, out)
-            self._add(
-                Count(shared=work, shared_products=products) if shared else Count(work, products), given
-            )
-        elif operator.unknown and weights and not shared:
+            work = operator.price(args, kwargs, out)
+            self._add(Count(shared=work) if shared else Count(work), given)
+        elif operator.unknown and not shared:
             self._add(Count(unknown=func._overloadpacket._qualified_op_name), given)
         return out
 
@@ -157,7 +150,7 @@ class _Counter(TorchDispatchMode):
         if threading.get_ident() != self._thread or id(module) not in self._modules:
             return
         self._depth += 1
-        if stated(module) is not None or type(module) in TORCHINFO:
+        if stated(module) is not None or type(module) in LAYERS:
             self._frames.append(_Frame(module, inputs))
 
     def leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -177,23 +170,29 @@ class _Counter(TorchDispatchMode):
         module, seen = frame.module, frame.count
         name = type(module).__name__
         if (state := stated(module)) is not None:
-            return _stated(name, state(*frame.inputs), len(_tensors(frame.inputs)[0]), seen)
-        layer = layer_work(module, output) if frame.ran else None
+            return _stated(name, state, frame.inputs, seen.images)
+        layer = layer_work(module, output) if frame.ran or seen.shared.products else None
         if layer is None:
             return seen
-        if layer.products != seen.products:
-            counts = f"torchinfo counts {layer.products:,} products and torch's operators {seen.products:,}"
+        layer.check = (
+            seen.images.check + seen.shared.check
+        )  # a first hidden state is no image's, yet each has one
+        if layer.products != layer.check:
+            counts = f"torchinfo counts {layer.products:,} products and torch's operators {layer.check:,}"
             raise CountError(f"the multiply-adds of a layer must be certain, got {name}, of which {counts}")
-        return Count(layer, seen.products, seen.shared, seen.shared_products, seen.unknown)
+        return Count(layer, unknown=seen.unknown) if frame.ran else Count(shared=layer)
 
 
-def _stated(name: str, macs: Any, images: int, seen: Count) -> Count:
+def _stated(name: str, state: Callable[..., Any], inputs: tuple[Any, ...], seen: Work) -> Count:
+    """What a module states for a row of its inputs, times the rows: images, or what they were folded into."""
+    rows = len(_tensors(inputs)[0])
+    macs = state(*(map_tensors(value, lambda t: t[:1]) for value in inputs))
     rule = f"{name}.macs must give the multiply-adds of one image, an integer from 0"
     if isinstance(macs, bool) or not isinstance(macs, int) or macs < 0:
         raise CountError(f"{rule}, got {macs!r}")
-    if macs * images < seen.products:
-        raise CountError(f"{rule} and no less than its operators show, got {macs:,} of {seen.products:,}")
-    return Count(Work(macs * images, seen.products), seen.products)
+    if macs * rows < seen.check:
+        raise CountError(f"{rule} and no less than its operators show, got {macs:,} of {seen.check:,}")
+    return Count(Work(macs * rows, seen.products, seen.check))
 
 
 def stated(module: nn.Module) -> Callable[..., Any] | None:
@@ -209,22 +208,26 @@ def layer_work(layer: nn.Module, output: Any) -> Work | None:
     Returns:
         None for a layer, or an output, that torchinfo does not count right.
     """
-    names = {name for name, parameter in layer._parameters.items() if parameter is not None}
+    parameters = {name: p for name, p in layer._parameters.items() if p is not None}
     first = output[0] if isinstance(output, tuple) else output
-    weight = getattr(layer, "weight", None)
+    if not isinstance(first, Tensor) or layer._modules:
+        return None
+    every = sum(p.numel() for p in parameters.values())
+    matrices = sum(p.numel() for p in parameters.values() if p.dim() > 1)
+    if isinstance(layer, nn.RNNCellBase):  # of which torchinfo multiplies the price by the hidden entries
+        return Work(len(first) * every, len(first) * matrices) if first.dim() == 2 else None
     if isinstance(layer, nn.RNNBase):
-        if not isinstance(first, Tensor) or first.dim() != 3:  # packed, or one sequence without a batch
+        if first.dim() != 3:  # packed, or one sequence without a batch
             return None
-        names = {name.split("_")[0] for name in names}
-    elif isinstance(weight, Tensor) and weight.dim() > max(first.dim(), 1):
-        return None  # one image without a batch
-    if not names <= {"weight", "bias"} or "weight" not in names or layer._modules:
+    elif not parameters.keys() <= {"weight", "bias"} or "weight" not in parameters:
         return None  # re-parametrised, or without weights
+    if isinstance(layer, NORMS):
+        return Work(_torchinfo(layer, output))
+    if isinstance(layer, _ConvNd) and first.dim() < parameters["weight"].dim():
+        return None  # one image without a batch
     # torchinfo counts a linear layer at one position of each image, whatever its input.
-    positions = first[0].numel() // first.shape[-1] if isinstance(layer, nn.Linear) and first.dim() > 2 else 1
+    positions = math.prod(first.shape[1:-1]) if isinstance(layer, nn.Linear) else 1
     macs = positions * _torchinfo(layer, output)
-    every = sum(p.numel() for p in layer._parameters.values() if p is not None)
-    matrices = sum(p.numel() for p in layer._parameters.values() if p is not None and p.dim() > 1)
     return Work(macs, macs * matrices // every)
 
 
@@ -244,7 +247,7 @@ def counted(
     """Count what runs inside, in this thread, all images together.
 
     Args:
-        nets: the networks whose parameters and buffers are weights: work on these alone is no image's.
+        nets: the networks whose parameters and buffers are weights; what reads these alone is ``shared``.
         inside: count only what runs within modules of ``nets``, not what surrounds them.
         weight: tensors that an operator read, or that a layer gave, to a factor on its price.
 
@@ -272,14 +275,15 @@ def check(count: Count, what: str) -> None:
         what: that was counted, for the error.
     """
     if count.unknown is not None:
-        rule = "the multiply-adds of every operator with parameters must be known"
+        rule = "the multiply-adds of every operator must be known"
         remedy = "give its module a method macs(*inputs) that returns the multiply-adds of one image"
         raise CountError(f"{rule}, got {count.unknown} in {what}; {remedy}")
-    first, second = count.work.products + count.shared.products, count.products + count.shared_products
+    first, second = (
+        getattr(count.images, kind) + getattr(count.shared, kind) for kind in ("products", "check")
+    )
     if first != second:
-        raise CountError(
-            f"two counts of what runs must agree, got {first:,} and {second:,} products in {what}"
-        )
+        got = f"{first:,} and {second:,} products in {what}"
+        raise CountError(f"two counts of what runs must agree, got {got}")
 
 
 @dataclass(frozen=True)
@@ -303,9 +307,11 @@ class _Operator:
     def counts(self) -> bool:
         return self.work is not None or self.products is not None
 
-    def price(self, args: Any, kwargs: Any, out: Any) -> tuple[Work, int]:
+    def price(self, args: Any, kwargs: Any, out: Any) -> Work:
+        kwargs = {key: value for key, value in kwargs.items() if key != "out"}
         work = Work() if self.work is None else self.work(*args, **kwargs, out=out)
-        return work, 0 if self.products is None else self.products(args, kwargs, out)
+        work.check = 0 if self.products is None else self.products(args, kwargs, out)
+        return work
 
 
 @functools.cache
@@ -318,13 +324,3 @@ def _operator(func: Any) -> _Operator:
     unknown = work is None and products is None and needs_formula(func)
     of_vectors = func._overloadpacket.__name__ in ("mv", "addmv", "dot", "vdot")
     return _Operator(work, products, composite, unknown, of_vectors)
-
-
-def _tensors(values: Sequence[Any]) -> list[Tensor]:
-    found = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found += _tensors(value)
-    return found

@@ -20,6 +20,8 @@ def products_of(func: Any) -> Callable[[Any, Any, Any], int] | None:
         None for an operator that has no formula.
     """
     packet = func._overloadpacket
+    if packet.__name__.endswith("_backward"):
+        return None
     lacking = _LACKING.get(packet._qualified_op_name)
     if lacking is not None:
         return lambda args, kwargs, out: lacking(*args, **kwargs)

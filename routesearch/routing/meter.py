@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from routesearch.routing.cost import Tensors
+from routesearch.routing.nested import Tensors
 
 
 class Meter(ABC):

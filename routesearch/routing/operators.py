@@ -23,18 +23,21 @@ class Work:
     Attributes:
         macs: all that are charged: products, biases and parameters of normalisation.
         products: those of convolutions, matrix products and attention alone.
+        check: the products, counted a second time (:mod:`routesearch.routing.flop_formulas`).
     """
 
     macs: int = 0
     products: int = 0
+    check: int = 0
 
     def __iadd__(self, other: Work) -> Work:
         self.macs += other.macs
         self.products += other.products
+        self.check += other.check
         return self
 
     def __mul__(self, factor: int) -> Work:
-        return Work(self.macs * factor, self.products * factor)
+        return Work(self.macs * factor, self.products * factor, self.check * factor)
 
 
 Formula = Callable[..., Work]
@@ -48,7 +51,9 @@ def work_formula(func: Any) -> Formula | None:
 
 def needs_formula(func: Any) -> bool:
     """Whether an operator without a formula may multiply matrices: a custom one, or by its name."""
-    return func.namespace not in ("aten", "prim", "prims") or _named_a_product(func._overloadpacket.__name__)
+    return func.namespace not in ("aten", "prim", "prims", "torchvision") or _named_a_product(
+        func._overloadpacket.__name__
+    )
 
 
 @functools.cache
@@ -70,12 +75,13 @@ def _matrices(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Work:
 
 
 def _added(bias: Tensor, a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Work:
-    return _products(out.numel() * a.shape[-1], out.numel())
+    """Addmm and its like, without the bias: where rows are not contiguous, torch adds it by itself."""
+    return _products(out.numel() * a.shape[-1])
 
 
 def _added_sum(bias: Tensor, a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Work:
     """addbmm: the products of a batch of matrices, added up."""
-    return _products(out.numel() * a.shape[-1] * a.shape[0], out.numel())
+    return _products(out.numel() * a.shape[-1] * a.shape[0])
 
 
 def _convolution(
@@ -86,6 +92,11 @@ def _convolution(
     at = x if transposed else out
     positions = at.shape[0] * math.prod(at.shape[2:])
     return _products(positions * weight.numel(), 0 if bias is None else out.numel())
+
+
+def _library_convolution(x: Tensor, weight: Tensor, *_: Any, out: Tensor, **__: Any) -> Work:
+    """One of a library's own, never transposed, without a bias."""
+    return _products(out.shape[0] * math.prod(out.shape[2:]) * weight.numel())
 
 
 def _deformable(x: Tensor, weight: Tensor, *_: Any, out: Tensor, **__: Any) -> Work:
@@ -102,31 +113,16 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, *_: Any, out: Any, **__: A
     return _products(query.numel() // query.shape[-1] * key.shape[1] * (key.shape[-1] + value.shape[-1]))
 
 
-def _multi_head(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    width: int,
-    heads: int,
-    qkv_weight: Tensor,
-    qkv_bias: Tensor | None,
-    out_weight: Tensor,
-    out_bias: Tensor | None,
-    *_: Any,
-    out: Any,
-    **__: Any,
-) -> Work:
+def _multi_head(query: Tensor, key: Tensor, value: Tensor, width: int, *_: Any, **__: Any) -> Work:
     """The fused multi-head attention; N, length, width."""
     images, long, read = query.shape[0], query.shape[1], key.shape[1]
     projected = 2 * long * width * width + 2 * read * width * width
-    biases = (2 * long + 2 * read) * width if qkv_bias is not None and out_bias is not None else 0
-    return _products(images * (projected + 2 * long * read * width), images * biases)
+    return _products(images * (projected + 2 * long * read * width))
 
 
 def _encoder_layer(src: Tensor, width: int, heads: int, *rest: Any, out: Any, **__: Any) -> Work:
     """The fused layer of a transformer's encoder: attention, two norms, two linear layers."""
-    qkv_weight, qkv_bias, out_weight, out_bias = rest[:4]
-    work = _multi_head(src, src, src, width, heads, qkv_weight, qkv_bias, out_weight, out_bias, out=None)
+    work = _multi_head(src, src, src, width)
     norms, (first, first_bias, second, second_bias) = rest[7:11], rest[11:15]
     positions = src.shape[0] * src.shape[1]
     work += _products(
@@ -184,7 +180,8 @@ _FORMULAS: dict[str, Formula] = {
         (_added, "addmm addmv baddbmm _addmm_activation"),
         (_added_sum, "addbmm"),
         (_convolution, "convolution _convolution _slow_conv2d_forward"),
-        (_convolution, "cudnn_convolution mkldnn_convolution miopen_convolution convolution_overrideable"),
+        (_convolution, "convolution_overrideable"),
+        (_library_convolution, "cudnn_convolution"),
         (_attention, "_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu"),
         (_attention, "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention"),
         (_attention, "_scaled_dot_product_fused_attention_overrideable"),

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from routesearch.results.points import Interval
 from routesearch.routing.billing import BranchPath
-from routesearch.routing.cost import Tensors, run_for_shapes
+from routesearch.routing.cost import run_for_shapes
 from routesearch.routing.meter import Meter, check_choice, check_experts, check_merged
+from routesearch.routing.nested import Tensors
 
 
 @dataclass

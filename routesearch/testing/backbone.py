@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Shape
 from routesearch.errors import Refusal
-from routesearch.routing.cost import Tensors, map_tensors, mult_adds, tensors
+from routesearch.routing.cost import mult_adds
+from routesearch.routing.nested import Tensors, map_tensors, tensors
 from routesearch.routing.shapes import shapes_only
 from routesearch.testing.declarations import broken
 from routesearch.utils.machine import torch_threads

@@ -28,25 +28,22 @@ class CostChecks(Declared):
     """Invariants of what is charged: for whom, how much, and within which bounds."""
 
     def test_claimed_macs_are_what_runs(self, case: Case) -> None:
-        """The bill of one image, on every way and at every knob, is what an independent count sees run.
-
-        Both without biases and normalisation parameters, which are compared block by block.
-        """
+        """The bill of one image, on every way and at every knob, is what an independent count sees run."""
         rule = f"{case}: claimed multiply-adds must be what runs for one image"
         net, image = case.trained, case.images[:1]
         knobs = net.knobs()
         for way in spread(every_way(net, image, knobs[0]), WALKED):
             claimed, count = billed_and_counted(net, image, knobs[0], way.meter)
-            if claimed != count.products:
-                raise broken(rule, f"{claimed:,} claimed and {count.products:,} counted ({way})")
+            if claimed != count.images.macs:
+                raise broken(rule, f"{claimed:,} claimed and {count.images.macs:,} counted ({way})")
         driven = case.driven
         with driven.precision():
             for knob, alone in zip(driven.knobs, driven.alone, strict=True):
                 first = {signature: i for i, signature in enumerate(_ways_taken(alone))}
                 for i in list(first.values())[:3]:
                     claimed, count = billed_and_counted(driven.net, driven.images[i : i + 1], knob)
-                    if claimed != count.products:
-                        got = f"{claimed:,} claimed and {count.products:,} counted at knob {dict(knob)}"
+                    if claimed != count.images.macs:
+                        got = f"{claimed:,} claimed and {count.images.macs:,} counted at knob {dict(knob)}"
                         raise broken(rule, got)
 
     def test_whole_batches_are_charged_for_what_ran(self, case: Case) -> None:
@@ -56,8 +53,8 @@ class CostChecks(Declared):
         with driven.precision():
             for label, make, knob in _many_ways(driven.knobs):
                 billed, count = billed_and_counted(driven.net, driven.images, knob, make)
-                if billed != count.products:
-                    got = f"bills of {billed:,} multiply-adds and {count.products:,} run ({label})"
+                if billed != count.images.macs:
+                    got = f"bills of {billed:,} multiply-adds and {count.images.macs:,} run ({label})"
                     raise broken(rule, got)
 
     def test_macs_lie_in_bounds_and_reach_both_ends(self, case: Case) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from routesearch.methods.base import Knob, RoutedNet
 from routesearch.routing.billing import BatchMeter, BranchPath, Routed
-from routesearch.routing.cost import image_products, mult_adds
+from routesearch.routing.cost import image_macs, mult_adds
 from routesearch.routing.counter import Count, check, counted
 
 Pick = Callable[[Tensor, int, int], Tensor]
@@ -133,7 +133,7 @@ def every_way(net: RoutedNet, image: Tensor, knob: Knob, most: int = 256) -> lis
 def billed_and_counted(
     net: RoutedNet, images: Tensor, knob: Knob, meter: Callable[..., BatchMeter] = BatchMeter
 ) -> tuple[int, Count]:
-    """Products that the meter bills for a batch, and what an independent count sees run for it.
+    """What the meter bills for a batch, and a count of all that runs for it.
 
     Args:
         meter: makes the meter from images and a price.
@@ -142,8 +142,8 @@ def billed_and_counted(
         CountError: operators that no formula knows, or counts that differ.
     """
     # Prices what it meets for the first time: that runs blocks, which would be counted below.
-    follow(net, images, knob, meter(images, price=image_products))
+    follow(net, images, knob, meter(images, price=image_macs))
     with counted(net) as count:
-        billed = follow(net, images, knob, meter(images, price=image_products))
+        billed = follow(net, images, knob, meter(images, price=image_macs))
     check(count, net.name)
     return int(billed.macs.sum()), count

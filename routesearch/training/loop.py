@@ -16,8 +16,8 @@ from routesearch.data.base import Data, Images
 from routesearch.errors import RunFailed, noted
 from routesearch.methods.base import Batch, RoutedNet, Stage
 from routesearch.methods.schedules import cosine
-from routesearch.routing.cost import Tensors, map_tensors, tensors
-from routesearch.routing.counter import Count, counted
+from routesearch.routing.counter import Count, check, counted
+from routesearch.routing.nested import Tensors, map_tensors, tensors
 from routesearch.study.recipe import Recipe
 
 M = TypeVar("M", bound=nn.Module)
@@ -126,6 +126,7 @@ class _Loop:
                 loss = stage.loss(Batch(source(rows), self.images.labels[rows], step / steps, aux))
             _check_loss(loss)
             if work is not None:
+                check(work, "the training")
                 price, priced = work.macs, len(rows)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from routesearch.routing.cost import map_tensors, mult_adds, tensors
+from routesearch.routing.cost import mult_adds
+from routesearch.routing.nested import map_tensors, tensors
 
 
 def conv(before: int, after: int) -> nn.Module:

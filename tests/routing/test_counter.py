@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from routesearch.routing.cost import Price, image_products, mult_adds, price_of
+from routesearch.routing.cost import Price, image_macs, mult_adds, price_of
 from routesearch.routing.counter import CountError, check, counted
 from routesearch.routing.operators import _FORMULAS, needs_formula
 from routesearch.routing.shapes import shapes_only
@@ -99,7 +99,7 @@ BY_HAND: dict[str, tuple[nn.Module, Tensor, int, int]] = {
         nn.TransformerEncoderLayer(64, 4, 128, batch_first=True),
         maps(16, 64),
         ATTENTION + 2 * 64 * 128 * 16,
-        ATTENTION + 2 * 64 * 128 * 16 + 16 * (4 * 64 + 128 + 64) + 4 * 64,
+        ATTENTION + 2 * 64 * 128 * 16 + 16 * (128 + 64) + 4 * 64,
     ),
     "lstm": (nn.LSTM(8, 16, batch_first=True), maps(5, 8), 5 * 64 * 24, 5 * 64 * 26),
     "gru": (
@@ -111,6 +111,8 @@ BY_HAND: dict[str, tuple[nn.Module, Tensor, int, int]] = {
     "lstm cell": (nn.LSTMCell(10, 10), maps(10), 800, 880),
     "norms": (nn.Sequential(nn.BatchNorm2d(6), nn.GroupNorm(2, 6), nn.ReLU()), maps(6, 4, 4), 0, 24),
     "layer norm": (nn.LayerNorm(7), maps(5, 7), 0, 14),
+    "layer norm of two axes": (nn.LayerNorm([5, 7]), maps(5, 7), 0, 70),
+    "gru cell": (nn.GRUCell(4, 6), maps(4), 3 * 6 * 10, 3 * 6 * 12),
     "free": (
         nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.PReLU(), nn.Flatten()),
         maps(6, 4, 4),
@@ -139,18 +141,19 @@ def test_the_meta_device_gives_the_same(name: str) -> None:
 @pytest.mark.parametrize("grad", [False, True])
 def test_attention_costs_the_same_in_every_form(batch: int, grad: bool) -> None:
     """Fused for inference, and taken apart where gradients flow."""
-    layer = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True).eval()
+    layer, x = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True).eval(), torch.randn(batch, 16, 64)
     with torch.set_grad_enabled(grad), counted(layer) as count:
-        layer(torch.randn(batch, 16, 64))
+        layer(x)
     check(count, "layer")
-    assert count.products == batch * (ATTENTION + 2 * 64 * 128 * 16)
+    assert count.images.check == batch * (ATTENTION + 2 * 64 * 128 * 16)
 
 
 def test_inference_mode_hides_nothing() -> None:
     block = nn.Sequential(Subclass(16, 16, 3, padding=1), nn.Flatten(), nn.Linear(1024, 10))
+    x = torch.zeros(2, 16, 8, 8)
     with torch.inference_mode(), counted(block) as count:
-        block(torch.zeros(2, 16, 8, 8))
-    assert count.products == count.work.products == 2 * (CONV + 10240)
+        block(x)
+    assert count.images.check == count.images.products == 2 * (CONV + 10240)
 
 
 # ---- whose work it is --------------------------------------------------------------------------------
@@ -170,11 +173,12 @@ def test_products_of_weights_alone_are_done_once_a_batch() -> None:
             return x + self.table(self.places)
 
     block = Table()
-    assert price_of(block, maps(16, 16)) == Price(16 * 3 * 16, 16 * 2 * 16, 16 * 2 * 16)
-    assert image_products(block, maps(16, 16)) == 0
+    assert price_of(block, maps(16, 16)) == Price(16 * 3 * 16, 16 * 2 * 16, 16 * 3 * 16)
+    assert image_macs(block, maps(16, 16)) == 0
+    x = torch.rand(8, 16, 16)
     with counted(block) as count:
-        block(torch.rand(8, 16, 16))
-    assert (count.products, count.shared_products, count.macs) == (0, 512, 768)
+        block(x)
+    assert (count.images.check, count.shared.check, count.macs) == (0, 512, 768)
 
 
 def test_only_what_runs_within_the_network_is_its_work() -> None:
@@ -182,10 +186,10 @@ def test_only_what_runs_within_the_network_is_its_work() -> None:
     x = torch.zeros(2, 4)
     with counted(inner, inside=True) as count:
         outer(inner(x) @ torch.zeros(4, 4))
-    assert count.products == 2 * 16
+    assert count.images.check == 2 * 16
     with counted(inner) as everything:
         outer(inner(x) @ torch.zeros(4, 4))
-    assert everything.products == 3 * 2 * 16
+    assert everything.images.check == 3 * 2 * 16
 
 
 def test_other_threads_are_not_counted() -> None:
@@ -200,12 +204,13 @@ def test_other_threads_are_not_counted() -> None:
 def test_a_layer_that_raises_is_left_behind() -> None:
     """What runs after an error that somebody caught is counted as ever."""
     net = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 2)])
+    x = torch.zeros(2, 4)
     with counted(net, inside=True) as count:
-        with pytest.raises(RuntimeError):
-            net[0](torch.zeros(2, 5))
-        net[1](torch.zeros(2, 4))
-        torch.zeros(2, 4) @ torch.zeros(4, 4)
-    assert count.products == 2 * 8
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            net[0](x[:, :3])
+        net[1](x)
+        x @ x.T
+    assert count.images.check == 2 * 8
 
 
 def test_where_gradients_flow_the_weight_is_asked() -> None:
@@ -221,6 +226,61 @@ def test_where_gradients_flow_the_weight_is_asked() -> None:
     with counted(net, inside=True, weight=weight) as frozen:
         net(x)
     assert frozen.macs == 2 * 20 + 2 * 16
+
+
+def test_a_table_that_is_made_anew_is_no_images_either() -> None:
+    linear = nn.Linear(4, 3)
+    block = Function(lambda x: x + linear(torch.arange(4.0)[None]).sum())
+    block.linear = linear
+    assert image_macs(block, maps(3)) == 0
+    assert mult_adds(block, maps(3)) == 15
+
+
+def test_a_buffer_that_images_are_written_to_is_theirs() -> None:
+    class Scratch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.place: Tensor
+            self.register_buffer("place", torch.zeros(9, 4))
+            self.linear = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.place[: len(x)] = x
+            return self.linear(self.place[: len(x)])  # type: ignore[no-any-return]
+
+    assert image_macs(Scratch(), maps(4)) == 10
+
+
+def test_inputs_of_another_type_are_other_calls() -> None:
+    class Width(nn.Module):
+        """An integer is channels, a float a share of them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(16, 8))
+
+        def forward(self, x: Tensor, width: float) -> Tensor:
+            return x @ self.weight[: width if isinstance(width, int) else int(16 * width)].T
+
+    block = Width()
+    assert [mult_adds(block, maps(8), width) for width in (1, 1.0, 0.5, 2)] == [8, 128, 64, 16]
+
+
+def test_dicts_and_named_tuples_travel() -> None:
+    class Pair(NamedTuple):
+        left: Tensor
+        right: Tensor
+
+    block = Function(lambda state: {"sum": state["pair"].left @ state["pair"].right})
+    state = {"pair": Pair(maps(2, 5), maps(5, 3))}
+    assert mult_adds(block, state) == 30
+
+
+def test_a_block_keeps_its_mode_whatever_happens() -> None:
+    block = Opaque().train()
+    with pytest.raises(CountError):
+        mult_adds(block, maps(8))
+    assert block.training
 
 
 # ---- what is not known -------------------------------------------------------------------------------
@@ -256,17 +316,16 @@ class Stated(Opaque):
 
 
 def test_an_operator_that_nobody_knows_is_named() -> None:
-    told = (
-        r"^the multiply-adds of every operator with parameters must be known, got routesearch_tests::product"
-    )
+    told = r"^the multiply-adds of every operator must be known, got routesearch_tests::product"
     with pytest.raises(CountError, match=rf"{told} in Sequential; give its module a method macs\(\*inputs\)"):
         mult_adds(nn.Sequential(Opaque()), maps(8))
 
 
 def test_a_module_states_what_operators_do_not_show() -> None:
     assert mult_adds(nn.Sequential(Stated(32), nn.Linear(4, 2)), maps(8)) == 32 + 10
-    with counted(block := Stated(32)) as count:
-        block(torch.zeros(5, 8))
+    block, x = Stated(32), torch.zeros(5, 8)
+    with counted(block) as count:
+        block(x)
     assert count.macs == 5 * 32
 
 
@@ -274,6 +333,18 @@ def test_a_module_states_what_operators_do_not_show() -> None:
 def test_a_statement_is_an_integer(macs: Any) -> None:
     with pytest.raises(CountError, match=r"^Stated.macs must give the multiply-adds of one image"):
         mult_adds(Stated(macs), maps(8))
+
+
+def test_an_operator_without_weights_is_no_silent_nothing_either() -> None:
+    with pytest.raises(CountError, match="must be known, got routesearch_tests::product in Function"):
+        mult_adds(Function(lambda x: opaque(x, x.mT.contiguous())), torch.zeros(3, 3))
+
+
+def test_a_statement_is_of_a_row() -> None:
+    """Of an image, or of a token where images were folded into tokens."""
+    folded = Function(lambda x: inner(x.flatten(0, 1)))
+    folded.inner = inner = Stated(7)
+    assert mult_adds(folded, maps(5, 8)) == 35
 
 
 def test_nobody_states_less_than_is_seen() -> None:
@@ -412,8 +483,9 @@ def test_ten_thousand_networks_are_counted_as_torch_counts_them(made: tuple[nn.M
 @given(networks(), st.integers(1, 5))
 def test_a_batch_costs_its_images(made: tuple[nn.Module, Tensor], images: int) -> None:
     net, x = made
-    image_products(net, x)
+    image_macs(net, x)
+    batch = torch.rand(images, *x.shape[1:])
     with torch.inference_mode(), counted(net.eval()) as count:
-        net(torch.rand(images, *x.shape[1:]))
+        net(batch)
     check(count, "net")
-    assert count.products == images * image_products(net, x)
+    assert count.images.macs == images * image_macs(net, x)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from routesearch.routing.cost import tensors
+from routesearch.routing.nested import tensors
 from routesearch.routing.shapes import shapes_only
 
 
