@@ -1,7 +1,8 @@
 """Plugins that are plain files: each a module of its own, with the files beside it that it imports.
 
-A neighbour is imported under a name of its own too, so that two studies may both have a ``blocks.py``, and
-no installed package is hidden by one. Names of the standard library are never a neighbour's.
+A neighbour is imported under a name of its own too, so that two studies may both have a ``blocks.py``: only
+the plugin sees it, and there it comes before an installed package of its name. Names of the standard library
+are never a neighbour's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,39 +23,77 @@ from typing import Any
 from routesearch.utils.files import file_digest
 
 
-def load_file(path: Path) -> ModuleType:
-    """Import one file as a module, under a name that no installed module has; its neighbours afresh.
+def load_file(path: Path, loaded: dict[Path, ModuleType] | None = None) -> ModuleType:
+    """Import one file as a module, under a name that no installed module has.
+
+    Args:
+        loaded: modules by file, of plugins that are loaded together: a neighbour of two is one module. By
+            default neighbours are read afresh.
 
     Raises:
         ImportError: it is no Python file.
         Exception: whatever the module raises.
     """
-    return _load(path.resolve(), {})
+    return _load(path.resolve(), {} if loaded is None else loaded)
+
+
+class _Loader(SourceFileLoader):
+    """Runs a module whose ``import`` looks beside the plugin first."""
+
+    def __init__(self, name: str, path: str, folder: Path, loaded: dict[Path, ModuleType]) -> None:
+        super().__init__(name, path)
+        self.folder, self.loaded = folder, loaded
+
+    def exec_module(self, module: ModuleType) -> None:
+        look = partial(_import, self.folder, self.loaded)
+        module.__dict__["__builtins__"] = {**vars(builtins), "__import__": look}
+        super().exec_module(module)
+
+
+class _Submodules:
+    """Finds the submodules of neighbours that are packages, by the packages' own loaders."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        package = sys.modules.get(name.partition(".")[0])
+        loader = getattr(package, "__loader__", None)
+        if path is None or not isinstance(loader, _Loader):
+            return None
+        spec = PathFinder.find_spec(name, path)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path, loader.folder, loader.loaded)
+        return spec
+
+
+sys.meta_path.insert(0, _Submodules)
 
 
 def _load(path: Path, loaded: dict[Path, ModuleType]) -> ModuleType:
     """A plugin's file or a neighbour, as a module.
 
     Args:
-        loaded: modules of this plugin so far, by file.
+        loaded: modules so far, by file.
     """
     if path in loaded:
         return loaded[path]
     # The same in every process: classes travel by their module's name.
-    stem = path.parent.name if path.name == "__init__.py" else path.stem
+    whole = path.name == "__init__.py"
+    stem = path.parent.name if whole else path.stem
     name = f"routesearch_file_{stem}_{sha256(bytes(path)).hexdigest()[:16]}"
-    whole = [str(path.parent)] if path.name == "__init__.py" else None
-    spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=whole)
-    if spec is None or spec.loader is None:
+    folder = path.parent.parent if whole else path.parent
+    loader = _Loader(name, str(path), folder, loaded)
+    inside = [str(path.parent)] if whole else None
+    spec = importlib.util.spec_from_file_location(
+        name, path, loader=loader, submodule_search_locations=inside
+    )
+    if spec is None or path.suffix != ".py":
         raise ImportError(f"not a Python file: {path}")
+    for old in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
+        del sys.modules[old]
     module = importlib.util.module_from_spec(spec)
-    module.__dict__["__builtins__"] = {
-        **vars(builtins),
-        "__import__": partial(_import, path.parent if whole is None else path.parent.parent, loaded),
-    }
     loaded[path] = sys.modules[name] = module  # dataclasses and pydantic look their module up
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del loaded[path], sys.modules[name]
         raise
@@ -69,7 +109,7 @@ def _import(
     wanted: Sequence[str] | None = (),
     level: int = 0,
 ) -> Any:
-    """``__import__`` for a module in ``folder``: neighbours first, then what is installed."""
+    """``__import__`` for a module of a plugin in ``folder``: neighbours first, then what is installed."""
     top, _, rest = name.partition(".")
     path = None if level else _neighbour(folder, top)
     if path is None:
@@ -79,7 +119,7 @@ def _import(
     if not wanted:
         return module
     for part in wanted:  # from package import submodule
-        if path.name == "__init__.py" and not hasattr(inner, part) and part != "*":
+        if hasattr(inner, "__path__") and part != "*" and not hasattr(inner, part):
             importlib.import_module(f"{inner.__name__}.{part}")
     return inner
 
@@ -94,6 +134,7 @@ def _neighbour(folder: Path, name: str) -> Path | None:
 
 def with_neighbours(path: Path) -> list[Path]:
     """A plugin's file and the files beside it that it imports, and that these import; packages whole."""
+    path = path.resolve()  # a link's neighbours are those of what it points at
     folder, found, todo = path.parent, [path], [path]
     while todo:
         for name in _imports(todo.pop()):
@@ -122,10 +163,11 @@ def _imports(path: Path) -> Iterator[str]:
 def code_digest(path: Path) -> str:
     """What a plugin's code is known by: its name, and a digest of it and its neighbours."""
     first, *others = with_neighbours(path)
+    folder = first.parent
     try:
         digest = file_digest(first)
         if others:
-            names = [f"{file.relative_to(path.parent)} {file_digest(file)}" for file in sorted(others)]
+            names = [f"{file.relative_to(folder)} {file_digest(file)}" for file in sorted(others)]
             digest = sha256("\n".join([digest, *names]).encode()).hexdigest()
     except OSError:  # reported when it is loaded
         return f"{path.name} unread"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 import pluggy
@@ -84,11 +85,12 @@ def load_plugins(files: Sequence[Path] = ()) -> Registry:
     for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name != "core", p.name)):
         registry.code[point.name] = _version(point)
         _register(manager, registry, point.name, point.load)
+    loaded: dict[Path, ModuleType] = {}
     for file in files:
         if not file.is_file():
             raise Refusal(f"plugins: a plugin must be a Python file, got {file}, which does not exist")
         registry.code[str(file)] = code_digest(file)
-        _register(manager, registry, str(file), partial(load_file, file))
+        _register(manager, registry, str(file), partial(load_file, file, loaded))
     return registry
 
 

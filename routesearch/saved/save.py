@@ -115,7 +115,7 @@ def _code(task: Task, method: str) -> tuple[dict[Part, Code], dict[str, Path]]:
         copy = None
         if file is not None:
             sources = with_neighbours(file)
-            places = [f"{PLUGINS}/{source.relative_to(file.parent)}" for source in sources]
+            places = [f"{PLUGINS}/{source.relative_to(sources[0].parent)}" for source in sources]
             if any(
                 copies.get(place, source) != source for place, source in zip(places, sources, strict=True)
             ):

@@ -6,6 +6,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -104,3 +105,35 @@ def test_code_is_known_by_all_its_files(write: Write) -> None:
     write("blocks.py", "NAME = 2\n")
     assert len({alone, first, code_digest(main)}) == 3
     assert first.startswith("main.py ")
+
+
+def test_a_package_beside_a_file_reads_its_neighbours_too(write: Write) -> None:
+    """Absolutely or relatively, from any of its modules, and afresh each time."""
+    write("sizes.py", "HALF = 4\n")
+    write("gates/__init__.py", "from gates.hard import WIDTH\n")
+    write("gates/hard.py", "import sizes\nfrom . import soft\nWIDTH = sizes.HALF * soft.SLOPE\n")
+    write("gates/soft.py", "SLOPE = 3\n")
+    main = write("main.py", "import gates.soft\nfrom gates import WIDTH\nSLOPE = gates.soft.SLOPE\n")
+    module = load_file(main)
+    assert (module.WIDTH, module.SLOPE) == (12, 3)
+    write("gates/soft.py", "SLOPE = 50\n")
+    module = load_file(main)
+    assert (module.WIDTH, module.SLOPE) == (200, 50)
+
+
+def test_files_that_are_loaded_together_share_a_neighbour(write: Write) -> None:
+    write("blocks.py", "class Block:\n    pass\n")
+    loaded: dict[Path, ModuleType] = {}
+    one, two = (load_file(write(name, "from blocks import Block\n"), loaded) for name in ("a.py", "b.py"))
+    assert one.Block is two.Block
+    assert type(pickle.loads(pickle.dumps(one.Block()))) is two.Block  # noqa: S301
+
+
+def test_a_link_has_the_neighbours_of_what_it_points_at(write: Write, tmp_path: Path) -> None:
+    write("real/blocks.py", "NAME = 1\n")
+    write("blocks.py", "NAME = 2\n")
+    link = tmp_path / "link.py"
+    link.symlink_to(write("real/main.py", "from blocks import NAME\n"))
+    assert load_file(link).NAME == 1
+    assert [path.name for path in with_neighbours(link)] == ["main.py", "blocks.py"]
+    assert with_neighbours(link)[1].parent.name == "real"
