@@ -11,6 +11,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -82,7 +83,7 @@ class _DrawnRoutes:
 
     Attributes:
         route: N, int64.
-        turns: path -> table from route to the way that leads there.
+        turns: path -> ways x routes, bool: whether a way leads to a route.
     """
 
     route: Tensor
@@ -91,7 +92,11 @@ class _DrawnRoutes:
     def choose(self, rows: Tensor | None, path: BranchPath, choice: Tensor, ways: int) -> Tensor:
         if path not in self.turns:
             return choice
-        return self.turns[path][self.route if rows is None else self.route[rows]]
+        route = self.route if rows is None else self.route[rows]
+        leads = self.turns[path]
+        # Where several ways lead to the route, the network's own decision among them stands.
+        way = choice.long().clamp(0, len(leads) - 1)
+        return torch.where(leads[way, route], way, leads.long().argmax(0)[route])
 
     def mask(self, rows: Tensor | None, site: int, mask: Tensor) -> Tensor:
         return mask
@@ -146,10 +151,11 @@ def _exactly(count: int, share: Tensor, drawn: Tensor) -> Tensor:
 
 def _turns(reached: dict[BranchPath, set[int]], routes: int) -> dict[BranchPath, Tensor]:
     turns: dict[BranchPath, Tensor] = {}
+    ways = Counter(path[:-1] for path in reached if path)
     for path, ends in reached.items():
         if path:
-            table = turns.setdefault(path[:-1], torch.zeros(routes, dtype=torch.int64))
-            table[sorted(ends)] = path[-1]
+            empty = torch.zeros(ways[path[:-1]], routes, dtype=torch.bool)
+            turns.setdefault(path[:-1], empty)[path[-1], sorted(ends)] = True
     return turns
 
 

@@ -17,7 +17,7 @@ from routesearch.backbones.base import Backbone
 from routesearch.evaluation import latency
 from routesearch.evaluation.latency import RouteSampler, time_network, time_points
 from routesearch.methods.base import Knob, RoutedNet, Scores, Stage
-from routesearch.methods.running import price
+from routesearch.methods.running import price, run
 from routesearch.results.points import OperatingPoint
 from routesearch.routing.cost import mult_adds
 from routesearch.routing.meter import Meter
@@ -106,6 +106,26 @@ def test_ways_with_no_share_are_not_taken(pocket: Backbone, share: list[float]) 
 def test_sites_run_as_often_as_their_shares_say(pocket: Backbone) -> None:
     bill = routed(Skips(Skips.Config(), pocket), [0.25, 0.9])
     assert bill.ran.double().mean(0).tolist() == pytest.approx([0.25, 0.9], abs=0.03)
+
+
+class Detour(Skips):
+    """Two ways to the one route, one of which runs more."""
+
+    name = "detour"
+
+    def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
+        x = meter.run(self.stem, images)
+        for way, group, y in meter.split(images[:, 0, 0, 0] > 0, 2, x):
+            group.finish(group.run(self.late, group.run(self.blocks[0], y) if way else y), route=0)
+
+
+def test_of_several_ways_to_a_route_the_network_takes_its_own(pocket: Backbone) -> None:
+    net = Detour(Detour.Config(), pocket).eval()
+    images = torch.randn(300, *pocket.image_shape)
+    meter = RouteSampler(net, {}, [1.0]).draw(images, torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        net.route(meter, images, {})
+        assert torch.equal(meter.bill().macs, run(net, images, {}).macs)
 
 
 class Experts(Skips):
