@@ -11,10 +11,11 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -118,13 +119,13 @@ class _Counter(TorchDispatchMode):
         given = _tensors((*args, *kwargs.values()) if kwargs else args)
         known = self._constant
         # What reads weights alone, or nothing, is no image's.
-        shared = all(id(t) in known or isinstance(t, nn.Parameter) for t in given)
+        shared = all(id(t) in known or type(t) is nn.Parameter for t in given)
         for tensor in (out,) if isinstance(out, Tensor) else _tensors((out,)):
             if shared:
                 known[id(tensor)] = tensor
                 continue
             known.pop(id(tensor), None)
-            if tensor._base is not None:  # written through a view
+            if operator.writes and tensor._base is not None:  # through a view
                 known.pop(id(tensor._base), None)
         if self._frames and not shared:
             self._frames[-1].ran = True
@@ -202,40 +203,53 @@ def stated(module: nn.Module) -> Callable[..., Any] | None:
     return cast("Callable[..., Any]", module.macs)
 
 
+_ROWS: WeakKeyDictionary[nn.Module, dict[Any, Work | None]] = WeakKeyDictionary()
+
+
 def layer_work(layer: nn.Module, output: Any) -> Work | None:
     """A layer's work for the whole batch that gave ``output``, by torchinfo.
 
     Returns:
         None for a layer, or an output, that torchinfo does not count right.
     """
-    parameters = {name: p for name, p in layer._parameters.items() if p is not None}
     first = output[0] if isinstance(output, tuple) else output
-    if not isinstance(first, Tensor) or layer._modules:
+    if not isinstance(first, Tensor) or first.dim() < 2 or layer._modules:
         return None
+    rows = _ROWS.setdefault(layer, {})
+    key = first.shape[1:], *(None if p is None else p.shape for p in layer._parameters.values())
+    if key not in rows:
+        rows[key] = _row_work(layer, first.shape[1:])
+    row = rows[key]
+    return None if row is None else row * len(first)
+
+
+def _row_work(layer: nn.Module, shape: Sequence[int]) -> Work | None:
+    """As :func:`layer_work`, for one row of an output whose rows have this shape: all are linear in rows."""
+    parameters = {name: p for name, p in layer._parameters.items() if p is not None}
     every = sum(p.numel() for p in parameters.values())
     matrices = sum(p.numel() for p in parameters.values() if p.dim() > 1)
     if isinstance(layer, nn.RNNCellBase):  # of which torchinfo multiplies the price by the hidden entries
-        return Work(len(first) * every, len(first) * matrices) if first.dim() == 2 else None
+        return Work(every, matrices) if len(shape) == 1 else None
     if isinstance(layer, nn.RNNBase):
-        if first.dim() != 3:  # packed, or one sequence without a batch
+        if len(shape) != 2:  # packed, or one sequence without a batch
             return None
     elif not parameters.keys() <= {"weight", "bias"} or "weight" not in parameters:
         return None  # re-parametrised, or without weights
     if isinstance(layer, NORMS):
-        return Work(_torchinfo(layer, output))
-    if isinstance(layer, _ConvNd) and first.dim() < parameters["weight"].dim():
+        return Work(_torchinfo(layer, shape))
+    if isinstance(layer, _ConvNd) and len(shape) + 1 < parameters["weight"].dim():
         return None  # one image without a batch
     # torchinfo counts a linear layer at one position of each image, whatever its input.
-    positions = math.prod(first.shape[1:-1]) if isinstance(layer, nn.Linear) else 1
-    macs = positions * _torchinfo(layer, output)
+    positions = math.prod(shape[:-1]) if isinstance(layer, nn.Linear) else 1
+    macs = positions * _torchinfo(layer, shape)
     return Work(macs, macs * matrices // every)
 
 
-def _torchinfo(layer: nn.Module, output: Any) -> int:
+def _torchinfo(layer: nn.Module, shape: Sequence[int]) -> int:
     from torchinfo.layer_info import LayerInfo
 
     info = LayerInfo("", layer, 0)
-    info.output_size, _ = LayerInfo.calculate_size(output, None)
+    info.output_size = [1, *shape]
     info.calculate_macs()
     return int(info.macs)
 
@@ -293,6 +307,7 @@ class _Operator:
     Attributes:
         work, products: its two formulas; None where it has none.
         composite: whether it can be taken apart into others.
+        writes: whether it changes a tensor in place.
         unknown: whether it may multiply matrices, and has no formula.
         of_vectors: whether it multiplies vectors: with weights alone, this is how they are normalised.
     """
@@ -300,6 +315,7 @@ class _Operator:
     work: Formula | None
     products: Callable[..., int] | None
     composite: bool
+    writes: bool
     unknown: bool
     of_vectors: bool
 
@@ -323,4 +339,4 @@ def _operator(func: Any) -> _Operator:
     composite = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
     unknown = work is None and products is None and needs_formula(func)
     of_vectors = func._overloadpacket.__name__ in ("mv", "addmv", "dot", "vdot")
-    return _Operator(work, products, composite, unknown, of_vectors)
+    return _Operator(work, products, composite, func._schema.is_mutable, unknown, of_vectors)

@@ -78,6 +78,7 @@ BY_HAND: dict[str, tuple[nn.Module, Tensor, int, int]] = {
         CONV + 16 * 64,
     ),
     "linear": (nn.Linear(64, 3), maps(64), 64 * 3, 65 * 3),
+    "linear on entries alone": (Function(lambda x, w: F.linear(x[0], w)[None], (3, 8)), maps(8), 24, 24),
     "linear on tokens": (nn.Linear(64, 32), maps(16, 64), 16 * 64 * 32, 16 * 65 * 32),
     "linear on maps": (nn.Linear(8, 4, bias=False), maps(5, 6, 8), 30 * 32, 30 * 32),
     "product": (Function(lambda x: x @ x.mT), maps(5, 7), 5 * 5 * 7, 5 * 5 * 7),
@@ -357,7 +358,7 @@ def test_nobody_states_less_than_is_seen() -> None:
 
 
 def test_two_counts_that_differ_name_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("routesearch.routing.counter._torchinfo", lambda layer, output: 2)
+    monkeypatch.setattr("routesearch.routing.counter._torchinfo", lambda layer, shape: 2)
     told = r"got Linear, of which torchinfo counts \d products and torch's operators 8$"
     with pytest.raises(CountError, match=told):
         mult_adds(nn.Linear(4, 2), maps(4))
