@@ -183,7 +183,7 @@ def test_no_two_modules_import_each_other() -> None:
     TopologicalSorter({name: needed - {name} for name, needed in graph.items()}).prepare()
 
 
-def test_plugins_import_what_a_stranger_may() -> None:
+def test_plugins_import_what_third_parties_may() -> None:
     public = public_names()
     offenders = [
         f"{path.name}: {what}" for path in PLUGINS for what in broken_in_plugin(path.read_text(), public)

@@ -145,7 +145,7 @@ class Step(nn.LSTM):
         return hidden.unsqueeze(1), (hidden, cell)
 
     def macs(self, x: Tensor, state: tuple[Tensor, Tensor]) -> int:
-        """Of one image: every entry of the matrices and biases once."""
+        """Multiply-adds of one image: every entry of the matrices and biases once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 

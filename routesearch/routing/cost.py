@@ -41,7 +41,7 @@ def mult_adds(block: nn.Module, *inputs: Tensors) -> int:
         inputs: what it is called with, any number of images, any device.
 
     Raises:
-        CountError: an operator with parameters that no formula knows, or two counts that differ.
+        CountError: an operator that no formula knows, or two counts that differ.
     """
     return price_of(block, *inputs).macs
 

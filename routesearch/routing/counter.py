@@ -1,39 +1,30 @@
 """Counting what runs: layers as torchinfo prices them, everything else operator by operator, twice.
 
-torchinfo's count of a layer, which is how the papers counted, holds for the layers of :data:`LAYERS`,
-biases and parameters of normalisation included. What runs elsewhere (functions, ``@``, attention,
-subclasses, re-parametrised layers, fused kernels) is priced by :mod:`routesearch.routing.operators`. All of
-it is counted a second time by :mod:`routesearch.routing.flop_formulas`, and the two must agree.
+torchinfo's count of a layer, which is how the papers counted, holds for those of
+:mod:`routesearch.routing.layers`, biases and parameters of normalisation included. What runs elsewhere
+(functions, ``@``, attention, subclasses, re-parametrised layers, fused kernels) is priced by
+:mod:`routesearch.routing.operators`. All of it is counted a second time by
+:mod:`routesearch.routing.flop_formulas`, and the two must agree.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from routesearch.errors import CodeFailed
-from routesearch.routing.nested import map_tensors
-from routesearch.routing.nested import tensors_of as _tensors
+from routesearch.routing.layers import LAYERS, layer_work
+from routesearch.routing.nested import map_tensors, tensors
 from routesearch.routing.operators import Formula, Work, needs_formula, work_formula
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
-LAYERS: tuple[type[nn.Module], ...] = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LSTM, nn.GRU, nn.RNN),
-    *(nn.LSTMCell, nn.GRUCell, nn.RNNCell, *NORMS),
-)
-"""Layers that are priced as a whole where they are exactly of these classes: a subclass may do anything."""
 
 
 class CountError(CodeFailed):
@@ -116,11 +107,11 @@ class _Counter(TorchDispatchMode):
             with self:
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
-        given = _tensors((*args, *kwargs.values()) if kwargs else args)
+        given = tensors((*args, *kwargs.values()) if kwargs else args)
         known = self._constant
         # What reads weights alone, or nothing, is no image's.
         shared = all(id(t) in known or type(t) is nn.Parameter for t in given)
-        for tensor in (out,) if isinstance(out, Tensor) else _tensors((out,)):
+        for tensor in tensors(out):
             if shared:
                 known[id(tensor)] = tensor
                 continue
@@ -164,7 +155,7 @@ class _Counter(TorchDispatchMode):
         if output is None:  # it raised, and somebody may have caught that
             self._add(frame.count, ())
             return
-        self._add(self._settled(frame, output), _tensors((output,)))
+        self._add(self._settled(frame, output), tensors(output))
 
     def _settled(self, frame: _Frame, output: Any) -> Count:
         """What a layer costs, from what it states, from torchinfo, or from its operators."""
@@ -175,9 +166,8 @@ class _Counter(TorchDispatchMode):
         layer = layer_work(module, output) if frame.ran or seen.shared.products else None
         if layer is None:
             return seen
-        layer.check = (
-            seen.images.check + seen.shared.check
-        )  # a first hidden state is no image's, yet each has one
+        # A recurrent layer's first state is made of nothing, yet each image has one.
+        layer.check = seen.images.check + seen.shared.check
         if layer.products != layer.check:
             counts = f"torchinfo counts {layer.products:,} products and torch's operators {layer.check:,}"
             raise CountError(f"the multiply-adds of a layer must be certain, got {name}, of which {counts}")
@@ -186,7 +176,7 @@ class _Counter(TorchDispatchMode):
 
 def _stated(name: str, state: Callable[..., Any], inputs: tuple[Any, ...], seen: Work) -> Count:
     """What a module states for a row of its inputs, times the rows: images, or what they were folded into."""
-    rows = len(_tensors(inputs)[0])
+    rows = len(tensors(inputs)[0])
     macs = state(*(map_tensors(value, lambda t: t[:1]) for value in inputs))
     rule = f"{name}.macs must give the multiply-adds of one image, an integer from 0"
     if isinstance(macs, bool) or not isinstance(macs, int) or macs < 0:
@@ -201,57 +191,6 @@ def stated(module: nn.Module) -> Callable[..., Any] | None:
     if not callable(getattr(type(module), "macs", None)):
         return None
     return cast("Callable[..., Any]", module.macs)
-
-
-_ROWS: WeakKeyDictionary[nn.Module, dict[Any, Work | None]] = WeakKeyDictionary()
-
-
-def layer_work(layer: nn.Module, output: Any) -> Work | None:
-    """A layer's work for the whole batch that gave ``output``, by torchinfo.
-
-    Returns:
-        None for a layer, or an output, that torchinfo does not count right.
-    """
-    first = output[0] if isinstance(output, tuple) else output
-    if not isinstance(first, Tensor) or first.dim() < 2 or layer._modules:
-        return None
-    rows = _ROWS.setdefault(layer, {})
-    key = first.shape[1:], *(None if p is None else p.shape for p in layer._parameters.values())
-    if key not in rows:
-        rows[key] = _row_work(layer, first.shape[1:])
-    row = rows[key]
-    return None if row is None else row * len(first)
-
-
-def _row_work(layer: nn.Module, shape: Sequence[int]) -> Work | None:
-    """As :func:`layer_work`, for one row of an output whose rows have this shape: all are linear in rows."""
-    parameters = {name: p for name, p in layer._parameters.items() if p is not None}
-    every = sum(p.numel() for p in parameters.values())
-    matrices = sum(p.numel() for p in parameters.values() if p.dim() > 1)
-    if isinstance(layer, nn.RNNCellBase):  # of which torchinfo multiplies the price by the hidden entries
-        return Work(every, matrices) if len(shape) == 1 else None
-    if isinstance(layer, nn.RNNBase):
-        if len(shape) != 2:  # packed, or one sequence without a batch
-            return None
-    elif not parameters.keys() <= {"weight", "bias"} or "weight" not in parameters:
-        return None  # re-parametrised, or without weights
-    if isinstance(layer, NORMS):
-        return Work(_torchinfo(layer, shape))
-    if isinstance(layer, _ConvNd) and len(shape) + 1 < parameters["weight"].dim():
-        return None  # one image without a batch
-    # torchinfo counts a linear layer at one position of each image, whatever its input.
-    positions = math.prod(shape[:-1]) if isinstance(layer, nn.Linear) else 1
-    macs = positions * _torchinfo(layer, shape)
-    return Work(macs, macs * matrices // every)
-
-
-def _torchinfo(layer: nn.Module, shape: Sequence[int]) -> int:
-    from torchinfo.layer_info import LayerInfo
-
-    info = LayerInfo("", layer, 0)
-    info.output_size = [1, *shape]
-    info.calculate_macs()
-    return int(info.macs)
 
 
 @contextmanager
@@ -292,9 +231,8 @@ def check(count: Count, what: str) -> None:
         rule = "the multiply-adds of every operator must be known"
         remedy = "give its module a method macs(*inputs) that returns the multiply-adds of one image"
         raise CountError(f"{rule}, got {count.unknown} in {what}; {remedy}")
-    first, second = (
-        getattr(count.images, kind) + getattr(count.shared, kind) for kind in ("products", "check")
-    )
+    first = count.images.products + count.shared.products
+    second = count.images.check + count.shared.check
     if first != second:
         got = f"{first:,} and {second:,} products in {what}"
         raise CountError(f"two counts of what runs must agree, got {got}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -11,20 +11,19 @@ Tensors = Any
 """A tensor, or nested lists, tuples and dicts of tensors."""
 
 
-def tensors(state: Tensors) -> Iterator[Tensor]:
-    yield from tensors_of((state,))
-
-
-def tensors_of(values: Any) -> list[Tensor]:
-    """All tensors in some values, in order."""
-    found = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, list | tuple):
-            found += tensors_of(value)
-        elif isinstance(value, dict):
-            found += tensors_of(value.values())
+def tensors(state: Tensors) -> list[Tensor]:
+    """All tensors in a state, in order."""
+    if isinstance(state, Tensor):
+        return [state]
+    if isinstance(state, dict):
+        state = tuple(state.values())
+    found: list[Tensor] = []
+    if isinstance(state, list | tuple):
+        for part in state:
+            if isinstance(part, Tensor):
+                found.append(part)
+            else:
+                found += tensors(part)
     return found
 
 

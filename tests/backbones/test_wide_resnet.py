@@ -123,7 +123,7 @@ def test_the_draw_goes_by_what_comes_out() -> None:
     assert float(wide.conv1.weight.detach().std()) == pytest.approx((2 / (80 * 9)) ** 0.5, rel=0.03)
 
 
-def test_a_stranger_shape_of_the_family_is_refused() -> None:
+def test_another_shape_of_the_family_is_refused() -> None:
     for layers, widen in ((28, 0), (30, 10), (4, 1)):
         kind = type("Odd", (WideResNet,), {"name": "odd", "layers": layers, "widen": widen})
         rule = r"layers = 6n \+ 4 with n >= 1 and widen >= 1 must hold for backbone odd, "

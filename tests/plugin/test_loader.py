@@ -49,7 +49,7 @@ def offered(registry: Registry) -> dict[str, list[str]]:
     return {s.kind: sorted(s.items) for s in (registry.methods, registry.backbones, registry.datasets)}
 
 
-def test_the_cores_own_come_in_by_the_strangers_door() -> None:
+def test_the_cores_own_plugin_is_an_entry_point_too() -> None:
     registry = load_plugins()
     found = offered(registry)
     assert "static" in found["method"]

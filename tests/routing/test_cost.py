@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from routesearch.routing.cost import mult_adds
-from routesearch.routing.nested import map_tensors, tensors
 
 
 def conv(before: int, after: int) -> nn.Module:
@@ -62,21 +57,3 @@ def test_nested_state_is_priced_for_one_image() -> None:
     step = Forget(4)
     y = torch.zeros(3, 4)
     assert mult_adds(step, y, [y, y]) == mult_adds(step, y[:1], [y[:1], y[:1]]) > 0
-
-
-TENSORS = st.recursive(
-    st.integers(0, 9).map(lambda v: torch.full((2, 1), float(v))) | st.none(),
-    lambda inner: st.lists(inner, max_size=3) | st.lists(inner, max_size=3).map(tuple),
-    max_leaves=6,
-)
-
-
-@given(TENSORS)
-def test_map_keeps_the_form_of_a_state(state: Any) -> None:
-    doubled = map_tensors(state, lambda t: 2 * t)
-    assert [t.tolist() for t in tensors(doubled)] == [(2 * t).tolist() for t in tensors(state)]
-    assert form(doubled) == form(state)
-
-
-def form(state: Any) -> Any:
-    return [type(state), *map(form, state)] if isinstance(state, list | tuple) else type(state)

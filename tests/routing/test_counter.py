@@ -278,10 +278,16 @@ def test_dicts_and_named_tuples_travel() -> None:
 
 
 def test_a_block_keeps_its_mode_whatever_happens() -> None:
-    block = Opaque().train()
-    with pytest.raises(CountError):
-        mult_adds(block, maps(8))
-    assert block.training
+    class Fixed(list[Tensor]):
+        """A list that cannot be made from its parts."""
+
+        def __init__(self) -> None:
+            super().__init__([maps(8)])
+
+    for block, state, error in ((Opaque(), maps(8), CountError), (nn.Linear(8, 2), Fixed(), TypeError)):
+        with pytest.raises(error):
+            mult_adds(block.train(), state)
+        assert block.training
 
 
 # ---- what is not known -------------------------------------------------------------------------------
@@ -358,7 +364,7 @@ def test_nobody_states_less_than_is_seen() -> None:
 
 
 def test_two_counts_that_differ_name_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("routesearch.routing.counter._torchinfo", lambda layer, shape: 2)
+    monkeypatch.setattr("routesearch.routing.layers._torchinfo", lambda layer, shape: 2)
     told = r"got Linear, of which torchinfo counts \d products and torch's operators 8$"
     with pytest.raises(CountError, match=told):
         mult_adds(nn.Linear(4, 2), maps(4))

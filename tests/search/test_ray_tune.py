@@ -144,7 +144,7 @@ def test_an_outcome_is_told_once() -> None:
     trial.finished = True
     table.step(trial)
     table.searcher.on_trial_complete("a", result())
-    table.searcher.on_trial_complete("stranger", result())
+    table.searcher.on_trial_complete("unknown", result())
     assert table.dispatcher.heard == [(0, DONE)]
 
 
