@@ -34,7 +34,8 @@ from routesearch.routing.nested import map_tensors, tensors
 from routesearch.search.ray_cluster import WORKER_ENV
 from routesearch.study.recipe import Recipe
 from routesearch.task.blueprint import Blueprint
-from routesearch.training.loop import fit, make_optimizer, to_device
+from routesearch.training.loop import fit, to_device
+from routesearch.training.optimizers import make_optimizer
 from routesearch.training.state_arrays import states
 
 STEPS = {"nin": 4, "nin@0.25": 16, "resnet38": 8}

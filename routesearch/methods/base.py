@@ -123,7 +123,8 @@ class Stage:
     """One part of a method's training; the core runs its stages one after the other.
 
     Attributes:
-        loss: a batch to a scalar; draws (noise, sampled actions) happen in here.
+        loss: a batch to a scalar; draws (noise, sampled actions) happen in here. Parameters that it does not
+            reach stay as they are in this step; it must reach one in the first epoch.
         share: of the trial's epochs, relative to the other stages.
         trains: modules whose parameters move (None: all); the rest is frozen and in eval mode.
         eval_modules: trained modules that stay in eval mode (batch norm under policy gradients).
@@ -133,7 +134,8 @@ class Stage:
         batches: (labels, batch size, generator) to row numbers, one epoch of them.
         cache: a frozen front, run once for each image instead of in every epoch; its output becomes
             ``Batch.inputs``. Images are then not augmented.
-        after_backward: called between backward and the optimizer's step (TALR scales gradients here).
+        after_backward: called between backward and the optimizer's step (TALR scales gradients here); the
+            gradient of a parameter that the loss did not reach is None.
         after_step: called after the optimizer's step (weights are clipped or projected here).
     """
 

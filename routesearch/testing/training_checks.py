@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import safetensors.numpy
 import torch
@@ -15,6 +16,15 @@ from routesearch.testing.cases import Case, observed, spread
 from routesearch.testing.declarations import Declared, broken
 from routesearch.testing.toys import differing_states
 from routesearch.training.state_arrays import states
+
+ONE_BY_ONE: dict[str, Any] = {
+    "batch_size": 1,
+    "epochs": 1,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "learning_rate": 1e-4,
+}
+"""A recipe under which blocks are idle in first steps, with momentum that meets them later."""
 
 
 class TrainingChecks(Declared):
@@ -52,6 +62,14 @@ class TrainingChecks(Declared):
             raise broken(
                 f"{case}: weights must stay finite in bfloat16", f"NaN or infinity at {', '.join(bad)}"
             )
+
+    def test_one_image_at_a_time_trains(self, case: Case) -> None:
+        """Trained image by image: blocks that it does not meet get no gradient, norms see one value."""
+        net = case.train(case.build(), **ONE_BY_ONE)
+        bad = [n for n, p in net.named_parameters() if not bool(torch.isfinite(p).all())]
+        if bad:
+            rule = f"{case}: weights must stay finite where images come one by one"
+            raise broken(rule, f"NaN or infinity at {', '.join(bad)}")
 
     def test_state_round_trips(self, case: Case) -> None:
         """A state dict, through safetensors, into a new build: the same logits, costs and routes."""

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from routesearch.data.base import Data, Images
 from routesearch.errors import RunFailed, noted
 from routesearch.methods.base import Batch, RoutedNet, Stage
-from routesearch.methods.schedules import cosine
 from routesearch.routing.counter import Count, check, counted
 from routesearch.routing.nested import Tensors, map_tensors, tensors
 from routesearch.study.recipe import Recipe
+from routesearch.training.norms import single_values_normalised
+from routesearch.training.optimizers import allow_missing_gradients, make_optimizer, schedule_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -111,10 +112,11 @@ class _Loop:
         optimizer = (
             stage.optimizer(parameters) if stage.optimizer else make_optimizer(self.recipe, parameters)
         )
+        allow_missing_gradients(optimizer)
         schedule = stage.schedule or schedule_of(self.recipe)
         peaks = [group["lr"] for group in optimizer.param_groups]
         broken = torch.zeros((), dtype=torch.bool, device=self.device)
-        price = priced = 0
+        price = priced = learnt = 0
         for step, rows in enumerate(islice(self._rows(stage, prefetch), steps)):
             factor = stage.rate * schedule(step / steps)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
@@ -128,22 +130,38 @@ class _Loop:
             if work is not None:
                 check(work, "the training")
                 price, priced = work.macs, len(rows)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            stage.after_backward()
-            if self.recipe.clip_norm is not None and stage.optimizer is None:
-                nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
-            optimizer.step()
-            stage.after_step()
+            if loss.requires_grad:  # not where the images of a batch met nothing that the stage trains
+                self._learn(loss, stage, optimizer, parameters)
+                learnt += 1
             self.macs += price * len(rows) // priced
             self.steps += 1
             broken |= ~torch.isfinite(loss.detach())
             whole = self.steps % self.per_epoch == 0
+            if (whole or step + 1 == steps) and not learnt:
+                raise RunFailed(
+                    "a stage's loss must depend on parameters that the stage trains, got one that does not"
+                )
             if (whole or step + 1 == steps) and bool(broken):  # the one wait for the device in an epoch
                 at = math.ceil(self.steps / self.per_epoch)
                 raise RunFailed(f"the loss must stay finite, got NaN or infinity in epoch {at}")
             if whole and self.on_epoch is not None:
                 self.on_epoch(self.steps // self.per_epoch)
+
+    def _learn(
+        self,
+        loss: Tensor,
+        stage: Stage,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[nn.Parameter],
+    ) -> None:
+        """One step of the optimizer."""
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        stage.after_backward()
+        if self.recipe.clip_norm is not None and stage.optimizer is None:
+            nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
+        optimizer.step()
+        stage.after_step()
 
     def finish(self, net: RoutedNet) -> None:
         """Hand the training images to what a method does when training has ended."""
@@ -210,10 +228,6 @@ def _check_loss(loss: Any) -> None:
         raise RunFailed(f"{rule}, got {type(loss).__name__}")
     if loss.numel() != 1:
         raise RunFailed(f"{rule}, got one of shape {tuple(loss.shape)}: take its mean")
-    if not loss.requires_grad:
-        raise RunFailed(
-            "a stage's loss must depend on parameters that the stage trains, got one that does not"
-        )
 
 
 def training_work(net: nn.Module) -> AbstractContextManager[Count]:
@@ -240,34 +254,12 @@ def _roles(net: nn.Module, stage: Stage) -> Iterator[list[nn.Parameter]]:
     for parameter, before in zip(net.parameters(), asked, strict=True):
         parameter.requires_grad_(before and id(parameter) in wanted)
     try:
-        yield [p for p in net.parameters() if p.requires_grad]
+        with single_values_normalised(net):
+            yield [p for p in net.parameters() if p.requires_grad]
     finally:
         for parameter, before in zip(net.parameters(), asked, strict=True):
             parameter.requires_grad_(before)
         net.eval()
-
-
-def schedule_of(recipe: Recipe) -> Callable[[float], float]:
-    """Progress to the recipe's factor of the learning rate."""
-    if not recipe.lr_steps:
-        return cosine
-    return lambda progress: recipe.lr_factor ** sum(progress >= step for step in recipe.lr_steps)
-
-
-def make_optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """The recipe's optimizer, in the form that is one fused kernel a step."""
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-        )
-    return torch.optim.SGD(
-        parameters,
-        recipe.learning_rate,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
 
 
 def _autocast(recipe: Recipe, device: torch.device) -> torch.autocast:

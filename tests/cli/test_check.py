@@ -74,16 +74,16 @@ def test_every_law_has_a_line(run: Run) -> None:
     done = run("check", "static", "--set", "width_fraction=1.0", "--set", "depth=0.5")
     assert done.status == 0
     *lines, last = done.out.splitlines()
-    assert len(lines) == 15
+    assert len(lines) == 16
     assert {line.split()[0] for line in lines} == {"ok", "skipped"}
-    assert last.startswith("13 of 15 invariants hold (")
+    assert last.startswith("14 of 16 invariants hold (")
     assert done.lines == ["routesearch: static: 2 configs on toy_chain, toy_residual"]
 
 
 def test_a_broken_law_fails_with_its_reason(run: Run, vote: Path) -> None:
     done = run("check", "vote", "--plugin", vote, "--set", "position=2", "--json")
     assert done.status == 1
-    assert done.lines[-1] == "routesearch: vote breaks 1 of 15 invariants"
+    assert done.lines[-1] == "routesearch: vote breaks 1 of 16 invariants"
     found = done.json
     assert (found["method"], found["plugin"], found["passed"]) == ("vote", str(vote), False)
     assert found["backbones"] == ["toy_chain", "toy_residual"]

@@ -44,6 +44,7 @@ BUILDS = "every_draw_builds"
 JSON = "configs_survive_json"
 ROUTES = "it_routes"
 FEW = "batches_of_none_and_of_one"
+SINGLY = "one_image_at_a_time_trains"
 
 
 # ---- a sound method, to plant faults in --------------------------------------------------------------
@@ -353,6 +354,14 @@ class Saturated(Exit):
         return super().loss(batch) - 0.01 * torch.log(1 - (gate + 7).sigmoid()).mean()
 
 
+class NeedsTwo(Exit):
+    """A spread over the batch, which one image does not have."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        gate = self.gate(self.front(batch.inputs)).float()
+        return super().loss(batch) + 0.01 * (gate - gate.mean()).square().sum() / (len(gate) - 1)
+
+
 class Crashing(Exit):
     """The range is wider than what can be built."""
 
@@ -421,6 +430,7 @@ FAULTS: list[tuple[type[RoutedNet], str]] = [
     (OddKnob, KNOBS),
     (DefaultLast, KNOBS),
     (Saturated, MIXED),
+    (NeedsTwo, SINGLY),
     (Crashing, BUILDS),
     (Picky, BUILDS),
     (Rounded, JSON),

@@ -21,7 +21,7 @@ from routesearch.methods.static import Static
 from routesearch.routing.cost import mult_adds
 from routesearch.study.recipe import Recipe
 from routesearch.training import loop as fit_module
-from routesearch.training.loop import Fitted, fit, make_optimizer, training_work
+from routesearch.training.loop import Fitted, fit, training_work
 from routesearch.training.state_arrays import states
 
 CPU = torch.device("cpu")
@@ -399,6 +399,75 @@ def test_stages_are_a_list_of_stages(net: Net, data: Data, stages: Any, got: str
         fit(net, stages, data, RECIPE, epochs=1, seed=0, device=CPU)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_part_that_was_idle_at_first_learns_later(
+    net: Net, train: Callable[..., Fitted], optimizer: str
+) -> None:
+    """Its parameters get their first gradient when others have had some."""
+    left = iter(range(STEPS))
+    after: list[dict[str, Tensor]] = []
+
+    def loss(batch: Batch) -> Tensor:
+        x = net.stem(batch.inputs)
+        return F.cross_entropy(net.head(x if next(left) >= 2 else x.detach()), batch.labels)
+
+    before = frozen(net)
+    recipe = RECIPE.model_copy(update={"optimizer": optimizer})
+    train(Stage(loss, after_step=lambda: after.append(frozen(net))), recipe=recipe)
+    assert len(after) == STEPS
+    assert all(torch.equal(step[name], before[name]) for step in after[:2] for name in STEM)
+    assert changed(net, before) >= STEM | HEAD
+
+
+def test_a_batch_that_meets_nothing_trained_is_passed_by(net: Net, train: Callable[..., Fitted]) -> None:
+    met, heard = iter([False, True, False, True, True, False]), list[str]()
+
+    def loss(batch: Batch) -> Tensor:
+        found = net.loss(batch)
+        return found if next(met) else found.detach()
+
+    hooks = {"after_backward": lambda: heard.append("b"), "after_step": lambda: heard.append("s")}
+    before = frozen(net)
+    assert train(Stage(loss, **hooks)).steps == STEPS
+    assert heard == ["b", "s"] * 3
+    assert changed(net, before) >= STEM | HEAD
+
+
+def test_a_loss_that_meets_nothing_in_its_first_epoch_fails_then(
+    net: Net, train: Callable[..., Fitted]
+) -> None:
+    calls: list[None] = []
+
+    def loss(batch: Batch) -> Tensor:
+        calls.append(None)
+        return net.loss(batch).detach()
+
+    with pytest.raises(RunFailed, match="must depend on parameters that the stage trains"):
+        train(Stage(loss), epochs=5)
+    assert len(calls) == STEPS
+
+
+def test_a_last_batch_of_one_image_trains(data: Data) -> None:
+    """Norms on maps of one pixel have a single value a channel then."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4)
+    net = nn.Sequential(nn.Conv2d(1, 4, 8), norm, nn.Flatten(), nn.Linear(4, 3))
+    rows = [torch.arange(12), torch.tensor([12])]
+    seen: list[tuple[int, bool, Tensor]] = []
+
+    def loss(batch: Batch) -> Tensor:
+        found = F.cross_entropy(net(batch.inputs), batch.labels)
+        seen.append((len(batch.labels), norm.training, norm.running_mean.clone()))  # type: ignore[union-attr]
+        return found
+
+    stage = Stage(loss, batches=lambda labels, size, generator: iter(rows))
+    assert fit(net, [stage], data, RECIPE, epochs=1, seed=0, device=CPU).steps == STEPS
+    assert [count for count, _, _ in seen] == [12, 1] * 3
+    assert all(training for _, training, _ in seen)
+    for (_, _, twelve), (_, _, one) in zip(seen[::2], seen[1::2], strict=True):
+        assert torch.equal(twelve, one), "a single value is no statistics"
+
+
 def test_a_stage_hears_of_each_step(net: Net, train: Callable[..., Fitted]) -> None:
     """Weights that are clipped after the step are never larger, whatever the optimizer did."""
     largest: list[float] = []
@@ -592,16 +661,7 @@ def test_the_bill_is_torchinfos_for_any_module(kind: type[nn.Module]) -> None:
 def test_counting_leaves_no_hooks(net: Net) -> None:
     with training_work(net):
         pass
-    assert not any(m._forward_hooks for m in net.modules())
-
-
-def test_optimizers_of_the_recipe(net: Net) -> None:
-    adam = make_optimizer(Recipe(learning_rate=0.1, weight_decay=0.2), list(net.parameters()))
-    assert (type(adam), adam.defaults["lr"], adam.defaults["weight_decay"]) == (torch.optim.AdamW, 0.1, 0.2)
-    sgd = make_optimizer(Recipe(optimizer="sgd", momentum=0.8), list(net.parameters()))
-    assert (type(sgd), sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (torch.optim.SGD, 0.8, True)
-    plain = make_optimizer(Recipe(optimizer="sgd", momentum=0.0), list(net.parameters()))
-    assert plain.defaults["nesterov"] is False
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
 def test_states_are_plain_memory(net: Net) -> None:

@@ -491,6 +491,17 @@ def test_norms_are_still_while_gates_are_drawn(backbone: Backbone, data: Data) -
     torch.testing.assert_close(run(hybrid, images).logits, run(alone, images).logits, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("gate", ["ffgate1", "rnngate"])
+@pytest.mark.parametrize("images", [1, 2, 16])
+def test_units_that_are_idle_at_first_train_later(
+    gate: str, images: int, backbone: Backbone, data: Data
+) -> None:
+    """Gates that are nearly shut: most units run for no image of a batch, and get no gradient."""
+    net = make(backbone, gate_type=gate, gate_bias=-4.0, rl_share=0.9)
+    train(net, data, 1, RECIPE.model_copy(update={"batch_size": images}))
+    assert all(bool(torch.isfinite(p).all()) for p in net.parameters())
+
+
 def test_a_loss_that_is_not_finite_fails_the_trial(backbone: Backbone, data: Data) -> None:
     net = make(backbone, rl_learning_rate=1e30, alpha=4.0)
     with pytest.raises(RunFailed, match=r"^the loss must stay finite"):
