@@ -59,7 +59,10 @@ def backbones(plugins: Plugins = None, as_json: Json = False) -> Answer:
             figures = (str(facts["units"]), params, mega(facts["macs"]), size)
         rows.append((name, registry.backbones.origin[name], *figures, str(facts["description"])))
     columns = ("backbone", "plugin", "units", "M params", "M MACs", "on images", "what it is")
-    return Answer(_document(registry.backbones, schemas), (Table(columns, tuple(rows)),))
+    return Answer(
+        _document(registry.backbones, schemas),
+        (Table(columns, tuple(rows), texts=("what it is",), spare=("plugin", "on images")),),
+    )
 
 
 def datasets(plugins: Plugins = None, as_json: Json = False) -> Answer:
@@ -136,7 +139,7 @@ def cost(
         else ["The structure depends on which classes are confused; all cases are covered."]
     )
     document = {"method": method, "backbone": backbone, "dataset": dataset, **found}
-    return Answer(document, (Table((method, "", "of the backbone"), rows), *notes))
+    return Answer(document, (Table((method, "", "of the backbone"), rows, texts=(method,)), *notes))
 
 
 def _registry(plugins: Sequence[Path] | None) -> Registry:
@@ -158,7 +161,11 @@ def _entry(
     from routesearch.report import Table
 
     head = f"{name} (plugin {shelf.origin[name]}): {about}"
-    return [head, Table(columns, tuple(rows)), ""] if rows else [head, ""]
+    return (
+        [head, Table(columns, tuple(rows), texts=("default", "searched", "meaning")), ""]
+        if rows
+        else [head, ""]
+    )
 
 
 def _facts(kind: type[Backbone]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def predict(
         (each["file"], each["label"], f"{each['confidence']:.3f}", mega(each["macs"]), _way(each))
         for each in found
     )
-    table = Table(("file", "label", "confidence", "M MACs", "route"), rows)
+    table = Table(("file", "label", "confidence", "M MACs", "route"), rows, texts=("file", "label"))
     return Answer({"predictions": found, "unreadable": unreadable}, (table,) if rows else (), error)
 
 

@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any
 from routesearch.errors import RouteSearchError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from routesearch.report import Table
 
 PROGRAM = "routesearch"
@@ -66,49 +64,20 @@ def answering(function: Callable[..., Answer | None]) -> Callable[..., None]:
 
 def show(parts: Iterable[str | Table]) -> None:
     """Lines and tables on standard output, drawn on a terminal, plain elsewhere."""
-    if sys.stdout.isatty():
-        from rich.console import Console
+    from routesearch.cli.tables import draw, plain
 
-        _draw(Console(highlight=False), parts)
+    if not sys.stdout.isatty():
+        for part in parts:
+            sys.stdout.write("\n".join([part] if isinstance(part, str) else plain(part)) + "\n")
         return
-    for part in parts:
-        sys.stdout.write("\n".join([part] if isinstance(part, str) else plain(part)) + "\n")
+    from rich.console import Console
 
-
-def without(table: Table, name: str) -> Table:
-    """The table with one column less, if it has it."""
-    from routesearch.report import Table
-
-    keep = [i for i, column in enumerate(table.columns) if column != name]
-    columns, *rows = (tuple(row[i] for i in keep) for row in (table.columns, *table.rows))
-    return Table(columns, tuple(rows))
-
-
-def plain(table: Table) -> list[str]:
-    """A table as lines: columns two spaces apart."""
-    rows = [table.columns, *table.rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
-    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _draw(console: Console, parts: Iterable[str | Table]) -> None:
-    from rich import box
-    from rich.table import Table as Drawn
-    from rich.text import Text
-
+    console = Console(highlight=False)
     for part in parts:
         if isinstance(part, str):
             console.print(part, markup=False)
-            continue
-        drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for i, name in enumerate(part.columns):
-            # The last two columns give way; others are never broken, only headings that are wider than they.
-            longest = max((len(row[i]) for row in part.rows), default=0)
-            head = name.replace(" ", "\n") if len(name) > longest else name
-            drawn.add_column(Text(head), overflow="fold", no_wrap=i < len(part.columns) - 2)
-        for row in part.rows:
-            drawn.add_row(*map(Text, row))
-        console.print(drawn)
+        else:
+            draw(part, console)
 
 
 class _Lines(logging.Handler):

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 QUIET = 30.0
 """Seconds without a line, where lines are printed, before one comes though little has happened."""
 
+BAR, SHORTEST_BAR = 30, 8
+"""Characters of the bar, and how few are not worth drawing."""
+
 
 def watching(name: str, backbone_macs: float, budget: Budget) -> Lines:
     """A context that is called with each snapshot of a search.
@@ -126,6 +129,7 @@ class Drawing(Lines):
         from rich.live import Live
         from rich.spinner import Spinner
 
+        self._console = console
         self._spinner = Spinner("dots", f"{name}: starting")
         # Live stands between: what is logged meanwhile scrolls by above the drawing.
         self._live: AbstractContextManager[Any] = Live(
@@ -143,6 +147,7 @@ class Drawing(Lines):
         """Nothing: the drawing looks by itself four times a second."""
 
     def draw(self) -> RenderableType:
+        from rich.cells import cell_len
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -151,9 +156,14 @@ class Drawing(Lines):
         s = self.snapshot
         if s is None:
             return self._spinner
+        counts = self.counts()
+        room = self._console.width - cell_len(self.name) - len(counts) - 3
         head = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=max(1, s.total), completed=done(s), width=30)
-        head.add_row(Text(self.name, "bold"), bar, Text(self.counts()))
+        if room >= SHORTEST_BAR:
+            bar = ProgressBar(total=max(1, s.total), completed=done(s), width=min(room, BAR))
+            head.add_row(Text(self.name, "bold"), bar, Text(counts))
+        else:
+            head.add_row(Text(f"{self.name} {counts}", "bold"))
         lines = [self.best(), f"{self.volume()}; {self.times(time.monotonic())}"]
         return Group(head, *(Text(f"  {line}") for line in lines))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from routesearch.cli.options import Json, Settings, StudyFile, open_study
-from routesearch.cli.output import Answer, log, without
+from routesearch.cli.output import Answer, log
 
 if TYPE_CHECKING:
     from routesearch.results.budget import Budget
@@ -88,7 +88,7 @@ def front(
         f"{opened.config.name}: front on {split}, {len(points)} points; backbone {mega(backbone_macs)} M MACs"
     )
     shown = points if every_point else few(points, budget.best(points), MAX_POINTS)
-    table = without(report.front_table(shown, backbone_macs, tested, timings), REPEATED)
+    table = report.front_table(shown, backbone_macs, tested, timings).without(REPEATED)
     left = len(points) - len(shown)
     rest = (f"{left} of {len(points)} points in between are not shown; --all shows them.",) if left else ()
     footer = [_rank_line(rank) for rank in ranks]
@@ -183,7 +183,7 @@ def best(
         ("config", short(point.config)),
     ]
     shown = tuple((name, value) for name, value in rows if value)
-    return Answer(point.as_dict(), (Table(("method", point.method), shown),))
+    return Answer(point.as_dict(), (Table(("method", point.method), shown, texts=(point.method,)),))
 
 
 def _save(results: StudyResults, point: Point, folder: Path | None, name: str | None) -> None:
@@ -211,7 +211,8 @@ def trials(study: StudyFile, settings: Settings = None, as_json: Json = False) -
     tell_failures(records)
     columns = ("trial", "method", "state", "accuracy", "M MACs", "points", "seconds", "config", "reason")
     rows = tuple(_trial_row(record, backbone_macs, budget) for record in records)
-    return Answer({"trials": [r.as_dict(budget) for r in records]}, (Table(columns, rows),))
+    table = Table(columns, rows, texts=("config", "reason"), spare=("config", "seconds", "points"))
+    return Answer({"trials": [r.as_dict(budget) for r in records]}, (table,))
 
 
 def _trial_row(record: TrialRecord, backbone_macs: float, budget: Budget) -> tuple[str, ...]:

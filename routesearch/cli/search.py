@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from routesearch.cli.options import Json, Settings, StudyFile, open_study
-from routesearch.cli.output import Answer, log, tell_problems, without
+from routesearch.cli.output import Answer, log, tell_problems
 from routesearch.cli.results import REPEATED, few, tell_failures
 from routesearch.errors import RunFailed
 
@@ -107,7 +107,7 @@ def _ending(summary: Summary, file: Path) -> list[Any]:
     more = "" if len(shown) == len(summary.front) else f" ({len(shown)} of {len(summary.front)} points)"
     parts: list[Any] = [
         f"{summary.study}: front on validation{more}",
-        without(front_table(shown, backbone_macs, results.front_on_test, results.timings), REPEATED),
+        front_table(shown, backbone_macs, results.front_on_test, results.timings).without(REPEATED),
     ]
     if budget and summary.best is None:
         parts.append(f"No point is within the budget of {limits(budget, backbone_macs)}.")

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from routesearch.results.budget import Budget
 from routesearch.results.points import Point, PointKey
 from routesearch.results.timing import Timing
 
+SPARE = ("config", "in budget", "knob", "x backbone", "on test")
+"""Columns of a front that a narrow terminal does without, the first first: a trial's number leads to them."""
+
 
 @dataclass(frozen=True)
 class Table:
-    """Text in columns; every row is as long as ``columns``."""
+    """Text in columns; every row is as long as ``columns``.
+
+    Attributes:
+        texts: columns that may run over several lines.
+        spare: columns that go first where there is no room for all, in this order.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    texts: tuple[str, ...] = ()
+    spare: tuple[str, ...] = ()
+
+    def without(self, name: str) -> Table:
+        """The table with one column less, if it has it."""
+        keep = [i for i, column in enumerate(self.columns) if column != name]
+        columns, *rows = (tuple(row[i] for i in keep) for row in (self.columns, *self.rows))
+        return replace(self, columns=columns, rows=tuple(rows))
 
     def markdown(self) -> str:
         rule = tuple("---" for _ in self.columns)
@@ -71,7 +87,8 @@ def front_table(
             row.insert(3, percent(again.accuracy) if again else "")
             row.insert(6, mega(again.macs) if again else "")
         rows.append(tuple(row))
-    return _with_times(Table(columns, tuple(rows)), points, backbone_macs, timings or {})
+    table = Table(columns, tuple(rows), texts=("knob", "config"), spare=SPARE)
+    return _with_times(table, points, backbone_macs, timings or {})
 
 
 def _with_times(
@@ -94,7 +111,7 @@ def _with_times(
     place = table.columns.index("in budget")
     rows = [table.columns, *table.rows]
     widened = [(*row[:place], *(column[i] for column in added), *row[place:]) for i, row in enumerate(rows)]
-    return Table(widened[0], tuple(widened[1:]))
+    return replace(table, columns=widened[0], rows=tuple(widened[1:]))
 
 
 def percent(share: float) -> str:
@@ -116,9 +133,15 @@ def mega(macs: float) -> str:
 
 
 def short(settings: Mapping[str, Any], most: int = 120) -> str:
-    """``name=value`` pairs on one line, floats with four digits, cut after ``most`` characters."""
+    """``name=value`` pairs on one line, floats with four digits.
+
+    Of more than ``most`` characters it is the first ones, up to the end of a value, and an ellipsis.
+    """
     text = ", ".join(f"{name}={_value(value)}" for name, value in settings.items())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    if len(text) <= most:
+        return text
+    end = text.rfind(", ", 0, most)
+    return f"{text[: max(end, 0)]}, …" if end > 0 else "…"
 
 
 def _value(value: Any) -> str:

@@ -117,8 +117,8 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def drawn(told: Drawing) -> str:
-    console = Console(file=io.StringIO(), width=100)
+def drawn(told: Drawing, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(told.draw())
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -132,6 +132,19 @@ def test_on_a_terminal_it_is_drawn(clock: list[float]) -> None:
     text = drawn(told)
     for part in ("11/40 trials", "2 running", "3 refused", "1 failed", "dgate 94.44 %", "0.2500", "left"):
         assert part in text
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 120])
+def test_no_figure_is_cut_where_the_terminal_is_narrow(width: int, clock: list[float]) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=width)
+    told = Drawing("quickstart", 1e7, Budget(6e6), console)
+    told(snapshot(10, elapsed=30, refused=123, failed=1, best=BEST, feasible_hypervolume=0.25))
+    lines = drawn(told, width).splitlines()
+    assert max(map(len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    for part in ("quickstart", "11/40 trials", "2 running", "123 refused", "1 failed", "94.44 %", "0.2500"):
+        assert part in text
+    assert ("━" in text) == (width >= 80)
 
 
 def test_log_lines_pass_above_the_drawing_and_it_leaves_no_trace(
