@@ -124,7 +124,7 @@ REFUSED = {
     "search: {seed: 9999999999}": "search.seed: must be less than 2147483648, got 9999999999",
     "search: {sampler: best}": "search.sampler: must be 'tpe', 'random', 'nsga2', 'qmc' or 'gp', got 'best'",
     "search: {time_limit: soon}": (
-        "search.time_limit: a time must be more than 0, such as 90s, 10m or 1.5h, got 'soon'"
+        "search.time_limit: a time must be more than 0, such as 90s, 10m, 1.5h or 1h30m, got 'soon'"
     ),
     "search: [trials, 3]": "search: must be a mapping with trials",
     "search: {time_limit: 0}": "search.time_limit: a time must be more than 0",
@@ -351,7 +351,7 @@ def test_an_override_of_nothing_is_refused(dotted: str, message: str, tmp_path: 
 UNITS = {"": 1, "k": 10**3, "K": 10**3, "m": 10**6, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-@given(st.decimals("0.001", "99999", places=3), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " "]))
+@given(st.decimals("1", "99999", places=3), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " "]))
 def test_budgets_in_macs(number: Any, unit: str, gap: str) -> None:
     text = parse_macs(f"{number}{gap}{unit}")
     assert macs_of(text, 123.0) == pytest.approx(float(number) * UNITS[unit])
@@ -401,7 +401,7 @@ def test_times_as_they_are_written(value: Any, seconds: float | None) -> None:
     assert parse_time(value) == seconds
 
 
-@pytest.mark.parametrize("bad", ["", "m", "0", "0s", "-5m", "5 minutes", "1h30m", True, 0, []])
+@pytest.mark.parametrize("bad", ["", "m", "0", "0s", "-5m", "5 fortnights", "1h30", True, 0, []])
 def test_what_is_no_time(bad: Any) -> None:
     with pytest.raises(ValueError, match="a time must be more than 0, such as 90s"):
         parse_time(bad)
