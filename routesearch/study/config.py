@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from routesearch.errors import Refusal
 from routesearch.study.recipe import Recipe
 from routesearch.utils.units import parse_latency, parse_macs, parse_time
-from routesearch.utils.validation import Part, explain, nearest, parse_yaml, short
+from routesearch.utils.validation import MAX_TEXT, Part, explain, nearest, parse_yaml, short
 
 NOT_YET = {
     "confirm": "confirmation by more seeds",
@@ -209,7 +209,8 @@ def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_TEXT + 1)  # what somebody names by mistake may be of any size
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         inside = path / USUAL_NAME

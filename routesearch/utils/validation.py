@@ -29,45 +29,133 @@ class Part(BaseModel):
         return value
 
 
+MAX_TEXT = 1 << 18
+"""Characters of a YAML text at most: a study file has a few thousand."""
+MAX_DEPTH = 32
+"""Brackets within brackets at most."""
+MAX_VALUES = 10_000
+"""Values at most, those that aliases repeat counted each time."""
+
+
 def parse_yaml(text: str, where: str) -> Any:
-    """Read YAML by the safe loader.
+    """Read YAML by the safe loader, with numbers as people mean them.
 
     Args:
         where: how a refusal calls the text.
+
+    Raises:
+        Refusal: it is no YAML, or larger than any study is.
     """
+    if len(text) > MAX_TEXT:
+        raise Refusal(f"{where}: must be at most {MAX_TEXT:,} characters, got {len(text):,} or more")
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+        loader = _Loader(text)
+        try:
+            return loader.read()
+        finally:
+            loader.dispose()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark and "\n" in text.strip() else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise Refusal(f"{where}{line}: not valid YAML: {reason}") from None
+        raise Refusal(f"{where}{line}: not valid YAML: {cut(str(reason))}") from None
     except RecursionError:
-        raise Refusal(f"{where}: not valid YAML: brackets within brackets, too deep") from None
-    except ValueError as error:  # a date that no calendar has
-        raise Refusal(f"{where}: not valid YAML: {error}") from None
+        raise Refusal(f"{where}: not valid YAML: {_DEEP}") from None
+    except (
+        ValueError,
+        OverflowError,
+        TypeError,
+        AttributeError,
+    ) as error:  # such as !!int x
+        raise Refusal(f"{where}: not valid YAML: {cut(str(error))}") from None
+
+
+_DEEP = f"brackets within brackets, too deep (more than {MAX_DEPTH})"
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice (the second would win silently) and reads 1e-3 as a number."""
+    """Safe YAML that reads numbers as they look, and refuses what would be misread silently.
+
+    PyYAML follows YAML 1.1, in which 010 is 8, 1:30 is 90, 1e-3 is text and 2026-01-01 is a date. Here 010 is
+    ten, 1e-3 a number, and what is no decimal number is text. A key given twice is refused: the second would
+    win silently.
+    """
+
+    def read(self) -> Any:
+        """The one document."""
+        node = self.get_single_node()
+        if node is None:
+            return None
+        _check_size(node, {}, 0)
+        return self.construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int | float) and key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                    None, None, f"key {short(key)} is given twice", key_node.start_mark
                 )
             seen.add(key if isinstance(key, str | int | float) else id(key_node))
         return super().construct_mapping(node, deep)
 
+    def number(self, node: yaml.ScalarNode) -> int | float:
+        text = node.value.replace("_", "").lower()
+        if text.endswith((".inf", ".nan")):
+            return float(text.replace(".", ""))
+        return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
 
-_Loader.add_implicit_resolver(  # YAML 1.1 would want 1.0e-3
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+
+_PLAIN = ("null", "bool", "merge", "str", "seq", "map")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in pairs if tag.rpartition(":")[2] in _PLAIN]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.yaml_constructors = {
+    tag: make
+    for tag, make in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in _PLAIN
+}
+_DIGITS = r"\d+(?:_\d+)*"
+_NUMBER = rf"[-+]?(?:{_DIGITS}(?:\.(?:{_DIGITS})?)?|\.{_DIGITS})(?:[eE][-+]?\d+)?"
+for _tag, _form in (
+    ("int", rf"[-+]?{_DIGITS}"),
+    ("float", rf"{_NUMBER}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_form})$", re.ASCII), list("-+.0123456789")
+    )
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.number)
+
+
+def _check_size(node: yaml.Node, sizes: dict[int, int | None], depth: int) -> int:
+    """Values below a node, with those that aliases repeat; raises where there are too many.
+
+    Nothing is built before this: nested aliases would be written out by whoever prints the values.
+
+    Args:
+        sizes: of nodes that are known; None while one is being looked at.
+    """
+    known = sizes.get(id(node), 0)
+    if known is None or depth > MAX_DEPTH:
+        raise yaml.constructor.ConstructorError(None, None, _DEEP, node.start_mark)
+    if known:
+        return known
+    sizes[id(node)] = None
+    inner: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        inner = [each for pair in node.value for each in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        inner = node.value
+    size = 1 + sum(_check_size(each, sizes, depth + 1) for each in inner)
+    if size > MAX_VALUES:
+        rule = f"more than {MAX_VALUES:,} values, aliases written out"
+        raise yaml.constructor.ConstructorError(None, None, rule, node.start_mark)
+    sizes[id(node)] = size
+    return size
 
 
 def explain(error: ValidationError, model: type[BaseModel], under: str = "") -> str:
@@ -86,7 +174,12 @@ def explain(error: ValidationError, model: type[BaseModel], under: str = "") -> 
         return f"unknown key {key!r}{nearest(path[-1], _model_at(model, path[:-1]))}"
     if first["type"] == "missing":
         return f"{key} must be given"
-    return f"{key}: {_law(first, _model_at(model, path))}, got {short(first['input'])}"
+    return f"{key}: {_law(first, _model_at(model, path))}, got {_got(first['input'])}"
+
+
+def _got(value: Any) -> str:
+    """A value, and where YAML has made true or false of a word, what to do."""
+    return f"{value} (a text such as no or on needs quotes)" if isinstance(value, bool) else short(value)
 
 
 def _names_a_type(part: int | str) -> bool:
@@ -139,5 +232,10 @@ def _keys(model: type[BaseModel]) -> list[str]:
 
 def short(value: Any) -> str:
     """A value as a message shows it: at most 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return cut(repr(value), 80)
+
+
+def cut(text: str, most: int = 200) -> str:
+    """A text as a message shows it, one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routesearch.cli.options import parse_settings
 from routesearch.errors import Refusal
 from routesearch.study.config import NOT_YET, StudyConfig, load_study, parse_backbone
 from routesearch.utils.units import macs_of, parse_macs, parse_time
+from routesearch.utils.validation import parse_yaml
 
 LEAST = {"data": "digits", "backbone": "nin@0.25", "methods": ["static"]}
 
@@ -253,7 +256,18 @@ def test_weights_are_files_of_known_kinds(weights: Any, tmp_path: Path) -> None:
         ("? [1]\n: 2\n", ", line 1: not valid YAML: found unhashable key"),
         ("data: \0", ": not valid YAML: special characters are not allowed"),
         ("[" * 3000, ": not valid YAML: "),
-        ("data: 2024-13-77\nbackbone: nin", ": not valid YAML: month must be in 1..12"),
+        ("data: !!timestamp 2024-13-77\nbackbone: nin", ", line 1: not valid YAML: could not determine"),
+        ("data: !!int many\nbackbone: nin", ": not valid YAML: could not convert string"),
+        ("data: !!seq many\nbackbone: nin", ", line 1: not valid YAML: expected a sequence node"),
+        ("data: &a [*a]\nbackbone: nin", ", line 1: not valid YAML: brackets within brackets, too deep"),
+        ("a: &a {b: &b {<<: *a}}", ": not valid YAML: brackets within brackets, too deep"),
+        ("a: " + "9" * 5000, ": not valid YAML: Exceeds the limit"),
+        ("# " + "x" * 300_000, ": must be at most 262,144 characters"),
+        (
+            "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
+            + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefgh")),
+            ", line 5: not valid YAML: more than 10,000 values, aliases written out",
+        ),
     ],
 )
 def test_yaml_that_is_not_safe_and_plain(text: str, message: str, tmp_path: Path) -> None:
@@ -262,6 +276,61 @@ def test_yaml_that_is_not_safe_and_plain(text: str, message: str, tmp_path: Path
         load_study(path)
     assert str(refused.value).startswith(f"{path}{message}")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("10", 10),
+        ("010", 10),  # YAML 1.1: 8
+        ("-08", -8),  # YAML 1.1: text
+        ("1_000", 1000),
+        ("1_000.5", 1000.5),
+        ("1__0", "1__0"),
+        ("1:30", "1:30"),  # YAML 1.1: 90
+        ("1:30.5", "1:30.5"),
+        ("0x10", "0x10"),  # YAML 1.1: 16
+        ("0b11", "0b11"),
+        ("0o10", "0o10"),
+        ("1e-3", 1e-3),  # YAML 1.1: text
+        ("1E3", 1e3),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("-.5e1", -5.0),
+        ("-.inf", float("-inf")),
+        ("+1", 1),
+        ("2026-01-01", "2026-01-01"),
+        ("=", "="),
+        ("1.2.3", "1.2.3"),
+        ("٣", "٣"),
+        ("'010'", "010"),
+        ("!!str 010", "010"),
+        ("yes", True),
+        ("~", None),
+    ],
+)
+def test_numbers_mean_what_they_look_like(text: str, value: Any) -> None:
+    for whole in (text, f"[{text}]"):
+        found = parse_yaml(whole, "here")
+        found = found[0] if whole != text else found
+        assert (type(found), found) == (type(value), value)
+
+
+def test_a_setting_of_the_file_and_of_the_command_line_are_read_alike(tmp_path: Path) -> None:
+    least = yaml.safe_dump(LEAST)
+    assert load(tmp_path, least + "search: {trials: 010, time_limit: 1h30m}\n").search.trials == 10
+    assert parse_settings(["search.trials=010", "a=1:30"]) == {"search.trials": 10, "a": "1:30"}
+    with pytest.raises(Refusal, match=r"search\.time_limit: .*; write 1h30m or 1m30s, got '1:30'"):
+        load(tmp_path, least + "search: {time_limit: 1:30}\n")
+    with pytest.raises(Refusal, match=r"search\.trials: must be an integer, got '0x10'"):
+        load(tmp_path, least + "search: {trials: 0x10}\n")
+    with pytest.raises(Refusal, match=r"name: .* got False \(a text such as no or on needs quotes\)"):
+        load(tmp_path, least + "name: no\n")
+
+
+def test_a_file_without_an_end_is_not_read_to_its_end() -> None:
+    with pytest.raises(Refusal, match=r"^/dev/zero: must be at most"):
+        load_study("/dev/zero")
 
 
 def test_a_relative_path_stays_as_it_was_typed_in_messages_only(
