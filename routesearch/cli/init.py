@@ -14,6 +14,7 @@ import typer
 
 from routesearch.cli.output import Answer, tell_problems
 from routesearch.errors import Refusal
+from routesearch.utils.paths import escape
 
 if TYPE_CHECKING:
     from routesearch.data.base import Dataset, Shape
@@ -163,9 +164,10 @@ def _told(counts: Mapping[str, int], classes: tuple[str, ...]) -> str:
 
 def _as_seen_from(folder: Path, data: Path) -> Path:
     """How the study file names the data: relative to its folder, unless the user gave an absolute path."""
-    if data.is_absolute() and not data.resolve().is_relative_to(folder.resolve()):
-        return data
-    return Path(os.path.relpath(data.resolve(), folder.resolve()))
+    folder = folder.resolve()
+    if data.is_absolute() and not data.resolve().is_relative_to(folder):
+        return escape(data, folder)
+    return escape(Path(os.path.relpath(data.resolve(), folder)), folder)
 
 
 def _text(folder: Path, found: Found) -> str:

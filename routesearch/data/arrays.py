@@ -41,7 +41,7 @@ class Arrays(Dataset):
     )
 
     def read(self, base: Path) -> Source:
-        file = base / self.path.expanduser()
+        file = base / self.path
         arrays = _load(file)
         splits: dict[str, Any] = {}
         for short, split in _SPLITS.items():

@@ -162,7 +162,8 @@ class Dataset(BaseModel, ABC):
     """A data set's settings, and how to read it: what the hook ``routesearch_datasets`` offers.
 
     A subclass declares its own settings as fields with a description, and :meth:`read`. Paths in
-    settings are relative to ``base``, the folder of the study file. Facts that are the same for all
+    settings are relative to ``base``, the folder of the study file; in a study file, ``~`` and ``$VARIABLES``
+    are put into every setting of type Path before that. Facts that are the same for all
     settings stand in ``shape`` and ``class_names``, so that costs are known without the data.
     """
 

@@ -251,7 +251,7 @@ class Cifar10(_Photographs):
     def read(self, base: Path) -> Source:
         names = [name if name in self.classes else "other" for name in self.class_names]
         label = torch.tensor([self.classes.index(name) for name in names])
-        splits = CIFAR10.read(base / self.path.expanduser(), self.download)
+        splits = CIFAR10.read(base / self.path, self.download)
         train, test = (Images(splits[name].pixels, label[splits[name].labels]) for name in ("train", "test"))
         return Source(self.classes, train, test=test)
 
@@ -266,7 +266,7 @@ class Cifar100(_Photographs):
     class_names: ClassVar[tuple[str, ...]] = tuple(_CIFAR100_CLASSES.split())
 
     def read(self, base: Path) -> Source:
-        splits = CIFAR100.read(base / self.path.expanduser(), self.download)
+        splits = CIFAR100.read(base / self.path, self.download)
         train, test = (
             Images(images.pixels, images.labels, {"superclass": images.aux["coarse_labels"]})
             for images in (splits["train"], splits["test"])

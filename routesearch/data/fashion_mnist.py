@@ -43,7 +43,7 @@ class FashionMNIST(Dataset):
     download: bool = Field(default=False, description="fetch the files into path where there are none")
 
     def read(self, base: Path) -> Source:
-        root = base / self.path.expanduser()
+        root = base / self.path
         folders = (root / "FashionMNIST" / "raw", root, DEBIAN)
         folder = idx.find(folders)
         if folder is None and self.download:

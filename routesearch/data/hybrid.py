@@ -70,7 +70,7 @@ class Hybrid(Dataset):
         classes = self.facts(base)[1]
         if self.sources == "digits+fashion_mnist":
             return Source(classes, self._at_hand(base, random))
-        root = base / self.path.expanduser()
+        root = base / self.path
         folder = self._mnist(root)
         pictures = CIFAR10.read(root, self.download)
         wanted = [CIFAR10_CLASSES.index(name) for name in _PHOTOGRAPHS]

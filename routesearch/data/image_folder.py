@@ -43,7 +43,7 @@ class ImageFolder(Dataset):
     )
 
     def read(self, base: Path) -> Source:
-        root = base / self.path.expanduser()
+        root = base / self.path
         splits: dict[str, Any] = {
             split: StreamedImages(
                 Files.of(root, [file for file, _ in files], self.size),
@@ -69,7 +69,7 @@ class ImageFolder(Dataset):
 
     def _folders(self, base: Path) -> dict[str, Path]:
         """Each split that is given, with the folder that holds its classes."""
-        root = base / self.path.expanduser()
+        root = base / self.path
         if not root.is_dir():
             raise Refusal(f"image_folder: no folder {root}: the layout is {_LAYOUT}")
         names = _subfolders(root)

@@ -36,7 +36,7 @@ class SVHN(Dataset):
     )
 
     def read(self, base: Path) -> Source:
-        root = base / self.path.expanduser()
+        root = base / self.path
         parts = ["train", "test", *(["extra"] if self.extra else [])]
         missing = [part for part in parts if not _file(root, part).is_file()]
         if missing and self.download:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from routesearch.errors import Refusal
 from routesearch.study.recipe import Recipe
+from routesearch.utils.paths import expand, is_utf8, located
 from routesearch.utils.units import parse_latency, parse_macs, parse_time
 from routesearch.utils.validation import MAX_TEXT, Part, explain, nearest, parse_yaml, short
 
@@ -59,16 +61,20 @@ def _plain_name(text: str) -> str:
     return text
 
 
-def _path(text: str) -> str:
-    if not text or "\0" in text:
-        raise ValueError("must be a path")
-    return text
-
-
-def _weights(text: str) -> str:
-    if not _path(text).endswith((".pth", ".pt", ".safetensors")):
+def _weights(path: str) -> str:
+    if not path.endswith((".pth", ".pt", ".safetensors")):
         raise ValueError("must be a .pth, .pt or .safetensors file")
-    return text
+    return path
+
+
+def _uri(text: str) -> str:
+    """A tracking URI; one without a scheme is a path, and so is what follows ``sqlite:///``."""
+    scheme, separator, rest = text.partition(":///") if text.startswith("sqlite") else ("", "", text)
+    return text if "://" in rest else f"{scheme}{separator}{expand(rest)}"
+
+
+StudyPath = Annotated[str, AfterValidator(expand)]
+"""A path in a study file, relative to the file's folder."""
 
 
 def _backbone(text: str) -> str:
@@ -90,7 +96,7 @@ class BackboneConfig(Part):
     """``nin@0.25``, or a mapping with these keys."""
 
     name: Annotated[str, AfterValidator(_backbone)] = Field(description="a backbone, or NAME@WIDTH")
-    weights: Annotated[str, AfterValidator(_weights)] | None = Field(
+    weights: Annotated[StudyPath, AfterValidator(_weights)] | None = Field(
         None,
         description="file (.pth, .pt, .safetensors) that the shared trunk starts from; methods without one"
         " train from scratch all the same",
@@ -139,14 +145,16 @@ class ResourcesConfig(Part):
 
 
 class StorageConfig(Part):
-    dir: Annotated[str, AfterValidator(_path)] | None = Field(
+    dir: StudyPath | None = Field(
         None, description="folder of journal, weights and database; null: .routesearch/NAME"
     )
     journal: None = Field(None, description="journal of many drivers")
 
 
 class TrackingConfig(Part):
-    uri: str | None = Field(None, description="MLflow tracking URI; null: SQLite inside storage.dir")
+    uri: Annotated[str, AfterValidator(_uri)] | None = Field(
+        None, description="MLflow tracking URI; null: SQLite inside storage.dir"
+    )
 
 
 class StudyConfig(Part):
@@ -171,7 +179,7 @@ class StudyConfig(Part):
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
     latency: LatencyConfig = LatencyConfig()
-    plugins: list[str] = Field([], description="plain Python files with hooks in them")
+    plugins: list[StudyPath] = Field([], description="plain Python files with hooks in them")
 
     @property
     def where(self) -> str:
@@ -185,16 +193,16 @@ class StudyConfig(Part):
     @property
     def dir(self) -> Path:
         """The study's folder."""
-        return (self.base / (self.storage.dir or f".routesearch/{self.name}")).resolve()
+        return located(self.storage.dir or f".routesearch/{self.name}", self.base)
 
     @property
     def weights_file(self) -> Path | None:
         """Pretrained weights."""
-        return None if self.backbone.weights is None else (self.base / self.backbone.weights).resolve()
+        return None if self.backbone.weights is None else located(self.backbone.weights, self.base)
 
     @property
     def plugin_files(self) -> list[Path]:
-        return [(self.base / p).resolve() for p in self.plugins]
+        return [located(path, self.base) for path in self.plugins]
 
 
 def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
@@ -208,6 +216,8 @@ def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
         Refusal: one line with file, key, value and what would be right.
     """
     path = Path(path)
+    if not is_utf8(os.path.realpath(path)):
+        raise Refusal(f"{path}: a study must lie in a folder whose name is UTF-8, got {str(path)!a}")
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_TEXT + 1)  # what somebody names by mistake may be of any size
@@ -274,7 +284,7 @@ def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
             del values[key]
     values.setdefault("name", path.stem)
     try:
-        file = path.resolve()
+        file = located(path, Path())
         typed = None if str(path) == str(file) else str(path)
         return StudyConfig(file=file, typed=typed, **{str(k): v for k, v in values.items()})
     except ValidationError as error:

@@ -25,7 +25,8 @@ from routesearch.results.points import Interval
 from routesearch.space.space import SearchSpace, Space
 from routesearch.study.config import StudyConfig, digest, parse_backbone
 from routesearch.training.pretrained import content_digest, is_whole, read_weights
-from routesearch.utils.validation import explain
+from routesearch.utils.paths import expand, located
+from routesearch.utils.validation import explain, short
 
 NETWORK, CONFUSION = "trunk", "confusion"
 """Parts of the shared trunk (:class:`Trunk`), each trained and kept by itself."""
@@ -94,10 +95,8 @@ class Task:
 
     @cached_property
     def data(self) -> Data:
-        try:
+        with _naming(_data_key(self.config, self.dataset)):
             return self.dataset.load(self.config.base)
-        except Refusal as refusal:
-            raise Refusal(f"{self.config.where}: data: {refusal}") from None
 
     @cached_property
     def weights(self) -> Mapping[str, Tensor] | None:
@@ -260,20 +259,24 @@ def resolve(config: StudyConfig, facts: tuple[Shape, tuple[str, ...]] | None = N
         Refusal: naming file, key, value and what would be right.
     """
     file = config.where
-    with _naming(f"{file}"):
-        registry = load_plugins(config.plugin_files)
+    for i, plugin in enumerate(config.plugin_files):
+        if not plugin.is_file():
+            what = "is no file" if plugin.exists() else "does not exist"
+            raise Refusal(f"{file}: plugins[{i}]: must be a Python file, got {plugin}, which {what}")
+    registry = load_plugins(config.plugin_files)
     with _naming(f"{file}: data.name", registry):
         dataset_class = registry.datasets.find(config.data["name"])
     try:
         dataset = dataset_class.model_validate({k: v for k, v in config.data.items() if k != "name"})
     except ValidationError as error:
         raise Refusal(f"{file}: {explain(error, dataset_class, 'data')}") from None
+    dataset = _with_paths(file, dataset)
     with _naming(f"{file}: methods", registry):
         methods = {name: registry.methods.find(name) for name in config.methods}
     name, width = parse_backbone(config.backbone.name)
     with _naming(f"{file}: backbone.name", registry):
         backbone_class = registry.backbones.find(name)
-    with _naming(f"{file}: data"):
+    with _naming(_data_key(config, dataset)):
         shape, classes = facts or dataset.facts(config.base)
     with _naming(f"{file}: backbone.name"):
         backbone = backbone_class(shape, len(classes), width)
@@ -284,6 +287,25 @@ def resolve(config: StudyConfig, facts: tuple[Shape, tuple[str, ...]] | None = N
     task = Task(config, registry, dataset, shape, classes, backbone, spaces)
     _check_epochs(task)
     return task
+
+
+def _with_paths(file: str, dataset: Dataset) -> Dataset:
+    """The data set with ``~`` and variables put into its paths; those of a plugin's data set as well."""
+    found = {}
+    for key, value in dataset:
+        if isinstance(value, Path):
+            try:
+                found[key] = Path(expand(str(value)))
+            except ValueError as error:
+                raise Refusal(f"{file}: data.{key}: {error}, got {short(str(value))}") from None
+    return dataset.model_copy(update=found)
+
+
+def _data_key(config: StudyConfig, dataset: Dataset) -> str:
+    """The key that data are refused under: that of their path, where nothing lies there."""
+    path = getattr(dataset, "path", None)
+    gone = isinstance(path, Path) and not located(path, config.base).exists()
+    return f"{config.where}: data.path" if gone else f"{config.where}: data"
 
 
 def _check_epochs(task: Task) -> None:

@@ -6,13 +6,16 @@ import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from routesearch.study.config import StudyConfig
+from routesearch.utils.paths import located
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SQLITE = "sqlite:///"
+_WITH_DRIVER = "sqlite+pysqlite:///"
 
 CALM = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -29,14 +32,35 @@ CALM = {
 
 def default_uri(folder: Path) -> str:
     """SQLite inside a study's folder."""
-    return f"{SQLITE}{folder.resolve() / 'mlflow.db'}"
+    return sqlite_uri(folder.resolve() / "mlflow.db")
+
+
+def sqlite_uri(file: Path) -> str:
+    """The URI of an SQLite file, whatever its name.
+
+    SQLAlchemy decodes the path and ends it at a question mark, while MLflow makes the folder of what follows
+    ``sqlite:///`` as it stands: with the driver's name in front, that is left to us.
+    """
+    path = str(file)
+    encoded = path.replace("%", "%25").replace("?", "%3F")
+    return f"{SQLITE}{path}" if encoded == path else f"{_WITH_DRIVER}{encoded}"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite URI; None where it is none, or names a file by SQLite's own URI."""
+    for start in (SQLITE, _WITH_DRIVER):
+        if uri.startswith(start) and not uri.startswith((f"{start}file:", f"{start}:memory:")):
+            return Path(unquote(uri.removeprefix(start).partition("?")[0]))
+    return None
 
 
 def resolve_uri(uri: str, base: Path) -> str:
     """A tracking URI of a study file: an SQLite path in it is relative to ``base``; others stay."""
-    if uri.startswith(SQLITE):
-        return f"{SQLITE}{(base / uri.removeprefix(SQLITE)).resolve()}"
-    return uri
+    file = sqlite_file(uri)
+    if file is None:
+        return uri
+    _, question, settings = uri.partition("?")
+    return f"{sqlite_uri(located(file, base))}{question}{settings}"
 
 
 def tracking_uri(config: StudyConfig) -> str:
@@ -47,7 +71,8 @@ def tracking_uri(config: StudyConfig) -> str:
 
 def artifact_folder(uri: str) -> Path | None:
     """Folder of artifacts beside an SQLite file; None where a server keeps them."""
-    return Path(uri.removeprefix(SQLITE)).parent / "artifacts" if uri.startswith(SQLITE) else None
+    file = sqlite_file(uri)
+    return None if file is None else file.parent / "artifacts"
 
 
 def calm() -> None:
@@ -65,6 +90,9 @@ def connect(uri: str) -> MlflowClient:
     calm()
     from mlflow import MlflowClient
 
+    file = sqlite_file(uri)
+    if file is not None and uri.startswith(_WITH_DRIVER):
+        file.parent.mkdir(parents=True, exist_ok=True)
     if not uri.startswith(("http://", "https://")):
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (MLflow would import it at the first call)
     # Tables being made, tries being repeated: of no use to somebody who watches a search.

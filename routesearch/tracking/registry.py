@@ -44,6 +44,11 @@ def register(results: StudyResults, name: str, folder: Path) -> str:
         raise Refusal(f"{rule}, got {name!r}")
     card, _ = read(folder)  # a damaged one is not to be registered
     uri = tracking_uri(results.config)
+    if coded := re.search("%[0-9A-Fa-f]{2}", str(artifact_folder(uri))):
+        rule = f"MLflow takes {coded[0]} in the name of a folder for another character"
+        raise Refusal(
+            f"a registered model must lie where MLflow finds it; {rule}, got {artifact_folder(uri)}"
+        )
     try:
         return _register(connect(uri), uri, results, name, folder, card)
     except Exception as error:  # MLflow's, its database's or the network's

@@ -82,7 +82,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"data": {"name": "digits", "augment": {"crop": -1}}},
         "data.augment.crop: must be greater than or",
     ),
-    "no file": ({"data": {"name": "arrays", "path": "gone.npz"}}, "data: "),
+    "no file": ({"data": {"name": "arrays", "path": "gone.npz"}}, "data.path: "),
     "no such backbone": (
         {"backbone": "nun"},
         "backbone.name: no backbone 'nun'; did you mean 'nin'? installed: ",
@@ -120,7 +120,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"methods": {"dgate": {"learning_rate": "fast"}}},
         "methods.dgate: learning_rate: ",
     ),
-    "no such plugin file": ({"plugins": ["gone.py"]}, "plugins: a plugin must be a Python file, got "),
+    "no such plugin file": ({"plugins": ["gone.py"]}, "plugins[0]: must be a Python file, got "),
 }
 
 
@@ -486,3 +486,101 @@ def test_a_latency_budget_comes_and_goes_only_with_a_new_study(make_task: MakeTa
         "only MACs refuse before training"
     )
     assert not task.budget.admits(Interval(int(task.backbone_macs), 10**9))
+
+
+# ---- paths -------------------------------------------------------------------------------------------
+
+
+def test_a_home_and_variables_are_put_into_every_path(
+    write_study: Callable[..., Path],
+    fixtures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pocket: Backbone,
+) -> None:
+    """Those of plugins' data sets as well: one function does it for all."""
+    (tmp_path / "sets.py").write_text(OWN_DATASET)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CODE", str(fixtures))
+    write_weights(tmp_path / "w.pth", pocket)
+    file = write_study(
+        data={"name": "shelf", "box": "~/box", "other": "$CODE"},
+        backbone={"name": "pocket", "weights": "~/w.pth"},
+        plugins=["$CODE/own_backbone.py", "${CODE}/own_method.py", "~/sets.py"],
+        storage={"dir": "~/50$$"},
+        tracking={"uri": "sqlite:///$HOME/runs.db"},
+    )
+    task = resolve(load_study(file))
+    assert dict(task.dataset)["box"] == tmp_path / "box"
+    assert dict(task.dataset)["other"] == fixtures
+    assert task.config.plugin_files[0] == fixtures / "own_backbone.py"
+    assert (task.dir, task.config.weights_file) == (tmp_path / "50$", tmp_path / "w.pth")
+    assert task.config.tracking.uri == f"sqlite:///{tmp_path}/runs.db"
+
+
+OWN_DATASET = """
+from pathlib import Path
+from pydantic import Field
+from routesearch import Dataset, hookimpl
+
+class Shelf(Dataset):
+    name = "shelf"
+    shape, class_names = (1, 8, 8), ("a", "b", "c")
+    whereabouts = frozenset({"box"})
+    box: Path = Field(description="where")
+    other: Path | None = Field(None, description="where else")
+
+    def read(self, base):
+        raise FileNotFoundError(base / self.box)
+
+@hookimpl
+def routesearch_datasets():
+    return [Shelf]
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"data": {"name": "arrays", "path": "$UNSET/x.npz"}}, "data.path"),
+        ({"storage": {"dir": "${UNSET}/x"}}, "storage.dir"),
+        ({"plugins": ["a.py", "$UNSET.py"]}, "plugins.1"),
+        ({"backbone": {"name": "pocket", "weights": "$UNSET/w.pth"}}, "backbone.weights"),
+        ({"tracking": {"uri": "sqlite:///$UNSET/x.db"}}, "tracking.uri"),
+        ({"tracking": {"uri": "$UNSET/runs"}}, "tracking.uri"),
+    ],
+    ids=str,
+)
+def test_a_variable_that_is_not_set_is_named_with_its_key(
+    changes: dict[str, Any], key: str, write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UNSET", raising=False)
+    file = write_study(**changes)
+    with pytest.raises(Refusal) as refused:
+        resolve(load_study(file))
+    told = f"{file}: {key}: must be a path whose variables are set, and $UNSET is not"
+    assert str(refused.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"plugins": ["gone.py"]},
+            "plugins[0]: must be a Python file, got {0}/gone.py, which does not exist",
+        ),
+        ({"plugins": ["."]}, "plugins[0]: must be a Python file, got {0}, which is no file"),
+        ({"data": {"name": "arrays", "path": "gone.npz"}}, "data.path: "),
+        ({"data": {"name": "image_folder", "path": "gone"}}, "data.path: "),
+        ({"backbone": {"name": "pocket", "weights": "gone.pth"}}, "backbone.weights: "),
+    ],
+    ids=str,
+)
+def test_what_is_not_there_any_more_is_named_with_its_key(
+    changes: dict[str, Any], told: str, write_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = write_study(**changes)
+    with pytest.raises(Refusal) as refused:
+        _ = resolve(load_study(file)).fingerprint()
+    assert str(refused.value).startswith(f"{file}: {told.format(tmp_path)}")
+    assert str(tmp_path) in str(refused.value).removeprefix(str(file))

@@ -21,7 +21,7 @@ import pytest
 from routesearch import Refusal, Study, load
 from routesearch.results.reader import StudyResults
 from routesearch.saved import SavedModel
-from routesearch.tracking.client import CALM, connect, default_uri
+from routesearch.tracking.client import CALM, artifact_folder, connect, default_uri
 from routesearch.tracking.experiment import TRIAL
 from routesearch.tracking.registry import register
 
@@ -41,7 +41,7 @@ def registered(
     trained_model: Path, trained_study: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, str]:
     """Tracking URI, and the model's: registered before its trial is published, and again after that."""
-    folder = tmp_path_factory.mktemp("mlflow")
+    folder = tmp_path_factory.mktemp("mlflow") / "50% of #1? é; &"
     results, uri = results_in(folder, trained_study), default_uri(folder)
     assert register(results, "toys", trained_model) == "models:/toys/1"
     trial = json.loads((trained_model / "model.json").read_text())["trial"]
@@ -69,7 +69,8 @@ def test_the_registry_tells_of_the_model(registered: tuple[str, str], model: Sav
 
 
 def test_nothing_in_it_is_pickled(registered: tuple[str, str], trained_model: Path) -> None:
-    artifacts = Path(registered[0].removeprefix("sqlite:///")).parent / "artifacts"
+    artifacts = artifact_folder(registered[0])
+    assert artifacts is not None
     files = [f for f in artifacts.rglob("*") if f.is_file()]
     assert not [f for f in files if f.suffix in (".pkl", ".pickle", ".pt", ".pth")]
     assert not [f for f in files if f.read_bytes().startswith(b"\x80")]
@@ -104,6 +105,14 @@ def test_names_that_cannot_be(name: str, trained_model: Path, trained_study: Pat
     with pytest.raises(Refusal, match="a registered model's name must be letters"):
         register(results_in(tmp_path, trained_study), name, trained_model)
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_folder_that_mlflow_would_read_as_another(
+    trained_model: Path, trained_study: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Refusal, match="MLflow takes %41 in the name of a folder for another character"):
+        register(results_in(tmp_path / "a%41", trained_study), "toys", trained_model)
+    assert not (tmp_path / "a%41").exists()
 
 
 def test_a_folder_that_is_no_model_is_not_registered(trained_study: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from routesearch.results.points import OperatingPoint, Point, front, hypervolume
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.tracking import Tracker, open_ui, view
-from routesearch.tracking.client import connect, default_uri, resolve_uri
+from routesearch.tracking.client import artifact_folder, connect, default_uri, resolve_uri, sqlite_file
 from routesearch.tracking.experiment import link_of
 from routesearch.tracking.sync import ExperimentSync, StudyInfo
 from routesearch.tracking.view import TAG
@@ -49,7 +49,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path, empty_database: Path) -> Path:
     """A study's folder, with a name that needs care in addresses."""
-    made = tmp_path / "my study #1 100%"
+    made = tmp_path / "50%41 of #1? é; &"
     made.mkdir()
     shutil.copy(empty_database, made / "mlflow.db")
     return made
@@ -442,6 +442,33 @@ def test_a_database_path_is_relative_to_the_study(tmp_path: Path) -> None:
     assert resolve_uri("sqlite:////var/mlflow.db", tmp_path) == "sqlite:////var/mlflow.db"
     assert resolve_uri("http://there:5000", tmp_path) == "http://there:5000"
     assert default_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    with_settings = "sqlite:///my runs/a%3Fb.db?timeout=9"
+    assert resolve_uri(with_settings, tmp_path) == f"sqlite+pysqlite:///{tmp_path}/my runs/a%3Fb.db?timeout=9"
+
+
+@pytest.mark.parametrize("name", ["plain", "a b", "100%", "%41", "a?b=c", "#1", "é;&"])
+def test_a_database_lies_where_its_folder_is_whatever_that_is_called(name: str, tmp_path: Path) -> None:
+    from sqlalchemy.engine import make_url
+
+    uri = default_uri(tmp_path / name)
+    assert make_url(uri).database == str(tmp_path / name / "mlflow.db")
+    assert (sqlite_file(uri), artifact_folder(uri)) == (
+        tmp_path / name / "mlflow.db",
+        tmp_path / name / "artifacts",
+    )
+    assert resolve_uri(uri, tmp_path) == uri
+
+
+def test_nothing_lies_beside_a_folder_with_an_odd_name(folder: Path, tmp_path: Path) -> None:
+    connect(default_uri(tmp_path / "100%25" / "new"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["100%25", folder.name]
+    assert (tmp_path / "100%25" / "new").is_dir()
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///file:x.db?uri=true", "sqlite:///:memory:", "sqlite://"])
+def test_addresses_of_sqlites_own_stay(uri: str, tmp_path: Path) -> None:
+    assert resolve_uri(uri, tmp_path) == uri
+    assert artifact_folder(uri) is None
 
 
 def test_a_running_server_is_only_pointed_to() -> None:
