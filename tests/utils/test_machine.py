@@ -11,6 +11,7 @@ from routesearch.utils.machine import cores, device, threads
 
 
 def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("routesearch.utils.machine.cpu_quota", lambda: None)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
     assert cores() == 3
@@ -18,6 +19,18 @@ def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPat
     assert cores() == 64
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [(None, 3), (64.0, 3), (2.5, 2), (2.0, 2), (1.0, 1), (0.3, 1)]
+)
+def test_a_containers_quota_is_fewer_cores(
+    quota: float | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounded down, at least one."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    monkeypatch.setattr("routesearch.utils.machine.cpu_quota", lambda: quota)
+    assert cores() == expected
 
 
 def test_threads_are_whole_and_at_least_one() -> None:
