@@ -6,12 +6,10 @@ Importing this package is light: each public name is imported when it is first u
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-__version__ = version("routesearch")
-
 if TYPE_CHECKING:
+    __version__: str
     from routesearch.api import Study, build
     from routesearch.backbones.base import Backbone, Plain, kaiming
     from routesearch.data.base import Data, Dataset, Images, Source
@@ -111,6 +109,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("routesearch")
     if name not in _WHERE:
         raise AttributeError(f"module 'routesearch' has no attribute {name!r}")
     return getattr(import_module(_WHERE[name]), name)

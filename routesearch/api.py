@@ -13,6 +13,7 @@ from routesearch.results.points import Point
 from routesearch.results.reader import StudyResults
 from routesearch.results.summary import Summary
 from routesearch.study.config import StudyConfig, load_study
+from routesearch.utils.process_environment import sane_environment
 
 if TYPE_CHECKING:
     from routesearch.methods.base import RoutedNet
@@ -49,6 +50,7 @@ class Study:
 
         return resolve(self.config)
 
+    @sane_environment()
     def search(
         self,
         *,
@@ -143,6 +145,7 @@ class Study:
         save(results, point, Path(folder))
         return point
 
+    @sane_environment()
     def register(self, name: str, folder: Path | str) -> str:
         """Put a saved model of this study into MLflow's model registry, where anyone can serve it.
 
@@ -157,6 +160,7 @@ class Study:
 
         return register(self.results(), name, Path(folder))
 
+    @sane_environment()
     def publish(self) -> Summary:
         """Refill MLflow from what is stored.
 

@@ -15,6 +15,7 @@ from routesearch import __version__
 from routesearch.cli import catalogue, check, export, init, latency, models, new_plugin, plan, results, search
 from routesearch.cli.output import PROGRAM, answering, log, start_logging
 from routesearch.errors import Refusal, RouteSearchError
+from routesearch.utils.process_environment import print_anything, restart_in_utf8, sane_environment
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -75,9 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 failed, 2 refused, 130 interrupted.
     """
+    if arguments is None:
+        restart_in_utf8()
+    print_anything()
     start_logging(verbose=False)
     try:
-        status = _run(arguments)
+        with sane_environment():
+            status = _run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader left, such as `routesearch trials … | head`
         with contextlib.suppress(OSError, ValueError):  # flushing again at exit must not complain either

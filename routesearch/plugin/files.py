@@ -1,8 +1,8 @@
 """Plugins that are plain files: each a module of its own, with the files beside it that it imports.
 
 A neighbour is imported under a name of its own too, so that two studies may both have a ``blocks.py``: only
-the plugin sees it, and there it comes before an installed package of its name. Names of the standard library
-are never a neighbour's.
+the plugin sees it, and there it comes before an installed package of its name. Names of the standard library,
+and of the packages that plugins are written with, are never a neighbour's.
 """
 
 from __future__ import annotations
@@ -124,9 +124,12 @@ def _import(
     return inner
 
 
+_NEVER = sys.stdlib_module_names | {"routesearch", "torch", "torchvision", "numpy", "optuna", "pydantic"}
+
+
 def _neighbour(folder: Path, name: str) -> Path | None:
     """The file that a name stands for in a folder; None where it stands for none."""
-    if name in sys.stdlib_module_names or name == "routesearch":
+    if name in _NEVER:
         return None
     files = (folder / f"{name}.py", folder / name / "__init__.py")
     return next((file for file in files if file.is_file()), None)

@@ -18,11 +18,13 @@ from routesearch.search.resume import open_trials
 from routesearch.search.shared_trunk import share_trunk
 from routesearch.search.trials import Trials
 from routesearch.search.worker import NetworkRunner, TrialRunner, WorkerResources
+from routesearch.utils.process_environment import sane_environment
 
 if TYPE_CHECKING:
     from routesearch.task.resolve import Task
 
 
+@sane_environment()
 def run_search(
     task: Task,
     *,

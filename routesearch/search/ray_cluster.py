@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -18,15 +19,19 @@ from typing import Any
 from routesearch.errors import Refusal, headline
 from routesearch.search.worker import WorkerResources
 from routesearch.utils.machine import cores, threads
+from routesearch.utils.paths import is_utf8
+from routesearch.utils.process_environment import SAFE_PYTHON, temporary_folders
 
 _TOKEN = secrets.token_hex(16)
 """What this process's own Ray asks of those who connect; without it Ray would leave a token of its own
 in the home folder, which may be read-only, and which changes how clusters start there from then on."""
 
-_ROOM = 40
-"""Longest name of a temporary folder that leaves room for the names of Ray's sockets (107 characters)."""
+_SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""The longest name of a socket that Ray makes below its temporary folder."""
+_ROOM = 107 - len(_SOCKET)
+"""Bytes of a folder's name at most: Linux takes 107 for a socket's."""
 
-WORKER_ENV = {
+WORKER_ENV = SAFE_PYTHON | {
     # glibc otherwise gives large blocks back to the kernel after each operation: up to 2.7 x in training.
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
@@ -84,7 +89,7 @@ def connect(address: str | None, cpu: float) -> Iterator[Path]:
             _check_address(address)
             settings["address"] = address
         try:
-            ray.init(**settings)
+            ray.init(**settings, job_config=_job_config())
         except (OSError, ValueError, RuntimeError) as error:
             ray.shutdown()
             what = "start Ray on this machine" if address is None else f"reach Ray at --address {address}"
@@ -93,6 +98,22 @@ def connect(address: str | None, cpu: float) -> Iterator[Path]:
             yield scratch
         finally:
             ray.shutdown()
+
+
+def _job_config() -> Any:
+    """Workers import from where this process does, too; Ray would add the working directory, and first.
+
+    A ``random.py`` or ``torch.py`` that lies there by chance would take the place of the real one.
+    """
+    from ray.job_config import JobConfig
+
+    class Job(JobConfig):  # type: ignore[misc, unused-ignore]
+        def _serialize(self) -> str:
+            own = {os.path.abspath(path) for path in sys.path}  # noqa: PTH100 ("" is the working directory)
+            self._py_driver_sys_path = [path for path in self._py_driver_sys_path if path in own]
+            return super()._serialize()  # type: ignore[no-any-return, unused-ignore]
+
+    return Job()
 
 
 def _check_address(address: str) -> None:
@@ -110,19 +131,34 @@ def _check_address(address: str) -> None:
 
 @contextlib.contextmanager
 def _short_folder() -> Iterator[Path]:
-    """A folder for Ray, whose sockets allow 107 characters; those of killed searches are removed."""
-    base = Path(tempfile.gettempdir())
-    if len(str(base)) > _ROOM:
-        base = Path("/tmp")
-    for old in base.glob(f"routesearch-{os.getuid()}-*"):
-        with contextlib.suppress(OSError), _held(old / "lock"):
-            shutil.rmtree(old)
-    folder = Path(tempfile.mkdtemp(prefix=f"routesearch-{os.getuid()}-", dir=base))
+    """A folder for Ray, short enough for its sockets; those of killed searches are removed."""
+    folder = _make_short_folder()
     try:
         with _held(folder / "lock"):
+            for old in folder.parent.glob(f"{_PREFIX}*"):  # ours is held
+                with contextlib.suppress(OSError), _held(old / "lock"):
+                    shutil.rmtree(old)
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+_PREFIX = f"routesearch-{os.getuid()}-"
+
+
+def _make_short_folder() -> Path:
+    """A new folder in the first place for temporary files that is short enough and can be written.
+
+    Raises:
+        Refusal: there is no such place.
+    """
+    most = _ROOM - len(f"/{_PREFIX}12345678")
+    for base in temporary_folders():
+        if len(os.fsencode(base)) <= most and is_utf8(base):
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    rule = f"Ray needs a folder for temporary files that can be written, with a name of {most} bytes at most"
+    raise Refusal(f"{rule}: set TMPDIR, got {os.environ.get('TMPDIR', 'none')}")
 
 
 @contextlib.contextmanager
