@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, TypeVar, final
 
 import numpy as np
 import torch
@@ -17,37 +17,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from routesearch.data.augment import Augment
+from routesearch.data.checks import check_declared, check_facts, check_source, complete, enough
 from routesearch.data.images import Images, Shape, to_nhwc
+from routesearch.data.source import UNIT, PixelRange, Source
 from routesearch.data.splits import Index, pick
 from routesearch.data.streamed import StreamedImages
 from routesearch.errors import Refusal, described
 
-__all__ = ["SPLITS", "Data", "Dataset", "Images", "Shape", "Source", "moments"]
+__all__ = ["SPLITS", "Data", "Dataset", "Images", "PixelRange", "Shape", "Source", "moments", "normalised"]
+
+T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
 MEASURED = 65_536
 """Training images at most that mean and deviation are taken from, evenly spaced over all of them."""
 AT_ONCE = 256
 """Images that go through a network at a time where none of them is trained on."""
-CHUNK = 32 << 20
-"""Bytes of pixels that are looked at in one go."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a data set holds, before the missing splits are cut.
-
-    Attributes:
-        memory: bytes of pixels that may be held. Images that are read lazily (:class:`StreamedImages`)
-            are decoded once and kept where all splits fit into it, and batch by batch where they do
-            not. None: all are kept.
-    """
-
-    classes: tuple[str, ...]
-    train: Images
-    validation: Images | None = None
-    test: Images | None = None
-    memory: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +43,8 @@ class Data:
         name: of the data set.
         classes: names, in the order of the labels.
         shape: channels, height, width.
-        mean, std: of the training pixels, per channel, with pixels in [0, 1].
+        mean, std: of the training pixels, per channel, on the scale where white is 1.
+        pixel_range: what pixels of float32 lie in, as the data set declares it.
         augment: what happens to training images.
         settings: of the data set, as far as they decide numbers.
     """
@@ -73,6 +59,7 @@ class Data:
     std: tuple[float, ...]
     augment: Augment = Augment()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    pixel_range: PixelRange = UNIT
 
     def split(self, name: str) -> Images:
         """``train``, ``validation`` or ``test`` by its name."""
@@ -85,7 +72,7 @@ class Data:
         """What a network is fed: float32, channels_last, normalised by ``mean`` and ``std``, on their device.
 
         Args:
-            pixels: N,C,H,W; uint8 in [0, 255] or floats in [0, 1]. They are not changed.
+            pixels: N,C,H,W; uint8 in [0, 255] or floats where 1 is white. They are not changed.
         """
         return normalised(pixels, self.mean, self.std)
 
@@ -123,6 +110,7 @@ class Data:
             "std": self.std,
             "augment": self.augment.model_dump(),
             "settings": dict(self.settings),
+            "pixel_range": self.pixel_range,
         }
 
     @classmethod
@@ -149,7 +137,7 @@ class Data:
         for name in SPLITS:
             images = self.split(name)
             digest.update(f"{name} {len(images)} {images.dtype}".encode())
-            for chunk in images.chunks(_per_chunk(images)):
+            for chunk in images.pieces():
                 digest.update(to_nhwc(chunk.pixels).cpu().numpy().data)
             digest.update(images.labels.cpu().numpy().data)
             for key, values in sorted(images.aux.items()):
@@ -175,6 +163,9 @@ class Dataset(BaseModel, ABC):
     whereabouts: ClassVar[frozenset[str]] = frozenset()
     """Fields that say where the data are or how they are held, not what they are: free to change in a
     study that goes on."""
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that an earlier version had not. At their default they are no part of the settings, so that
+    studies begun without them go on."""
 
     split_seed: int = Field(
         default=0, ge=0, lt=2**32, description="decides how missing splits and subsets are cut"
@@ -197,23 +188,47 @@ class Dataset(BaseModel, ABC):
         source = self._source(base)
         return source.train.shape, source.classes
 
+    @final
+    def checked_facts(self, base: Path) -> tuple[Shape, tuple[str, ...]]:
+        """As :meth:`facts`, which are a plugin's code.
+
+        Raises:
+            Refusal: as :meth:`read`, and for what is no shape or no class names.
+        """
+        facts = self._guarded(lambda: self.facts(base), "its facts cannot be read")
+        check_facts(self.name, facts)
+        (channels, height, width), classes = facts
+        return (channels, height, width), tuple(classes)
+
+    def _declared(self, base: Path) -> tuple[Shape | None, tuple[str, ...] | None]:
+        """Shape and class names, as far as they are known without the images."""
+        own = type(self).facts is not Dataset.facts
+        return self.checked_facts(base) if own else (self.shape, self.class_names)
+
     def _source(self, base: Path) -> Source:
+        source = self._guarded(lambda: self.read(base), "the images cannot be read")
+        check_source(self.name, source)
+        return source
+
+    def _guarded(self, ask: Callable[[], T], failed: str) -> T:
+        """What a plugin's code gives, which may raise anything."""
         try:
-            return self.read(base)
+            return ask()
         except Refusal:
             raise
-        except Exception as error:  # a plugin's code may raise anything
-            raise Refusal(f"{self.name}: the images cannot be read: {described(error)}") from error
+        except Exception as error:
+            raise Refusal(f"{self.name}: {failed}: {described(error)}") from error
 
     @final
     def load(self, base: Path) -> Data:
         """Read, cut the splits that are missing (stratified, 60/20/20 of the whole), apply the subset sizes.
 
         Raises:
-            Refusal: as :meth:`read`, and where labels, shapes or sizes cannot make three splits.
+            Refusal: as :meth:`read`; where what was read is not what the data set declares; and where
+                labels, shapes, class names, pixels or sizes cannot make three splits.
         """
         source = self._source(base)
-        _check(self.name, source)
+        check_declared(self.name, source, *self._declared(base))
         if any(label >= len(source.classes) for label in self.augment.flip_only):
             rule = f"augment.flip_only must be labels in 0..{len(source.classes) - 1}"
             raise Refusal(f"{self.name}: {rule}, got {list(self.augment.flip_only)}")
@@ -223,31 +238,34 @@ class Dataset(BaseModel, ABC):
             if most is not None and most < len(splits[name]):
                 kept, _ = pick(_labels(splits[name]), most, self.split_seed, len(SPLITS) + position)
                 splits[name] = _take(splits[name], kept)
-        _complete(self.name, splits["train"], source.classes)
+        complete(self.name, splits["train"], source.classes)
         if source.memory is None or sum(images.nbytes for images in splits.values()) <= source.memory:
             splits = {name: images.in_memory() for name, images in splits.items()}
         mean, std = _moments_of(splits["train"])
         return Data(
             name=self.name,
-            classes=source.classes,
+            classes=tuple(source.classes),
             shape=source.train.shape,
             mean=mean,
             std=std,
             augment=self.augment,
             settings=self.settings(),
+            pixel_range=source.pixel_range,
             **splits,
         )
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide numbers, as JSON values."""
-        return self.model_dump(mode="json", exclude=set(self.whereabouts))
+        values = self.model_dump(mode="json", exclude=set(self.whereabouts))
+        plain = type(self).model_construct().model_dump(mode="json", include=set(self.later))
+        return {name: value for name, value in values.items() if name not in plain or plain[name] != value}
 
     def _cut(self, source: Source) -> dict[str, Images]:
         """The given splits, and the missing ones cut from the training images, in the ratio 60/20/20."""
         given = {"test": source.test, "validation": source.validation}
         missing = [name for name, images in given.items() if images is None]
         if missing:
-            _enough(self.name, source, 1 + len(missing))
+            enough(self.name, source, 1 + len(missing))
         splits = {name: images for name, images in given.items() if images is not None}
         rest, parts = source.train, 60 + 20 * len(missing)
         for number, name in enumerate(missing):
@@ -288,11 +306,7 @@ def moments(pixels: Tensor | Iterable[Tensor]) -> tuple[tuple[float, ...], tuple
 def _moments_of(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if len(images) > MEASURED:
         images = images.select(torch.arange(MEASURED) * len(images) // MEASURED)
-    return moments(chunk.pixels for chunk in images.chunks(_per_chunk(images)))
-
-
-def _per_chunk(images: Images) -> int:
-    return max(1, CHUNK * len(images) // max(1, images.nbytes))
+    return moments(chunk.pixels for chunk in images.pieces())
 
 
 @lru_cache(maxsize=64)
@@ -322,63 +336,3 @@ def _labels(images: Images) -> Index:
 
 def _take(images: Images, index: Index) -> Images:
     return images.select(torch.from_numpy(index))
-
-
-WHITEST = 32.0
-"""Noise may go beyond white, but not so far: such pixels are on another scale."""
-
-
-def _check(name: str, source: Source) -> None:
-    """The constraints that every data set must meet, whoever wrote its reader."""
-    if len(source.classes) < 2:
-        raise Refusal(f"{name}: at least 2 classes must exist, got {len(source.classes)}")
-    if len(set(source.classes)) < len(source.classes):
-        raise Refusal(f"{name}: class names must differ, got {', '.join(source.classes)}")
-    for split, images in (("train", source.train), ("validation", source.validation), ("test", source.test)):
-        if images is None:
-            continue
-        where = f"{name}, {split}"
-        held = vars(images).get("pixels")  # not those that are read one by one
-        for what, values in (("pixels", images.labels if held is None else held), ("labels", images.labels)):
-            if not isinstance(values, Tensor):
-                raise Refusal(f"{where}: {what} must be a torch tensor, got {type(values).__name__}")
-        sizes, dtype, labels, where = images.sizes, images.dtype, images.labels, f"{name}, {split}"
-        if len(sizes) != 4 or dtype not in (torch.uint8, torch.float32):
-            raise Refusal(f"{where}: pixels must be N,C,H,W of uint8 or float32, got {sizes} of {dtype}")
-        if labels.shape != sizes[:1] or labels.dtype != torch.int64:
-            got = f"{tuple(labels.shape)} of {labels.dtype} for {sizes[0]} images"
-            raise Refusal(f"{where}: labels must be one int64 per image, got {got}")
-        for key, values in images.aux.items():
-            if values.shape != labels.shape or values.dtype != torch.int64 or bool((values < 0).any()):
-                got = f"{tuple(values.shape)} of {values.dtype} for {sizes[0]} images"
-                raise Refusal(f"{where}: {key} must be one int64 of 0 or more per image, got {got}")
-        if 0 in sizes:
-            raise Refusal(f"{where}: at least one image must exist, got pixels of shape {sizes}")
-        if images.shape != source.train.shape or dtype != source.train.dtype:
-            got = f"{images.shape} of {dtype}, not {source.train.shape} of {source.train.dtype}"
-            raise Refusal(f"{where}: images must have the form of the training images, got {got}")
-        if held is not None and dtype == torch.float32:
-            darkest, lightest = (float(bound) for bound in held.aminmax())
-            if not (darkest > -WHITEST and lightest < WHITEST):
-                rule = "pixels of float32 must be on a scale where 0 is black and 1 is white"
-                raise Refusal(f"{where}: {rule}, got {darkest:.6g} to {lightest:.6g}")
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= len(source.classes):
-            raise Refusal(f"{where}: labels must lie in 0..{len(source.classes) - 1}, got {low}..{high}")
-
-
-def _enough(name: str, source: Source, parts: int) -> None:
-    """Every class must have an image for each part that its images are cut in."""
-    counts = torch.bincount(source.train.labels, minlength=len(source.classes)).tolist()
-    for label, count in enumerate(counts):
-        if count < parts:
-            rule = f"a class needs {parts} images or more to be cut in {parts} splits"
-            raise Refusal(f"{name}: {rule}, got {count} of class {source.classes[label]!r}")
-
-
-def _complete(name: str, train: Images, classes: tuple[str, ...]) -> None:
-    counts = torch.bincount(train.labels, minlength=len(classes)).tolist()
-    absent = [classes[label] for label, count in enumerate(counts) if count == 0]
-    if absent:
-        rule = "every class must have a training image"
-        raise Refusal(f"{name}: {rule}, got none of {', '.join(map(repr, absent))} among {len(train)}")

@@ -24,7 +24,7 @@ class FashionMNIST(Dataset):
     name: ClassVar[str] = "fashion_mnist"
     shape: ClassVar[Shape] = (1, 28, 28)
     class_names: ClassVar[tuple[str, ...]] = (
-        "T-shirt/top",
+        "T-shirt or top",
         "Trouser",
         "Pullover",
         "Dress",

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 from routesearch.data.base import Dataset, Shape, Source
+from routesearch.data.class_names import composed
 from routesearch.data.streamed import Files, Memory, StreamedImages
 from routesearch.errors import Refusal
 from routesearch.utils.units import bytes_of
@@ -65,7 +66,7 @@ class ImageFolder(Dataset):
         return found
 
     def facts(self, base: Path) -> tuple[Shape, tuple[str, ...]]:
-        return (3, self.size, self.size), tuple(_subfolders(self._folders(base)["train"]))
+        return (3, self.size, self.size), tuple(map(composed, _subfolders(self._folders(base)["train"])))
 
     def _folders(self, base: Path) -> dict[str, Path]:
         """Each split that is given, with the folder that holds its classes."""

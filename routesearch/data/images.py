@@ -19,6 +19,9 @@ from torch import Tensor
 Shape = tuple[int, int, int]
 """Channels, height, width."""
 
+PIECE = 32 << 20
+"""Bytes of pixels that are looked at in one go."""
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
@@ -74,6 +77,10 @@ class Images:
             part = slice(start, start + size)
             aux = {name: values[part] for name, values in self.aux.items()}
             yield Images(self.pixels[part], self.labels[part], aux)
+
+    def pieces(self) -> Iterator[Images]:
+        """All images in order, as many at a time as are quick to look at and small to hold."""
+        return self.chunks(max(1, PIECE * len(self) // max(1, self.nbytes)))
 
     def prefetch(self, index: Tensor) -> None:
         """Announce the images that :meth:`take` will be asked for next; does nothing in memory."""

@@ -223,6 +223,7 @@ class Task:
             "classes": list(self.classes),
             "mean": list(mean),
             "std": list(std),
+            "pixel_range": list(self.data.pixel_range),
         }
 
     def code(self) -> dict[str, str]:
@@ -277,7 +278,7 @@ def resolve(config: StudyConfig, facts: tuple[Shape, tuple[str, ...]] | None = N
     with _naming(f"{file}: backbone.name", registry):
         backbone_class = registry.backbones.find(name)
     with _naming(_data_key(config, dataset)):
-        shape, classes = facts or dataset.facts(config.base)
+        shape, classes = facts or dataset.checked_facts(config.base)
     with _naming(f"{file}: backbone.name"):
         backbone = backbone_class(shape, len(classes), width)
     spaces: dict[str, SearchSpace] = {}

@@ -259,7 +259,7 @@ def test_the_fingerprint_of_a_loaded_set_changes_with_each_setting() -> None:
     ("source", "rule"),
     [
         (Source(("a",), random_images(9)), "at least 2 classes must exist, got 1"),
-        (Source(("a", "a"), random_images(9)), "class names must differ, got a, a"),
+        (Source(("a", "a"), random_images(9)), "class names must differ, got 'a' twice"),
         (
             Source(("a", "b"), random_images(9, torch.float64)),
             r"given, train: pixels must be N,C,H,W of uint8 or float32, got \(9, 3, 4, 5\) of torch.float64",
@@ -302,6 +302,92 @@ def test_a_source_that_violates_a_constraint_is_refused_in_one_line(source: Sour
     with pytest.raises(Refusal, match=rule) as refusal:
         load(source)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("bound", [-0.001, 1.001])
+@pytest.mark.parametrize("split", SPLITS)
+def test_pixels_beyond_black_and_white_are_refused_unless_declared(split: str, bound: float) -> None:
+    parts = {name: random_images(40, torch.float32) for name in SPLITS}
+    parts[split].pixels[7, 1, 2, 3] = bound
+    rule = rf"^given, {split}: pixels of float32 must lie in \[0, 1\], .* declare Source\.pixel_range$"
+    with pytest.raises(Refusal, match=rule):
+        load(Source(("a", "b"), **parts))
+    declared = load(Source(("a", "b"), **parts, pixel_range=(-0.5, 1.5)))
+    assert declared.pixel_range == (-0.5, 1.5)
+    assert Data.from_numpy(declared.to_numpy()).pixel_range == (-0.5, 1.5)
+    assert load(Source(("a", "b"), random_images(40))).pixel_range == (0.0, 1.0)
+
+
+def test_the_declared_range_is_no_part_of_the_fingerprint() -> None:
+    """Studies of earlier versions, which declared nothing, go on."""
+    assert replace(data(), pixel_range=(-3.0, 4.0)).fingerprint() == data().fingerprint()
+
+
+@pytest.mark.parametrize(
+    "bounds", [(1.0, 0.0), (0.0, 0.0), (0.0, float("inf")), (float("nan"), 1.0), (0.0,), None, "01", (0, "1")]
+)
+def test_a_range_is_two_finite_numbers(bounds: Any) -> None:
+    with pytest.raises(
+        Refusal, match=r"^given: pixel_range must be two finite numbers, the least and the gr"
+    ):
+        load(Source(("a", "b"), random_images(9), pixel_range=bounds))
+
+
+SHAPE, NAMES = (3, 4, 5), ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("declared", "rule"),
+    [
+        (
+            {"shape": (3, 5, 4)},
+            r"images must have the declared shape \(C, H, W\), got \(3, 4, 5\) and \(3, 5, 4\) declared",
+        ),
+        ({"shape": (1, 4, 5), "class_names": NAMES}, r"got \(3, 4, 5\) and \(1, 4, 5\) declared"),
+        ({"class_names": ("a", "c")}, "classes must be the declared ones, got 'b' and 'c' declared"),
+        ({"class_names": ("b", "a")}, "got 'a' and 'b' declared"),
+        ({"shape": SHAPE, "class_names": ("a", "b", "c")}, "got 2 and 3 declared"),
+        ({"facts": lambda self, base: ((3, 4, 4), NAMES)}, r"got \(3, 4, 5\) and \(3, 4, 4\) declared"),
+        ({"facts": lambda self, base: (SHAPE, ("a", "x"))}, "got 'b' and 'x' declared"),
+        ({"facts": lambda self, base: (SHAPE, NAMES, 1)}, "facts must be shape and class names"),
+        (
+            {"facts": lambda self, base: ((3, 4), NAMES)},
+            r"shape must be C, H, W, each 1 or more, got \(3, 4\)",
+        ),
+        ({"facts": lambda self, base: (SHAPE, ("a/x", "b"))}, "a class name must hold no path"),
+        (
+            {"facts": lambda self, base: 1 // 0},
+            r"its facts cannot be read: ZeroDivisionError: .*test_base\.py",
+        ),
+        ({"read": lambda self, base: None}, "given: read must give a Source, got None"),
+        ({"source": Source(NAMES, None)}, "given, train: a split must be Images, got None"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_declared_is_compared_with_what_is_read(declared: dict[str, Any], rule: str) -> None:
+    one = type("One", (Given,), {"source": Source(NAMES, random_images(30)), **declared})
+    with pytest.raises(Refusal, match=rule) as refusal:
+        one().load(HERE)
+    assert str(refusal.value).startswith("given")
+
+
+def test_what_is_declared_truly_is_taken() -> None:
+    source = Source(NAMES, random_images(30))
+    for declared in ({}, {"shape": SHAPE}, {"class_names": NAMES}, {"shape": SHAPE, "class_names": NAMES}):
+        one = type("One", (Given,), {"source": source, **declared})()
+        assert one.load(HERE).shape == SHAPE
+        assert one.checked_facts(HERE) == (SHAPE, NAMES)
+
+
+def test_a_later_field_is_told_only_where_it_differs() -> None:
+    """A study begun before there was such a field has the same settings."""
+
+    class Grown(Given):
+        later: ClassVar[frozenset[str]] = frozenset({"tone"})
+        source: ClassVar[Source] = Source(NAMES, random_images(30))
+        tone: int = 3
+
+    assert Grown().settings() == Grown(tone=3).settings() == type("Old", (Given,), {})().settings()
+    assert Grown(tone=4).settings() == Grown().settings() | {"tone": 4}
 
 
 def test_facts_are_read_where_they_are_not_static() -> None:
@@ -373,7 +459,7 @@ GIVEN: dict[str, Any] = {}
         ),
         (
             Images(torch.rand(20, 1, 4, 4) * 255, torch.arange(20) % 2),
-            r"^own, train: pixels of float32 must be on a scale .* 1 is white, got [\d.e-]+ to 2\d\d",
+            r"^own, train: pixels of float32 must lie in \[0, 1\], .* 1 is white, got [\d.e-]+ to 2\d\d",
         ),
         (
             Images(torch.full((20, 1, 4, 4), float("nan")), torch.arange(20) % 2),

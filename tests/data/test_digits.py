@@ -51,6 +51,17 @@ def test_noise_of_no_strength_or_on_no_image_leaves_bytes() -> None:
         assert torch.equal(dataset.read(HERE).train.pixels, clean)
 
 
+@pytest.mark.parametrize(("share", "strength"), [(0.5, 1.5), (1.0, 100.0), (0.1, 0.01)])
+def test_noise_leaves_black_and_white_as_far_as_declared(share: float, strength: float) -> None:
+    data = Digits(noise=share, noise_std=strength).load(HERE)
+    least, greatest = data.pixel_range
+    darkest, lightest = (float(v) for v in data.train.pixels.aminmax())
+    assert least <= darkest < 0
+    assert 1 < lightest <= greatest
+    assert greatest - least < 4 * (lightest - darkest) + 3
+    assert Digits().load(HERE).pixel_range == (0, 1)
+
+
 def test_noise_follows_the_split_seed_alone() -> None:
     torch.manual_seed(1)
     first = Digits(noise=0.5).load(HERE)

@@ -160,7 +160,7 @@ def test_gamma() -> None:
 
 def test_the_same_recipe_on_what_is_at_hand(clothes: Path) -> None:
     dataset = Hybrid(sources="digits+fashion_mnist")
-    names = (*"01234", "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
+    names = (*"01234", "T-shirt or top", "Trouser", "Pullover", "Dress", "Coat")
     assert dataset.facts(clothes) == ((3, 32, 32), names)
     data = dataset.load(clothes)
     assert data.classes == names

@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from routesearch.data import SPLITS, Augment, Data, ImageFolder, Images, StreamedImages, base, streamed
+from routesearch.data import (
+    SPLITS,
+    Augment,
+    Data,
+    ImageFolder,
+    Images,
+    StreamedImages,
+    base,
+    images,
+    streamed,
+)
 from routesearch.errors import Refusal
 from routesearch.evaluation.measure import measure
 from routesearch.methods.base import Batch, Stage
@@ -219,7 +229,7 @@ def test_few_pixels_are_held_at_a_time(photos: Path, monkeypatch: pytest.MonkeyP
             peak = max(peak, sum(len(batch.rows) for batch in alive))
 
     monkeypatch.setattr(streamed._Batch, "__init__", counted)
-    monkeypatch.setattr(base, "CHUNK", 4 * 432)
+    monkeypatch.setattr(images, "PIECE", 4 * 432)
     data = load(photos, "1K")
     data.fingerprint()
     head = torch.nn.Linear(432, 2)
