@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from routesearch.data.arrays import Arrays, as_pixels
+from routesearch.data.arrays import Arrays
 from routesearch.data.augment import Augment
 from routesearch.data.base import SPLITS, Data, Dataset, Images, Shape, Source
 from routesearch.data.cifar import Cifar10, Cifar100
@@ -11,6 +11,7 @@ from routesearch.data.digits import Digits
 from routesearch.data.fashion_mnist import FashionMNIST
 from routesearch.data.hybrid import Hybrid
 from routesearch.data.image_folder import ImageFolder
+from routesearch.data.pixels import as_pixels
 from routesearch.data.streamed import StreamedImages
 from routesearch.data.svhn import SVHN
 

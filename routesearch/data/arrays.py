@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-import zipfile
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from routesearch.data.base import Dataset, Images, Source
-from routesearch.data.images import as_tensor
+from routesearch.data.base import Dataset, Images, Shape, Source
+from routesearch.data.labels import as_classes, as_names, as_numbers
+from routesearch.data.npz import Npz
+from routesearch.data.pixels import as_pixels, shape_of
 from routesearch.errors import Refusal
 
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
-_NAMES = [f"{part}_{split}" for split in _SPLITS for part in "xy"]
+_NAMES = {split: (f"x_{split}", f"y_{split}") for split in _SPLITS}
+_MEDMNIST = {split: (f"{split}_images", f"{split}_labels") for split in _SPLITS}
 _AUX = re.compile(rf"aux_(\w+)_({'|'.join(_SPLITS)})", re.ASCII)
+CLASS_NAMES = "class_names"
 
 
 class Arrays(Dataset):
     """An npz file with ``x_train`` and ``y_train``, optionally ``x_val``, ``y_val``, ``x_test``, ``y_test``.
 
-    Images: N,H,W or N,H,W,C; uint8, or floats in [0, 1]. Labels: N integers from 0 to C-1, where C
-    is the number of different ones in ``y_train``.
+    MedMNIST's names (``train_images``, ``train_labels``, ``val_images``, ...) are taken as well.
+
+    Images: N,H,W or N,H,W,C; uint8, or floats in [0, 1]. Labels: N or N x 1 whole numbers from 0 to C-1,
+    where C is the number of different ones for training, or N texts, or N x C rows of zeros with a one.
+    ``class_names``: C texts, the names of the classes; else numbers and texts are their own.
 
     Further labels of the training images, for methods that want them, are ``aux_NAME_train``
     (``aux_superclass_train``): N integers from 0. ``aux_NAME_val`` and ``aux_NAME_test`` may stand beside it.
@@ -35,95 +39,99 @@ class Arrays(Dataset):
 
     name: ClassVar[str] = "arrays"
     whereabouts: ClassVar[frozenset[str]] = frozenset({"path"})
+    later: ClassVar[frozenset[str]] = frozenset({"alpha"})
 
     path: Path = Field(
         description="npz file with x_train, y_train; x_val, y_val, x_test, y_test if you have them"
     )
+    alpha: Literal["white", "channel"] = Field(
+        default="white",
+        description="the last of four channels: white, how opaque a pixel is, and white shows through; "
+        "channel, a channel like the others",
+    )
 
     def read(self, base: Path) -> Source:
-        file = base / self.path
-        arrays = _load(file)
-        splits: dict[str, Any] = {}
-        for short, split in _SPLITS.items():
-            if f"x_{short}" not in arrays:
-                continue
-            pixels = as_pixels(arrays[f"x_{short}"], f"{file}: x_{short}")
-            labels = _as_labels(arrays[f"y_{short}"], f"{file}: y_{short}")
-            further = {
-                found[1]: _as_labels(array, f"{file}: {name}")
-                for name, array in sorted(arrays.items())
-                if (found := _AUX.fullmatch(name)) and found[2] == short
-            }
-            for what, values in {"labels": labels, **further}.items():
-                if len(values) != len(pixels):
-                    counts = f"{len(pixels)} images and {len(values)} {what}"
-                    raise Refusal(f"{file}: every image must have a label, got {counts} for {split}")
-            splits[split] = Images(pixels, labels, further)
-        present = splits["train"].labels.unique()
-        if not torch.equal(present, torch.arange(len(present))):
-            got = f"{len(present)} different ones up to {int(present.max())}"
-            raise Refusal(f"{file}: labels in y_train must be 0 to C-1 with none left out, got {got}")
-        return Source(tuple(str(int(label)) for label in present), **splits)
+        with Npz(base / self.path) as stored:
+            names = _names(stored)
+            classes, labels = _labels(stored, names)
+            splits: dict[str, Any] = {}
+            for split, (x, y) in names.items():
+                what = f"{stored.file}: {x}"
+                pixels = as_pixels(stored.array(x), what, alpha=self.alpha == "white")
+                further = {
+                    found[1]: as_numbers(stored.array(name), f"{stored.file}: {name}")
+                    for name in sorted(stored.names)
+                    if (found := _AUX.fullmatch(name)) and found[2] == split
+                }
+                for key, values in {"labels": labels[y], **further}.items():
+                    if len(values) != len(pixels):
+                        counts = f"{len(pixels)} images and {len(values)} {key}"
+                        rule = "every image must have a label"
+                        raise Refusal(f"{stored.file}: {rule}, got {counts} for {_SPLITS[split]}")
+                splits[_SPLITS[split]] = Images(pixels, labels[y], further)
+        return Source(classes, **splits)
+
+    def facts(self, base: Path) -> tuple[Shape, tuple[str, ...]]:
+        """By the labels, and the shape of the training images, which are not read."""
+        with Npz(base / self.path) as stored:
+            names = _names(stored)
+            x, _ = names["train"]
+            channels, height, width = shape_of(stored.shape(x), f"{stored.file}: {x}")
+            classes, _ = _labels(stored, names)
+        return (3 if channels == 4 and self.alpha == "white" else channels, height, width), classes
 
 
-def as_pixels(array: npt.NDArray[Any], what: str) -> Tensor:
-    """Images in the forms that users may give, as N,C,H,W in uint8 or float32.
+def _labels(stored: Npz, names: Mapping[str, tuple[str, str]]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Class names, and the labels by the name of their array."""
+    own = None
+    if CLASS_NAMES in stored.names:
+        own = as_names(stored.array(CLASS_NAMES), f"{stored.file}: {CLASS_NAMES}")
+    given: dict[str, npt.NDArray[Any]] = {y: stored.array(y) for _, y in names.values()}
+    return as_classes(given, own, stored.file)
 
-    Args:
-        array: N,H,W or N,H,W,C with at most 16 channels; uint8, or floats in [0, 1].
-        what: how a refusal calls the array.
+
+def _names(stored: Npz) -> dict[str, tuple[str, str]]:
+    """The splits that are there, training images first, each with the names of its images and labels.
+
+    Raises:
+        Refusal: an array has no known name, or lacks the one that belongs to it.
     """
-    if array.ndim not in (3, 4):
-        raise Refusal(f"{what} must be N,H,W or N,H,W,C, got shape {array.shape}")
-    rows = array[..., None] if array.ndim == 3 else array
-    if rows.shape[3] > 16:
-        raise Refusal(f"{what} must have its channels last, at most 16 of them, got shape {array.shape}")
-    if array.dtype != np.uint8:
-        if array.dtype.kind != "f":
-            raise Refusal(f"{what} must be uint8, or floats in [0, 1], got {array.dtype}")
-        rows = rows.astype(np.float32)
-        low, high = (float(rows.min()), float(rows.max())) if rows.size else (0.0, 0.0)
-        if not (low >= 0.0 and high <= 1.0):  # false for NaN too
-            raise Refusal(f"{what} must lie in [0, 1] where it is not uint8, got {low:g} to {high:g}")
-    return as_tensor(np.ascontiguousarray(rows)).permute(0, 3, 1, 2)
+    file, there = stored.file, set(stored.names)
+    schemes = [
+        scheme for scheme in (_NAMES, _MEDMNIST) if there & {n for pair in scheme.values() for n in pair}
+    ]
+    if not schemes:
+        how = ": numpy.savez(file, x_train=x, y_train=y)" if "arr_0" in there else ""
+        med = "or train_images, train_labels, ... as in MedMNIST"
+        raise Refusal(f"{file}: {_rule(_NAMES)} ({med}), got {_some(stored.names)}{how}")
+    scheme = schemes[0]
+    if len(schemes) > 1:
+        raise Refusal(f"{file}: {_rule(scheme)}, got MedMNIST's names beside them: {_some(stored.names)}")
+    known = [name for pair in scheme.values() for name in pair]
+    if unknown := sorted(n for n in there - {*known, CLASS_NAMES} if not _AUX.fullmatch(n)):
+        close = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f"; did you mean {close[0]}?" if close and close[0] not in there else ""
+        raise Refusal(f"{file}: {_rule(scheme)}, got {_some(unknown)}{hint}")
+    for split, pair in scheme.items():
+        if (split == "train" or there & set(pair)) and (
+            lacking := [name for name in pair if name not in there]
+        ):
+            both = f"{pair[0]} and {pair[1]} must both be there"
+            raise Refusal(f"{file}: {both}, got no {' and no '.join(lacking)}")
+    names = {split: pair for split, pair in scheme.items() if pair[0] in there}
+    for name in sorted(there - {*known, CLASS_NAMES}):
+        own, split = name.removeprefix("aux_").rsplit("_", 1)
+        if lacking := sorted({f"aux_{own}_train", scheme[split][0]} - there):
+            raise Refusal(f"{file}: {name} needs {' and '.join(lacking)} beside it")
+    return names
 
 
-def _as_labels(array: npt.NDArray[Any], what: str) -> Tensor:
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise Refusal(f"{what} must be N integers, got shape {array.shape} of {array.dtype}")
-    if array.size and int(array.min()) < 0:
-        raise Refusal(f"{what} must be labels from 0, got {int(array.min())}")
-    return torch.from_numpy(array.astype(np.int64))
+def _rule(scheme: Mapping[str, tuple[str, str]]) -> str:
+    known = ", ".join(name for pair in scheme.values() for name in pair)
+    return f"arrays must be named {known}, {CLASS_NAMES}, aux_NAME_train"
 
 
-def _load(file: Path) -> dict[str, npt.NDArray[Any]]:
-    if not file.is_file():
-        raise Refusal(f"arrays: no file {file}: an npz with x_train, y_train (numpy.savez) belongs there")
-    try:
-        stored = np.load(file, allow_pickle=False)
-        if not isinstance(stored, np.lib.npyio.NpzFile):
-            raise Refusal(f"{file} must be an npz of several arrays (numpy.savez), got a single array")
-        with stored:
-            names = set(stored.files)
-            if unknown := sorted(name for name in names - set(_NAMES) if not _AUX.fullmatch(name)):
-                rule = f"{', '.join(_NAMES)}, aux_NAME_train"
-                raise Refusal(f"{file}: arrays must be named {rule}, got {', '.join(unknown)}")
-            for short in _SPLITS:
-                pair = {f"x_{short}", f"y_{short}"}
-                if (short == "train" or pair & names) and (lacking := sorted(pair - names)):
-                    rule = f"x_{short} and y_{short} must both be there"
-                    raise Refusal(f"{file}: {rule}, got no {' and no '.join(lacking)}")
-            for name in sorted(names - set(_NAMES)):
-                own, short = name.removeprefix("aux_").rsplit("_", 1)
-                if lacking := sorted({f"aux_{own}_train", f"x_{short}"} - names):
-                    raise Refusal(f"{file}: {name} needs {' and '.join(lacking)} beside it")
-            return {name: stored[name] for name in names}
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:  # torn, or pickled objects
-        reason = " ".join(str(error).split())
-        raise Refusal(f"{file} cannot be read as an npz: {reason}") from error
+def _some(names: Any) -> str:
+    """The first few of several names."""
+    few = [str(name) for name in names]
+    return ", ".join(few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "") if few else "none"

@@ -95,6 +95,7 @@ def export_model(model: SavedModel, folder: Path | str, format: str = "onnx") ->
             "shape": card.shape,
             "mean": card.mean,
             "std": card.std,
+            "pixel_range": card.pixel_range,
             "classes": card.classes,
             "model": {"study": card.study, "trial": card.trial, "method": card.method, "knob": card.knob},
             "versions": {"routesearch": version("routesearch"), "torch": torch.__version__},

@@ -112,11 +112,12 @@ class Runner:
         """Label images.
 
         Args:
-            images: N,H,W or N,H,W,C; uint8, or floats in [0, 1]: before any normalisation.
+            images: N,H,W or N,H,W,C; uint8, or floats in the training images' range, mostly [0, 1]: before
+                any normalisation.
             batch_size: images that go through the network at a time.
 
         Raises:
-            ValueError: another shape or type, or values outside of [0, 1].
+            ValueError: another shape or type, or values outside of that range.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size >= 1 must hold, got {batch_size}")
@@ -206,10 +207,14 @@ class Runner:
         if rows.shape[1:] != (height, width, channels):
             raise ValueError(f"images must be N,{height},{width},{channels}, got shape {images.shape}")
         if rows.dtype != np.uint8:
+            least, most = self.program.get("pixel_range", (0, 1))
             if rows.dtype.kind != "f":
-                raise ValueError(f"images must be uint8, or floats in [0, 1], got {rows.dtype}")
-            if rows.size and not (rows.min() >= 0 and rows.max() <= 1):  # false for NaN too
-                raise ValueError(f"images must lie in [0, 1], got {rows.min():g} to {rows.max():g}")
+                raise ValueError(
+                    f"images must be uint8, or floats in [{least:g}, {most:g}], got {rows.dtype}"
+                )
+            if rows.size and not (rows.min() >= least and rows.max() <= most):  # false for NaN too
+                got = f"{rows.min():g} to {rows.max():g}"
+                raise ValueError(f"images must lie in [{least:g}, {most:g}], got {got}")
         return rows
 
     def _normalised(self, rows: Array) -> Array:

@@ -72,7 +72,9 @@ class Card(_Values):
 
     Attributes:
         shape: C, H, W of the images.
-        mean, std: per channel, of pixels in [0, 1].
+        mean, std: per channel, on the scale where white is 1.
+        pixel_range: what float pixels lie in, as the data set declared it; models of earlier versions
+            say nothing of it.
         files: how image files are read; None where images have neither one channel nor three.
         backbone_macs: of the static backbone, per image.
         code: of the method and of the backbone.
@@ -93,6 +95,7 @@ class Card(_Values):
     classes: tuple[str, ...] = Field(min_length=2)
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pixel_range: tuple[float, float] = (0.0, 1.0)
     files: Files | None = None
     params: int
     backbone_macs: float = Field(gt=0)
@@ -112,6 +115,8 @@ class Card(_Values):
             raise ValueError(f"mean and std must have a number per channel, got {counts}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be more than 0, got {self.std}")
+        if self.pixel_range[0] >= self.pixel_range[1]:
+            raise ValueError(f"pixel_range must be the least and the greatest, got {self.pixel_range}")
         return self
 
     def dumps(self) -> str:

@@ -14,8 +14,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from routesearch.data.arrays import as_pixels
 from routesearch.data.base import normalised
+from routesearch.data.pixels import as_pixels
 from routesearch.errors import Refusal, UnknownName, origin, shortened
 from routesearch.evaluation.latency import BATCHES, SECONDS, time_network
 from routesearch.methods.base import RoutedNet, Trunk
@@ -81,15 +81,16 @@ class SavedModel:
 
         Args:
             images: N,H,W or N,H,W,C as an array, a torch tensor or a list of arrays; uint8, or floats in
-                [0, 1]: before any normalisation. One image is ``image[None]``.
+                ``card.pixel_range``, mostly [0, 1]: before any normalisation. One image is ``image[None]``.
+                A fourth channel beside the model's three is alpha: white shows through.
             batch_size: images that go through the network at a time; bounds the memory.
 
         Raises:
-            Refusal: another shape, another type, values outside of [0, 1].
+            Refusal: another shape, another type, values outside of ``card.pixel_range``.
         """
         if batch_size < 1:
             raise Refusal(f"batch_size >= 1 must hold, got {batch_size}")
-        pixels = _pixels(images, self.card.shape)
+        pixels = _pixels(images, self.card)
         parts = [self._routed(chunk) for chunk in pixels.split(batch_size)] if len(pixels) else []
         return _joined(parts)
 
@@ -199,9 +200,9 @@ def _find(
     return found
 
 
-def _pixels(images: Any, shape: tuple[int, int, int]) -> Tensor:
+def _pixels(images: Any, card: Card) -> Tensor:
     """Images as users give them, N,C,H,W in uint8 or float32, of the model's own size."""
-    channels, height, width = shape
+    channels, height, width = card.shape
     if isinstance(images, Tensor):
         rows = images.detach().cpu()
         array: npt.NDArray[Any] = (rows.float() if rows.dtype == torch.bfloat16 else rows).numpy()
@@ -213,8 +214,11 @@ def _pixels(images: Any, shape: tuple[int, int, int]) -> Tensor:
     own = f"N,{height},{width},{channels}" + (f" or N,{height},{width}" if channels == 1 else "")
     if array.shape == (height, width, channels) or (channels == 1 and array.shape == (height, width)):
         raise Refusal(f"images must be {own}, got one image of shape {array.shape}: give image[None]")
-    pixels = as_pixels(array, "images")
-    if pixels.shape[1:] != shape:
+    if array.shape[1:] == card.shape and card.shape != (height, width, channels):
+        how = "images.movedim(1, -1)" if isinstance(images, Tensor) else "np.moveaxis(images, 1, -1)"
+        raise Refusal(f"images must be {own}, channels last, got shape {array.shape}: {how}")
+    pixels = as_pixels(array, "images", card.pixel_range, alpha=channels == 3, expected=card.shape)
+    if pixels.shape[1:] != card.shape:
         raise Refusal(f"images must be {own}, as the model was trained on, got shape {array.shape}")
     return pixels
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from routesearch.data.source import UNIT
 from routesearch.errors import Refusal
 from routesearch.plugin.files import with_neighbours
 from routesearch.plugin.loader import PluginTable
@@ -66,6 +67,7 @@ def save(results: StudyResults, point: Point, folder: Path) -> None:
         classes=task.classes,
         mean=inputs["mean"],
         std=inputs["std"],
+        pixel_range=inputs.get("pixel_range", UNIT),
         files=None if mode is None else Files(size=(height, width), mode=mode),
         params=point.params,
         backbone_macs=task.backbone_macs,

@@ -41,6 +41,21 @@ def test_images_of_another_kind(folder: Path, images: Any, told: str) -> None:
         Runner(folder, threads=1).predict(images)
 
 
+def test_pixels_are_taken_as_far_as_the_data_declared_them(folder: Path, tmp_path: Path) -> None:
+    noisy = np.random.default_rng(0).normal(size=(5, 8, 8)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        Runner(folder, threads=1).predict(noisy)
+    wider = Path(shutil.copytree(folder, tmp_path / "wider"))
+    program = json.loads((wider / "program.json").read_text())
+    assert program["pixel_range"] == [0, 1]
+    (wider / "program.json").write_text(json.dumps(program | {"pixel_range": [-9, 9]}))
+    assert len(Runner(wider, threads=1).predict(noisy)) == 5
+    with pytest.raises(ValueError, match=r"must lie in \[-9, 9\], got"):
+        Runner(wider, threads=1).predict(noisy * 255)
+    (wider / "program.json").write_text(json.dumps({k: v for k, v in program.items() if k != "pixel_range"}))
+    assert len(Runner(wider, threads=1).predict(noisy.clip(0, 1))) == 5
+
+
 def test_batches_of_none(folder: Path) -> None:
     with pytest.raises(ValueError, match="batch_size >= 1 must hold, got 0"):
         Runner(folder, threads=1).predict(np.zeros((1, 8, 8), np.uint8), batch_size=0)

@@ -74,6 +74,22 @@ def test_a_plugin_that_is_not_installed_is_named(
     assert rule in refusal(model, plugins=plugins)
 
 
+def test_a_model_of_an_earlier_version_says_nothing_of_pixels_beyond_white(
+    model: Path, edit: Callable[..., None], plugins: list[Path]
+) -> None:
+    assert json.loads((model / "model.json").read_text())["pixel_range"] == [0, 1]
+    edit(pixel_range=[-4, 5])
+    assert load(model, plugins=plugins).card.pixel_range == (-4, 5)
+    file = model / "model.json"
+    card = json.loads(file.read_text())
+    del card["pixel_range"]
+    file.write_text(json.dumps(card))
+    assert load(model, plugins=plugins).card.pixel_range == (0, 1)
+    for wrong in ([1, 0], [0, 0], [0], "0..1", [0, "x"]):
+        edit(pixel_range=wrong)
+        assert "pixel_range" in refusal(model, plugins=plugins)
+
+
 def test_a_plugin_that_cannot_be_loaded_is_blamed(model: Path, plugins: list[Path]) -> None:
     (model.parent / "bad.py").write_text("import no_such_module")
     told = refusal(model, plugins=[model.parent / "bad.py"])

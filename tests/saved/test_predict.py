@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routesearch import Refusal, load, run
-from routesearch.data import read_image
+from routesearch.data import as_pixels, read_image
 from routesearch.data.base import Data, normalised
 from routesearch.saved import SavedModel, read_files
 
@@ -123,6 +123,50 @@ def test_images_of_another_form_are_refused(model: SavedModel, wrong: Any, rule:
     assert rule in str(refusal.value)
     assert str(refusal.value).startswith("images must")
     assert "\n" not in str(refusal.value)
+
+
+def of_range(model: SavedModel, *bounds: float) -> SavedModel:
+    """The same model, of data that declared such pixels."""
+    return SavedModel(model.card.model_copy(update={"pixel_range": bounds}), model.net, model.device)
+
+
+def test_pixels_are_taken_as_far_as_the_data_declared_them(model: SavedModel, images: np.ndarray) -> None:
+    noise = np.random.default_rng(0).normal(size=images.shape)
+    noisy = np.clip(images / 255 + noise, -4, 5)
+    with pytest.raises(Refusal, match=r"images must lie in \[0, 1\] where"):
+        model.predict(noisy)
+    wider = of_range(model, -4.0, 5.0)
+    assert len(wider.predict(noisy)) == len(images)
+    for plain in (images, images / 255):
+        assert np.array_equal(wider.predict(plain).labels, model.predict(images).labels)
+    with pytest.raises(
+        Refusal, match=r"lie in \[-4, 5\] where it is not uint8, got 0 to 2\d\d: images / 255"
+    ):
+        wider.predict(images.astype(float))
+    with pytest.raises(Refusal, match=r"got nan to nan"):
+        wider.predict(np.full((2, 8, 8), np.nan))
+
+
+def test_the_studys_own_noisy_images_are_taken() -> None:
+    from routesearch.data import Digits
+
+    data = Digits(noise=0.5).load(Path())
+    pixels = data.test.pixels.permute(0, 2, 3, 1).numpy()
+    taken = as_pixels(pixels, "images", data.pixel_range)
+    assert torch.equal(taken, data.test.pixels)
+    with pytest.raises(Refusal, match=r"must lie in \[-4, 5\] .* got -\d+(\.\d+)? to 7\d\d"):
+        as_pixels(pixels * 255, "images", data.pixel_range)
+
+
+@pytest.mark.parametrize("tensor", [False, True])
+def test_channels_first_is_refused_with_its_cure(model: SavedModel, images: np.ndarray, tensor: bool) -> None:
+    first = images[:, None]
+    with pytest.raises(Refusal, match=r"must be N,8,8,1 or N,8,8, channels last, got") as refusal:
+        model.predict(torch.from_numpy(first) if tensor else first)
+    cure = str(refusal.value).rpartition(": ")[2]
+    assert cure == ("images.movedim(1, -1)" if tensor else "np.moveaxis(images, 1, -1)")
+    cured = torch.from_numpy(first).movedim(1, -1) if tensor else np.moveaxis(first, 1, -1)
+    assert np.array_equal(model.predict(cured).labels, model.predict(images).labels)
 
 
 def test_a_batch_has_an_image(model: SavedModel, images: np.ndarray) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from routesearch import Refusal, Study, load
 from routesearch.results.journal import Journal
+from routesearch.saved.card import read_card
 from routesearch.search.resume import open_trials
 from routesearch.search.trial_network import build_net
 from routesearch.search.trial_weights import weights_path
@@ -156,6 +157,17 @@ def test_a_study_that_does_not_know_its_images_yet(study: Study, tmp_path: Path)
         Refusal, match="must know the mean and deviation of its images: run `routesearch search`"
     ):
         study.save(tmp_path / "model", "10x")
+
+
+def test_the_range_of_pixels_is_the_studys(study: Study, tmp_path: Path) -> None:
+    study.save(tmp_path / "plain", "10x")
+    assert read_card(tmp_path / "plain" / "model.json").pixel_range == (0, 1)
+    log = study.config.dir / "journal.log"
+    text = log.read_text()
+    assert '"pixel_range":[0.0,1.0]' in text
+    log.write_text(text.replace('"pixel_range":[0.0,1.0]', '"pixel_range":[-4,5.0]'))
+    study.save(tmp_path / "noisy", "10x")
+    assert read_card(tmp_path / "noisy" / "model.json").pixel_range == (-4, 5)
 
 
 def test_changed_code_is_told(
