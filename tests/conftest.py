@@ -217,7 +217,13 @@ def make_results() -> Callable[..., StudyResults]:
     from routesearch.results.measurements import with_test_results
     from routesearch.results.points import OperatingPoint, Point
     from routesearch.results.reader import StudyResults
-    from routesearch.study.config import BackboneConfig, BudgetConfig, StudyConfig, TrackingConfig
+    from routesearch.study.config import (
+        BackboneConfig,
+        BudgetConfig,
+        StorageConfig,
+        StudyConfig,
+        TrackingConfig,
+    )
 
     def make(
         records: Sequence[TrialRecord],
@@ -227,6 +233,7 @@ def make_results() -> Callable[..., StudyResults]:
         backbone_macs: float = 3.2e6,
         study: str = "0123456789abcdef",
         uri: str | None = None,
+        folder: Path | None = None,
     ) -> StudyResults:
         facts: dict[str, Any] = {"reference": backbone_macs}
         for p in test:
@@ -246,6 +253,7 @@ def make_results() -> Callable[..., StudyResults]:
             methods={"static": {}},
             budget=BudgetConfig(max_macs=macs, max_latency=budget.max_latency, batch=budget.batch),
             tracking=TrackingConfig(uri=uri),
+            storage=StorageConfig(dir=None if folder is None else str(folder)),
         )
         return StudyResults(config, journal)
 

@@ -6,16 +6,15 @@ import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
+from routesearch.errors import Refusal
 from routesearch.study.config import StudyConfig
+from routesearch.tracking.addresses import file_of, uri_of
+from routesearch.tracking.database import Condition, alone, examine, make
 from routesearch.utils.paths import located
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-SQLITE = "sqlite:///"
-_WITH_DRIVER = "sqlite+pysqlite:///"
 
 CALM = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -32,35 +31,16 @@ CALM = {
 
 def default_uri(folder: Path) -> str:
     """SQLite inside a study's folder."""
-    return sqlite_uri(folder.resolve() / "mlflow.db")
-
-
-def sqlite_uri(file: Path) -> str:
-    """The URI of an SQLite file, whatever its name.
-
-    SQLAlchemy decodes the path and ends it at a question mark, while MLflow makes the folder of what follows
-    ``sqlite:///`` as it stands: with the driver's name in front, that is left to us.
-    """
-    path = str(file)
-    encoded = path.replace("%", "%25").replace("?", "%3F")
-    return f"{SQLITE}{path}" if encoded == path else f"{_WITH_DRIVER}{encoded}"
-
-
-def sqlite_file(uri: str) -> Path | None:
-    """The file of an SQLite URI; None where it is none, or names a file by SQLite's own URI."""
-    for start in (SQLITE, _WITH_DRIVER):
-        if uri.startswith(start) and not uri.startswith((f"{start}file:", f"{start}:memory:")):
-            return Path(unquote(uri.removeprefix(start).partition("?")[0]))
-    return None
+    return uri_of(folder.resolve() / "mlflow.db")
 
 
 def resolve_uri(uri: str, base: Path) -> str:
     """A tracking URI of a study file: an SQLite path in it is relative to ``base``; others stay."""
-    file = sqlite_file(uri)
+    file = file_of(uri)
     if file is None:
         return uri
     _, question, settings = uri.partition("?")
-    return f"{sqlite_uri(located(file, base))}{question}{settings}"
+    return f"{uri_of(located(file, base))}{question}{settings}"
 
 
 def tracking_uri(config: StudyConfig) -> str:
@@ -71,7 +51,7 @@ def tracking_uri(config: StudyConfig) -> str:
 
 def artifact_folder(uri: str) -> Path | None:
     """Folder of artifacts beside an SQLite file; None where a server keeps them."""
-    file = sqlite_file(uri)
+    file = file_of(uri)
     return None if file is None else file.parent / "artifacts"
 
 
@@ -82,20 +62,46 @@ def calm() -> None:
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of ``uri``.
+    """A client of ``uri``; an SQLite file that is not there is made first.
 
     Does all the importing: to be called once in the main thread, since two threads that import at the
     same time may see half-made modules.
+
+    Raises:
+        Refusal: an SQLite file is there that is no whole database of the MLflow that is installed.
     """
-    calm()
+    import_mlflow(uri)
     from mlflow import MlflowClient
 
-    file = sqlite_file(uri)
-    if file is not None and uri.startswith(_WITH_DRIVER):
-        file.parent.mkdir(parents=True, exist_ok=True)
+    file = file_of(uri)
+    if file is not None:
+        _check(file, uri)
+    return MlflowClient(tracking_uri=uri)
+
+
+def import_mlflow(uri: str) -> None:
+    """Import what MLflow needs for ``uri``, and have it be quiet."""
+    calm()
+    import mlflow
+
     if not uri.startswith(("http://", "https://")):
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (MLflow would import it at the first call)
     # Tables being made, tries being repeated: of no use to somebody who watches a search.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri)
+
+
+def _check(file: Path, uri: str) -> None:
+    """Make a database that is missing; refuse one that MLflow would alter, or not understand."""
+    found = examine(file)
+    if found.condition is Condition.MISSING:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with alone(file.parent):
+            make(file, file.parent / "artifacts")
+    elif found.condition is not Condition.WHOLE:
+        rule = f"{file} must be a whole database of the MLflow that is installed, or a new file"
+        cures = {
+            Condition.OLDER: f": keep a copy, then `mlflow db upgrade {uri}`",
+            Condition.NEWER: ": upgrade mlflow",
+        }
+        raise Refusal(f"{rule}; {found.reason}{cures.get(found.condition, '')}")

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from routesearch.errors import Refusal, RunFailed, headline
+from routesearch.errors import Refusal, RouteSearchError, RunFailed, headline
 from routesearch.results.reader import StudyResults
 from routesearch.saved import Card, SavedModel, load, read
 from routesearch.tracking.client import artifact_folder, connect, tracking_uri
 from routesearch.tracking.experiment import TRIAL, open_experiment
+from routesearch.tracking.own_database import check_writable, mend
+from routesearch.tracking.publication import publish
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,7 +38,8 @@ def register(results: StudyResults, name: str, folder: Path) -> str:
         ``models:/NAME/VERSION``.
 
     Raises:
-        Refusal: the folder is no saved model, or the name cannot be a registered model's.
+        Refusal: the folder is no saved model, or the name cannot be a registered model's; or the
+            database is of a newer MLflow, or cannot be written.
         RunFailed: MLflow did not take it.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,199}", name):
@@ -50,7 +53,12 @@ def register(results: StudyResults, name: str, folder: Path) -> str:
             f"a registered model must lie where MLflow finds it; {rule}, got {artifact_folder(uri)}"
         )
     try:
+        if mend(results):
+            publish(results)
+        check_writable(uri)
         return _register(connect(uri), uri, results, name, folder, card)
+    except RouteSearchError:
+        raise
     except Exception as error:  # MLflow's, its database's or the network's
         raise RunFailed(f"could not register the model in MLflow at {uri}: {headline(error)}") from error
 

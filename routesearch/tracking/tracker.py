@@ -10,7 +10,9 @@ import time
 from routesearch.errors import headline
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import TrialRecord
+from routesearch.tracking.addresses import file_of
 from routesearch.tracking.client import connect
+from routesearch.tracking.own_database import check_writable, mend
 from routesearch.tracking.sync import ExperimentSync, StudyInfo
 
 log = logging.getLogger("routesearch.tracking")
@@ -46,7 +48,9 @@ class Tracker:
         for record in results.records:
             self._jobs.put(record)
         try:
+            mend(results)
             connect(self._uri)
+            check_writable(self._uri)
         except Exception as error:
             self._fail(error)
         study = StudyInfo.of(results)
@@ -87,6 +91,8 @@ class Tracker:
             if not whole and (not ended or time.monotonic() < self._pause_until):
                 continue
             try:
+                if self._database_is_gone():
+                    sync = None
                 sync = sync or ExperimentSync(self._uri, study)
                 self.experiment = sync.experiment
                 if whole:
@@ -99,6 +105,11 @@ class Tracker:
                 sync = None
                 self._pause_until = time.monotonic() + PAUSE
                 self._fail(error)
+
+    def _database_is_gone(self) -> bool:
+        """Whether somebody removed it: SQLite would go on writing to a file without a name."""
+        file = file_of(self._uri)
+        return file is not None and not file.exists()
 
     def _fail(self, error: BaseException) -> None:
         """Warn once; `routesearch publish` repairs it later."""

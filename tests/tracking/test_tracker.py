@@ -26,7 +26,8 @@ from routesearch.results.points import OperatingPoint, Point, front, hypervolume
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.tracking import Tracker, open_ui, view
-from routesearch.tracking.client import artifact_folder, connect, default_uri, resolve_uri, sqlite_file
+from routesearch.tracking.addresses import file_of
+from routesearch.tracking.client import artifact_folder, connect, default_uri, resolve_uri
 from routesearch.tracking.experiment import link_of
 from routesearch.tracking.sync import ExperimentSync, StudyInfo
 from routesearch.tracking.view import TAG
@@ -452,7 +453,7 @@ def test_a_database_lies_where_its_folder_is_whatever_that_is_called(name: str, 
 
     uri = default_uri(tmp_path / name)
     assert make_url(uri).database == str(tmp_path / name / "mlflow.db")
-    assert (sqlite_file(uri), artifact_folder(uri)) == (
+    assert (file_of(uri), artifact_folder(uri)) == (
         tmp_path / name / "mlflow.db",
         tmp_path / name / "artifacts",
     )
