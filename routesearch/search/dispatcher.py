@@ -19,6 +19,9 @@ MAX_REFUSED = 200
 MAX_FAILED = 5
 """Trials of a method in a row that fail for one reason, after which it is excluded if none ever finished."""
 
+MIN_GRACE = 600.0
+"""Seconds that trials may still take after the time limit, at least; then they are cut, for they may hang."""
+
 _PATIENCE = 0.5
 """Seconds that drawing may take while trials run; their results must not wait longer."""
 
@@ -71,9 +74,14 @@ class Dispatcher:
     Trials that an earlier run left come first, with their number, config and seed. Then the method
     with the fewest trials is asked, until the study's total is spent or the time is over.
 
+    A trial that was handed out ends in one of five ways: :meth:`ended`, with an outcome; :meth:`lost`, its
+    worker died; :meth:`returned`, it was never begun; :meth:`cut`, it may hang; :meth:`leave`, the search
+    ends while it runs.
+
     Args:
         trials: the study's.
         total: trials that the study may spend, those of earlier runs included.
+        retries: how often a trial comes again whose worker died.
         check: called while configs are drawn, which may take a while; may raise to end the search.
     """
 
@@ -82,6 +90,7 @@ class Dispatcher:
         trials: Trials,
         total: int,
         *,
+        retries: int = 2,
         observers: Sequence[Observer] = (),
         on_progress: Callable[[Snapshot], None] | None = None,
         check: Callable[[], None] = lambda: None,
@@ -90,15 +99,18 @@ class Dispatcher:
         self.trials = trials
         self.note: str | None = None
         self._total = total
+        self._retries = retries
         self._observers = observers
         self._on_progress = on_progress
         self._check = check
         self._clock = clock
         self._start = clock()
         self._end: float | None = None
-        self._interrupted = trials.interrupted()
+        self._grace = MIN_GRACE
+        self._waiting = trials.interrupted()
         self._live: dict[int, TrialRecord] = {}
         self._excluded: set[str] = set()
+        self._unusable: set[str] = set()
         self._refused: Counter[str] = Counter()
         self._failures: dict[str, tuple[str | None, int]] = {}  # method -> the reason, and how often in a row
         sweep_weight_drafts(trials.journal.dir)
@@ -108,6 +120,7 @@ class Dispatcher:
         """The search phase begins: after ``time_limit`` seconds no trial is handed out any more."""
         self._start = self._clock()
         self._end = None if time_limit is None else self._start + time_limit
+        self._grace = max(MIN_GRACE, time_limit or 0.0)
         self.changed()
 
     @property
@@ -120,7 +133,7 @@ class Dispatcher:
         """Whether no further trial will be handed out."""
         if self._end is not None and self._clock() >= self._end:
             return True
-        if self._interrupted:
+        if self._next_waiting() is not None:
             return False
         if self.trials.spent + len(self._live) >= self._total:
             return True
@@ -129,13 +142,21 @@ class Dispatcher:
         failing = self._failing  # a success of what still runs would bring its method back
         return not any(record.method in failing for record in self._live.values())
 
+    @property
+    def overdue(self) -> bool:
+        """Whether trials run for so long after the time limit that they may never end."""
+        grace = max(self._grace, 3 * self.trials.longest)
+        return self._end is not None and self._clock() >= self._end + grace
+
     def next(self) -> TrialRecord | None:
         """A trial to be trained; None if there is none (see :attr:`done`), or drawing takes long."""
         patience = self._clock() + _PATIENCE
         while not self.done:
             self._check()
-            if self._interrupted:
-                return self._hand_out(self._interrupted.pop(0))
+            if (waiting := self._next_waiting()) is not None:
+                self.trials.begin(waiting.number)
+                self._waiting.remove(waiting)
+                return self._hand_out(waiting)
             method = self._next_method()
             if method is None:
                 return None
@@ -163,6 +184,45 @@ class Dispatcher:
         for observer in self._observers:
             observer.trial_ended(record)
         self.changed()
+
+    def lost(self, number: int, reason: str, story: str | None = None) -> None:
+        """The worker of a trial died: the trial comes again, or fails where that happened too often."""
+        begun = self.trials.begun(number)
+        if begun > self._retries:
+            often = f"interrupted {begun} times while it ran, the last time because " if begun > 1 else ""
+            self.ended(number, Outcome.failure(f"{often}{reason}", story))
+            return
+        self.note = f"trial {number} is run again: {reason}"
+        self._waiting.insert(0, self._live.pop(number))
+        self.changed()
+
+    def returned(self, number: int) -> None:
+        """A trial was not begun, for its worker could not be set up: it comes again, and nothing is spent."""
+        self.trials.give_back(number)
+        self._waiting.insert(0, self._live.pop(number))
+        self.changed()
+
+    def cut(self, number: int) -> None:
+        """A trial is given up by this run; the next one has it again, but not for ever."""
+        del self._live[number]
+        self.note = f"trial {number} still ran long after the time limit; it is left to the next run"
+        self.changed()
+
+    def leave(self) -> None:
+        """The search ends by no fault of the trials that run: they are left to the next one."""
+        while self._live:
+            number, _ = self._live.popitem()
+            self.trials.give_back(number)
+
+    def exclude(self, method: str, reason: str) -> None:
+        """Hand out no trial of a method any more; those that wait are left to the next run."""
+        self._unusable.add(method)
+        self.note = f"{method} is excluded from this run: {reason}"
+        self.changed()
+
+    def usable(self, method: str) -> bool:
+        """Whether a method was not excluded by :meth:`exclude`."""
+        return method not in self._unusable
 
     def changed(self) -> None:
         """Report how the study stands now."""
@@ -194,7 +254,11 @@ class Dispatcher:
         return {m for m, (_, count) in self._failures.items() if count >= MAX_FAILED} - self.trials.proven
 
     def _next_method(self) -> str | None:
-        return self.trials.next_method(self._excluded | self._failing)
+        return self.trials.next_method(self._excluded | self._failing | self._unusable)
+
+    def _next_waiting(self) -> TrialRecord | None:
+        """The first trial that was begun before and is to be run again."""
+        return next((record for record in self._waiting if self.usable(record.method)), None)
 
     def _judge(self, record: TrialRecord) -> None:
         """Count failures of a method in a row that have the same reason; a success ends the row."""

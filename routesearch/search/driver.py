@@ -11,7 +11,7 @@ from routesearch.results.reader import StudyResults
 from routesearch.search.dispatcher import Dispatcher, Observer, Snapshot
 from routesearch.search.front_measurement import front_is_measured, measure_front_on_test, time_front
 from routesearch.search.interrupt import Interrupts
-from routesearch.search.ray_cluster import check_fits, connect
+from routesearch.search.ray_cluster import Pulse, check_fits, connect
 from routesearch.search.ray_tune import run_trials
 from routesearch.search.ray_workers import Workers
 from routesearch.search.resume import open_trials
@@ -64,7 +64,12 @@ def run_search(
         interrupts = Interrupts()
         config, resources = task.config.search, task.config.resources
         dispatcher = Dispatcher(
-            trials, config.trials, observers=observers, on_progress=on_progress, check=interrupts.check
+            trials,
+            config.trials,
+            retries=resources.retries,
+            observers=observers,
+            on_progress=on_progress,
+            check=interrupts.check,
         )
         if not dispatcher.done or not front_is_measured(trials):
             # Entered twice: Ray puts a handler of its own in place.
@@ -72,13 +77,19 @@ def run_search(
                 per_trial = WorkerResources(resources.cpu, resources.gpu)
                 check_fits(per_trial)
                 interrupts.check()
-                workers = Workers(task, runner, packed, per_trial, interrupts.check)
-                share_trunk(task, workers)
-                dispatcher.start(config.time_limit)
-                if not dispatcher.done:
-                    run_trials(dispatcher, workers, scratch)
-                measure_front_on_test(dispatcher, workers)
-                time_front(dispatcher, workers)
+                with Pulse() as pulse:
+
+                    def check() -> None:
+                        interrupts.check()
+                        pulse.check()
+
+                    with Workers(task, runner, packed, per_trial, check) as workers:
+                        share_trunk(task, workers)
+                        dispatcher.start(config.time_limit)
+                        if not dispatcher.done:
+                            run_trials(dispatcher, workers, scratch, resources.trial_time)
+                        measure_front_on_test(dispatcher, workers)
+                        time_front(dispatcher, workers)
         results = StudyResults(task.config, journal)
         for observer in observers:
             observer.search_ended(results)

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 COPY = "copy_of"
 """Attribute of a trial that was copied from another Optuna study: the number of ours."""
 
+BEGUN = "begun"
+"""Attribute of a trial: how often it was begun and did not come to an end that the search chose; missing:
+once. It is stored before the trial is handed out, so that one that kills its driver is counted."""
+
 _DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]  # accuracy, MACs
 
 
@@ -64,6 +68,10 @@ class OptunaStudies:
         assert record.outcome is not None, "only a trial that ended has an outcome"
         Trial(self.open(optuna_study), trial_id).set_user_attr(OUTCOME, record.outcome.dumps())
         self.tell(record, optuna_study, trial_id)
+
+    def set_begun(self, begun: int, optuna_study: str, trial_id: int) -> None:
+        """Store how often a trial was begun."""
+        Trial(self.open(optuna_study), trial_id).set_user_attr(BEGUN, begun)
 
     def tell(self, record: TrialRecord, optuna_study: str, trial_id: int) -> None:
         """Report a stored outcome to the sampler.

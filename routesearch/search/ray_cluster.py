@@ -10,13 +10,14 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
 
-from routesearch.errors import Refusal, headline
+from routesearch.errors import Refusal, RunFailed, headline
 from routesearch.search.worker import WorkerResources
 from routesearch.utils.machine import cores, threads
 from routesearch.utils.paths import is_utf8
@@ -30,6 +31,9 @@ _SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """The longest name of a socket that Ray makes below its temporary folder."""
 _ROOM = 107 - len(_SOCKET)
 """Bytes of a folder's name at most: Linux takes 107 for a socket's."""
+
+_LAST_CALL = 10.0
+"""Seconds that a search whose Ray died has to end by itself."""
 
 WORKER_ENV = SAFE_PYTHON | {
     # glibc otherwise gives large blocks back to the kernel after each operation: up to 2.7 x in training.
@@ -187,17 +191,96 @@ def _nodes() -> list[dict[str, Any]]:
     return nodes
 
 
+class RayLost(RunFailed):
+    """Ray itself died while a search ran."""
+
+
+class Pulse:
+    """Whether the two processes of Ray that a driver needs still listen, looked at every second in a thread.
+
+    Without them Ray's calls wait for up to a minute, and then Ray's core ends this process with words of its
+    own. Where such a call keeps the search from ending by itself, this ends the process sooner.
+    """
+
+    def __init__(self) -> None:
+        import ray
+
+        context = ray.get_runtime_context()
+        own = next(n for n in _nodes() if n["NodeID"] == context.get_node_id())
+        self._addresses = {
+            "control store (GCS)": context.gcs_address,
+            "node manager (raylet)": f"{own['NodeManagerAddress']}:{own['NodeManagerPort']}",
+        }
+        self._lost: RayLost | None = None
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> Pulse:
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+
+    def check(self) -> None:
+        """Raise RayLost where one of them is gone."""
+        if self._lost is not None:
+            raise self._lost
+
+    def _watch(self) -> None:
+        import ray
+
+        while self._lost is None and not self._stopped.wait(1):
+            self._lost = next(
+                (_lost(*each) for each in self._addresses.items() if not _listens(each[1])), None
+            )
+        if self._lost is None:
+            return
+        time.sleep(_LAST_CALL)
+        if ray.is_initialized():
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.write(f"{self._lost}\n")
+                sys.stderr.flush()
+            os._exit(1)
+
+
+def _lost(name: str, address: str) -> RayLost:
+    return RayLost(
+        f"Ray died while the search ran: its {name} at {address} is gone; finished trials are kept, and the"
+        " same command goes on from there"
+    )
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except TimeoutError:  # a busy machine
+        return True
+    except OSError:
+        return False
+    return True
+
+
 class Capacity:
     """How many trials fit on the cluster at once, looked up every few seconds: machines come and go."""
 
     def __init__(self, resources: WorkerResources) -> None:
         self._grant = resources
-        self._known, self._when = 0, -1e9
+        self._known: dict[str, int] = {}
+        self._when = -1e9
 
     def __call__(self) -> int:
+        return sum(self._look().values())
+
+    def nodes(self) -> set[str]:
+        """The machines that trials fit on, by Ray's names."""
+        return {node for node, count in self._look().items() if count}
+
+    def _look(self) -> dict[str, int]:
         if time.monotonic() - self._when > 5:
-            alive = [n["Resources"] for n in _nodes() if n["Alive"]]
-            self._known, self._when = sum(self._fit(n) for n in alive), time.monotonic()
+            self._known = {n["NodeID"]: self._fit(n["Resources"]) for n in _nodes() if n["Alive"]}
+            self._when = time.monotonic()
         return self._known
 
     def _fit(self, resources: Mapping[str, float]) -> int:

@@ -7,23 +7,41 @@ set up once in each.
 from __future__ import annotations
 
 import json
-import traceback
+import platform
+import socket
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from routesearch.errors import described
+from routesearch.errors import Refusal, described
 from routesearch.results.points import OperatingPoint
-from routesearch.results.record import Outcome, TrialRecord
+from routesearch.results.record import State, TrialRecord
 from routesearch.results.timing import Timing
+from routesearch.search.last_words import announce, last_words, log_of_this_process
 from routesearch.search.trial_weights import weights_path
 from routesearch.search.trials import validated_outcome
-from routesearch.search.worker import TrialRunner, WorkerResources
+from routesearch.search.worker import TrialRunner, WorkerResources, failure_of
 from routesearch.utils.arrays import Arrays, write_arrays
 
 _here: tuple[Any, TrialRunner] | None = None
 """This process's runner, and the job that it was made for."""
+
+
+def versions() -> dict[str, str]:
+    """Versions that must be the same wherever trials are trained: Python's, torch's and this package's.
+
+    What follows ``+`` is left out: the driver may have a torch without CUDA.
+    """
+    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    for package in ("routesearch", "torch"):
+        try:
+            found[package] = version(package).partition("+")[0]
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,7 @@ class WorkerJob:
         packed, trunk: object references to what its constructor takes; ``trunk`` is None before there is one.
         folder: the study's folder, on the driver's machine.
         node: Ray's name for that machine.
+        versions: of the driver; a worker's must be the same.
     """
 
     runner: type[TrialRunner]
@@ -43,6 +62,7 @@ class WorkerJob:
     folder: Path
     node: str
     resources: WorkerResources
+    versions: Mapping[str, str] = field(default_factory=versions)
 
 
 def pack_trial(record: TrialRecord) -> dict[str, Any]:
@@ -55,9 +75,98 @@ def unpack_trial(config: dict[str, Any]) -> TrialRecord:
     return TrialRecord.of(json.loads(config["trial"]))
 
 
-def trainable(config: dict[str, Any], job: WorkerJob) -> dict[str, Any]:
-    """What Tune runs: one trial; ``done`` spares Tune a second call that would learn nothing."""
-    return train_trial(unpack_trial(config), job) | {"done": True}
+def trial_worker() -> Any:
+    """The class whose objects Tune runs: a worker process, one trial after another.
+
+    A trial is two steps: whether this process is set up for it, which it says at once when it is, and the
+    training. A process that cannot be set up does not go on: it keeps its place on its machine, so that no
+    other trial gets there, until the driver ends it. One whose trial failed gets no other trial: who knows
+    what it left behind.
+    """
+    from ray.tune import Trainable
+
+    class TrialWorker(Trainable):  # type: ignore[misc, unused-ignore]
+        def setup(self, config: dict[str, Any], job: Any = None) -> None:
+            announce()
+            self.job, self.found, self.failed = job, "", False
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.config, self.found = new_config, ""
+            return True
+
+        def step(self) -> dict[str, Any]:
+            if self.failed:
+                raise RuntimeError("a worker whose trial failed is not used again")
+            trial = unpack_trial(self.config)
+            if not self.found:
+                self.found = json.dumps(set_up(self.job))
+                return {"ready": self.found}
+            while obstacle(json.loads(self.found), trial.method):
+                time.sleep(3600)
+            answer = train_trial(trial, self.job)
+            self.failed = answer.pop("failed", False)
+            return answer | {"done": not self.failed}
+
+    return TrialWorker
+
+
+def set_up(job: WorkerJob) -> dict[str, Any]:
+    """Make this process ready for trials, where it can be, and say where it is.
+
+    Returns:
+        ``node``, ``host``, ``log`` of its stderr; ``missing``: method -> why this process cannot run it;
+        ``problem``: why it can run none, or None.
+    """
+    import ray
+
+    node, host = ray.get_runtime_context().get_node_id(), socket.gethostname()
+    found = {"node": node, "host": host, "log": log_of_this_process()}
+    try:
+        return found | {"missing": dict(_runner(job).missing), "problem": None}
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # a plugin's file may raise anything
+        said = str(error) if isinstance(error, Refusal) else described(error)
+        return found | {"missing": {}, "problem": " ".join(said.split())}
+
+
+def read_set_up(answer: Any) -> dict[str, Any]:
+    """What :func:`set_up` answered; a worker of another version may answer anything."""
+    try:
+        found: dict[str, Any] = json.loads(answer)
+        for key, kind in (("node", str), ("host", str), ("missing", dict)):
+            if not isinstance(found[key], kind):
+                raise TypeError(f"{key} must be of type {kind.__name__}")
+        if not isinstance(found["problem"], str | None):
+            raise TypeError("problem must be a text")
+    except Exception as error:  # of another version
+        problem = f"its answer cannot be read: {described(error)}"
+        return {"node": "?", "host": "a worker", "log": None, "missing": {}, "problem": problem}
+    return found
+
+
+def why_it_ended(worker: Mapping[str, Any], job: WorkerJob) -> str | None:
+    """What a dead worker wrote of its end, read on its machine; None where that is not known."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if not isinstance(log := worker.get("log"), str):
+        return None
+    if worker["node"] == job.node:
+        return last_words(log)
+    there = NodeAffinitySchedulingStrategy(worker["node"], soft=False)
+    try:
+        asked = (
+            ray.remote(last_words).options(num_cpus=0, scheduling_strategy=there, max_retries=0).remote(log)
+        )
+        answer: str | None = ray.get(asked, timeout=10)
+    except ray.exceptions.RayError:  # GetTimeoutError too: the machine may be gone
+        return None
+    return answer
+
+
+def obstacle(found: Mapping[str, Any], method: str) -> str | None:
+    """Why a process that is set up so (:func:`set_up`) cannot run trials of a method; None where it can."""
+    problem: str | None = found["problem"]
+    return problem or found["missing"].get(method)
 
 
 def train_trial(trial: TrialRecord, job: WorkerJob) -> dict[str, Any]:
@@ -66,19 +175,21 @@ def train_trial(trial: TrialRecord, job: WorkerJob) -> dict[str, Any]:
     The weights come first: an outcome that is known has weights that can be measured again.
 
     Returns:
-        ``outcome`` (text); or ``disk``, why the weights could not be kept, which is no fault of the trial.
+        ``outcome`` (text), and ``failed`` where it is a failure; or ``disk``, why the weights could not be
+        kept, which is no fault of the trial.
     """
     try:
         outcome, weights = _runner(job).train(trial, job.resources)
-        text = validated_outcome(outcome).dumps()
-    except Exception as error:  # a plugin may raise anything, in its module's body as well
-        return {"outcome": _failure(error).dumps()}
+        outcome = validated_outcome(outcome)
+        text = outcome.dumps()
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # a plugin may raise anything
+        return {"outcome": failure_of(error).dumps(), "failed": True}
     try:
         if weights:
             _keep(job, trial.number, weights)
     except OSError as error:
         return {"disk": f"the weights of trial {trial.number} cannot be written: {error.strerror or error}"}
-    return {"outcome": text}
+    return {"outcome": text, "failed": outcome.state is State.FAILED}
 
 
 def measure_on_test(
@@ -99,8 +210,8 @@ def train_trunk_part(part: str, seed: int, job: WorkerJob) -> dict[str, Any]:
     """``trunk``, a part of it as arrays and facts; or ``outcome``: why there is none (text)."""
     try:
         return {"trunk": _runner(job).train_trunk_part(part, seed, job.resources)}
-    except Exception as error:
-        return {"outcome": _failure(error).dumps()}
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        return {"outcome": failure_of(error).dumps()}
 
 
 def _runner(job: WorkerJob) -> TrialRunner:
@@ -109,6 +220,7 @@ def _runner(job: WorkerJob) -> TrialRunner:
     global _here
     key = (job.runner, job.packed, job.trunk)
     if _here is None or _here[0] != key:
+        _check_versions(job.versions, versions())
         trunk = {} if job.trunk is None else ray.get(job.trunk)
         _here = key, job.runner(ray.get(job.packed), trunk)
     return _here[1]
@@ -127,5 +239,12 @@ def _keep(job: WorkerJob, number: int, weights: Arrays) -> None:
     ray.get(ray.remote(write_arrays).options(num_cpus=0, scheduling_strategy=there).remote(path, weights))
 
 
-def _failure(error: Exception) -> Outcome:
-    return Outcome.failure(described(error), traceback.format_exc())
+def _check_versions(wanted: Mapping[str, str], own: Mapping[str, str]) -> None:
+    """Raise Refusal where this process has other versions than the driver."""
+    differing = [
+        f"{name} {own.get(name)}, not {version}"
+        for name, version in wanted.items()
+        if own.get(name) != version
+    ]
+    if differing:
+        raise Refusal(f"versions must be the same as where the search runs, got {'; '.join(differing)}")

@@ -5,16 +5,16 @@ Ray takes a second to import, so the classes are made when they are needed.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from routesearch.errors import RunFailed, headline
-from routesearch.results.record import Outcome
+from routesearch.search.bridge import Abort, Bridge
 from routesearch.search.dispatcher import Dispatcher
-from routesearch.search.ray_cluster import environment
-from routesearch.search.ray_tasks import pack_trial, trainable
+from routesearch.search.ray_cluster import RayLost, environment
+from routesearch.search.ray_tasks import trial_worker, why_it_ended
 from routesearch.search.ray_workers import Workers
 
 _TUNE = {
@@ -28,71 +28,6 @@ _TUNE = {
 }
 
 
-class Abort(BaseException):
-    """Ends Tune's loop at once. Tune swallows every Exception of a searcher, hence a BaseException."""
-
-    def __init__(self, reason: Exception) -> None:
-        super().__init__(str(reason))
-        self.reason = reason
-
-
-class Bridge:
-    """What Tune's searcher and callback share.
-
-    Args:
-        dispatcher: decides.
-        capacity: how many trials can run at once, as the cluster stands now.
-        check: called in every turn of Tune's loop; may raise to end it.
-    """
-
-    def __init__(
-        self, dispatcher: Dispatcher, capacity: Callable[[], int], check: Callable[[], None]
-    ) -> None:
-        self.dispatcher = dispatcher
-        self.capacity = capacity
-        self.check = check
-        self.numbers: dict[str, int] = {}  # Tune's trial id -> our number, while it runs
-        self.trials: dict[str, Any] = {}  # Tune's trials that run
-        self.seen = 0
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        self.check()
-        if self.dispatcher.running >= self.capacity():
-            return None
-        record = self._guard(self.dispatcher.next)
-        if record is None:
-            return "FINISHED" if self.dispatcher.done else None
-        self.numbers[trial_id] = record.number
-        return pack_trial(record)
-
-    def ended(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A trial's function returned."""
-        if "disk" in result:
-            raise Abort(RunFailed(f"{result['disk']}; finished trials are kept, run the search again later"))
-        if "outcome" in result and trial_id in self.numbers:
-            number, outcome = self.numbers.pop(trial_id), Outcome.loads(result["outcome"])
-            self._guard(lambda: self.dispatcher.ended(number, outcome))
-
-    def watch(self, trials: list[Any]) -> None:
-        """Find trials that Tune gave up without a result: the worker was killed, or would not start."""
-        for trial in trials[self.seen :]:
-            self.trials[trial.trial_id] = trial
-        self.seen = len(trials)
-        for trial_id, trial in list(self.trials.items()):
-            if not trial.is_finished():
-                continue
-            del self.trials[trial_id]
-            if (number := self.numbers.pop(trial_id, None)) is not None:
-                outcome = Outcome.failure(*_complaint(trial))
-                self._guard(lambda n=number, o=outcome: self.dispatcher.ended(n, o))  # type: ignore[misc]
-
-    def _guard(self, act: Callable[[], Any]) -> Any:
-        try:
-            return act()
-        except Exception as error:
-            raise Abort(error) from None
-
-
 def make_searcher(bridge: Bridge) -> Any:
     """A ``ray.tune`` searcher; nothing of it is saved, since a search goes on from the journal."""
     from ray.tune.search import Searcher
@@ -104,7 +39,7 @@ def make_searcher(bridge: Bridge) -> Any:
         def on_trial_complete(
             self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
         ) -> None:
-            bridge.ended(trial_id, result or {})
+            pass  # the callback hears of results, also of those that do not end a trial of Tune's
 
         def save(self, checkpoint_path: str) -> None:
             Path(checkpoint_path).touch()
@@ -126,62 +61,121 @@ def make_callback(bridge: Bridge) -> Any:
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             bridge.watch(trials)
 
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            trial.run_metadata.last_result = {}  # Tune keeps its trials for ever, and the curve is in here
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            bridge.started(trial.trial_id)
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            bridge.heard(trial.trial_id, result)
+            result.pop("outcome", None)  # Tune keeps its trials for ever, and the curve is in here
 
     return Watcher()
 
 
-def _complaint(trial: Any) -> tuple[str, str | None]:
-    """Why Tune ended a trial: reason and the whole text."""
+@contextlib.contextmanager
+def _supervised() -> Iterator[None]:
+    """Have Tune take every error of Ray's for the death of a worker, and leave no worker behind.
+
+    Tune's loop ends by an error that it does not expect, with all trials that run: that of Ray's memory
+    monitor, or an answer that cannot be unpickled. And where it is ended from outside it leaves its
+    workers and what it reserved for them.
+    """
+    from ray.air.execution._internal import RayActorManager
+    from ray.exceptions import RayActorError, RayTaskError
+    from ray.tune.execution import tune_controller
+
+    made: list[Any] = []
+
+    class ActorManager(RayActorManager):  # type: ignore[misc, unused-ignore]
+        def __init__(self, resource_manager: Any) -> None:
+            super().__init__(resource_manager)
+            made.append(self)
+
+        def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+            if not isinstance(exception, RayActorError | RayTaskError):
+                exception = RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
+            super()._actor_task_failed(tracked_actor_task, exception)
+
+    before = vars(tune_controller)["RayActorManager"]
+    vars(tune_controller)["RayActorManager"] = ActorManager
     try:
-        text = re.sub(r"\x1b\[[0-9;]*m", "", Path(trial.error_file).read_text())
-    except (OSError, TypeError):
-        return "the worker was lost", None
-    lines = [line for line in text.splitlines()[1:] if line.strip()] or ["no reason given"]
-    died = next((line for line in lines if line.startswith("The actor is dead because ")), None)
-    if died is not None:
-        reason = died.removeprefix("The actor is dead because ").partition(" Some common causes")[0]
-    elif "Traceback" in text or lines[0].startswith("ray::"):  # the error is the last line at the margin
-        reason = next(line for line in reversed(lines) if not line[0].isspace())
-    else:
-        reason = lines[0]
-    return f"the worker was lost: {reason.strip()}", text
+        yield
+    except Abort as abort:
+        if not isinstance(abort.reason, RayLost):  # nobody is there to be asked
+            _clean_up(made)
+        raise
+    except BaseException:
+        _clean_up(made)
+        raise
+    finally:
+        vars(tune_controller)["RayActorManager"] = before
 
 
-def run_trials(dispatcher: Dispatcher, workers: Workers, scratch: Path) -> None:
+def _clean_up(managers: list[Any]) -> None:
+    for manager in list(managers):
+        with contextlib.suppress(Exception):
+            manager.cleanup()
+
+
+def run_trials(
+    dispatcher: Dispatcher, workers: Workers, scratch: Path, trial_time: float | None = None
+) -> None:
     """Have Tune run trials until the dispatcher has no more.
 
     Args:
         scratch: a folder for what Tune writes.
+        trial_time: seconds that a trial may take.
 
     Raises:
-        RunFailed: Ray was lost, or what a trial left cannot be kept.
+        RunFailed: Ray was lost, no worker can be set up, or what a trial left cannot be kept.
     """
+    import ray
     from ray import exceptions, tune
 
-    bridge = Bridge(dispatcher, workers.capacity, workers.check)
+    def kill(trial: Any) -> None:
+        actor = trial.temporary_state.ray_actor
+        if actor is not None:
+            ray.kill(actor)
+
+    bridge = Bridge(
+        dispatcher,
+        workers.capacity,
+        workers.check,
+        trial_time=trial_time,
+        kill=kill,
+        ask_why=lambda worker: why_it_ended(worker, workers.job),
+    )
     resources = {"cpu": workers.job.resources.cpu, "gpu": workers.job.resources.gpu}
     with environment(_TUNE):
         try:
             # tune.run, not Tuner: a Tuner pickles its searcher and callbacks to resume from, and ours
             # hold the journal.
-            tune.run(
-                tune.with_resources(tune.with_parameters(trainable, job=workers.job), resources),
-                name="search",
-                search_alg=make_searcher(bridge),
-                num_samples=-1,
-                callbacks=[make_callback(bridge)],
-                reuse_actors=True,  # a fresh worker costs seconds: it imports torch
-                storage_path=str(scratch),
-                trial_name_creator=lambda trial: trial.trial_id,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-                raise_on_failed_trial=False,
-                verbose=0,
-            )
+            with _supervised():
+                tune.run(
+                    tune.with_resources(tune.with_parameters(trial_worker(), job=workers.job), resources),
+                    name="search",
+                    search_alg=make_searcher(bridge),
+                    num_samples=-1,
+                    callbacks=[make_callback(bridge)],
+                    reuse_actors=True,  # a fresh worker costs seconds: it imports torch
+                    storage_path=str(scratch),
+                    trial_name_creator=lambda trial: trial.trial_id,
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                    raise_on_failed_trial=False,
+                    verbose=0,
+                )
         except Abort as abort:
+            if abort.reason is None:
+                return
+            if not isinstance(abort.reason, RayLost):
+                with contextlib.suppress(RunFailed):  # a full disk is told once
+                    dispatcher.leave()
             raise abort.reason from abort.reason.__cause__
-        except (tune.TuneError, exceptions.RayError) as error:
+        except KeyboardInterrupt:
+            dispatcher.leave()
+            raise
+        except (tune.TuneError, exceptions.RayError, RuntimeError) as error:
             raise RunFailed(
                 f"Ray Tune ended the search: {headline(error)}; run it again to continue"
             ) from error

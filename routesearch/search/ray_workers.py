@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,19 @@ class Workers:
         self.job = WorkerJob(runner, ray.put(packed), None, task.dir, node, resources)
         self.capacity = Capacity(resources)
         self.check = check
+        self._sent: set[Any] = set()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End what was sent and is not answered: in a process that keeps its own Ray it would go on."""
+        import ray
+
+        for handle in self._sent:
+            with contextlib.suppress(ray.exceptions.RayError, ValueError):
+                ray.cancel(handle, force=True)
+        self._sent.clear()
 
     def share_trunk(self, parts: Any) -> None:
         """Give the parts of the trunk to all that is sent from now on."""
@@ -65,7 +79,9 @@ class Workers:
         remote = ray.remote(function).options(
             num_cpus=resources.cpu, num_gpus=resources.gpu, max_retries=retries
         )
-        return remote.remote(*arguments, self.job)
+        handle = remote.remote(*arguments, self.job)
+        self._sent.add(handle)
+        return handle
 
     def finished(self, handles: Collection[Any]) -> list[Any]:
         """One of ``handles`` whose answer is there, or none after a short wait."""
@@ -84,6 +100,7 @@ class Workers:
 
         while not self.finished([handle]):
             pass
+        self._sent.discard(handle)
         try:
             return ray.get(handle)
         except ray.exceptions.RayTaskError as error:

@@ -11,11 +11,15 @@ from routesearch.results.journal import ASKED, Journal
 from routesearch.results.reader import StudyResults, read_record
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search.observations import budget_violation
-from routesearch.search.optuna_studies import OptunaStudies
+from routesearch.search.optuna_studies import BEGUN, OptunaStudies
 from routesearch.search.trials import Trials
 
 if TYPE_CHECKING:
     from routesearch.task.resolve import Task
+
+MAX_ADOPTED = 2
+"""How often a trial is run again that was running when its search died; a search that was interrupted or
+ended by itself does not count."""
 
 log = logging.getLogger("routesearch")
 
@@ -64,7 +68,8 @@ def recover(journal: Journal, task: Task) -> None:
     """Finish what a crash left half done.
 
     Outcomes that Optuna has not got are reported, proposals that never got a number are closed. A trial that
-    was running stays so, to be run again, unless its method left the study or the budget now excludes it.
+    was running stays so, to be run again, unless its method left the study, the budget now excludes it, or
+    it was cut off so often that it may be why.
 
     Args:
         journal: opened for writing.
@@ -79,14 +84,16 @@ def recover(journal: Journal, task: Task) -> None:
         record = read_record(trial)
         if record.outcome is not None:
             studies.tell(record, name, trial._trial_id)
-        elif (outcome := _ended(record, task)) is not None:
+        elif (outcome := _ended(record, task, trial.user_attrs.get(BEGUN, 1))) is not None:
             studies.finish(record.with_outcome(outcome), name, trial._trial_id)
 
 
-def _ended(record: TrialRecord, task: Task) -> Outcome | None:
+def _ended(record: TrialRecord, task: Task, begun: int) -> Outcome | None:
     """The outcome of an interrupted trial that is not to be run again; None where it is."""
     if record.method not in task.spaces:
         gone = f"interrupted, and its method {record.method} is no longer in the study"
         return Outcome.failure(gone)
+    if begun > max(MAX_ADOPTED, task.config.resources.retries):
+        return Outcome.failure(f"interrupted {begun} times while it ran; the search may have died of it")
     reason = budget_violation(record.bounds, task.budget)
     return None if reason is None else Outcome(State.REFUSED, reason=reason)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Sequence
 
 import torch
 
 from routesearch.data.base import Data
-from routesearch.errors import described
 from routesearch.evaluation.latency import MAX_TIMED, time_network, time_points
 from routesearch.evaluation.measure import measure
 from routesearch.methods.base import Knob, RoutedNet, Trunk
 from routesearch.results.points import OperatingPoint, thin
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
+from routesearch.search.worker import failure_of
 from routesearch.task.resolve import Task
 from routesearch.training.loop import fit, to_device
 from routesearch.training.state_arrays import as_tensors, to_arrays
@@ -49,8 +48,8 @@ def run_trial(
         )
         outcome.dumps()  # a knob that is no JSON value fails its trial here, not the worker that stores it
         return outcome, to_arrays(net)
-    except Exception as error:  # MemoryError and torch's out-of-memory errors are Exceptions too
-        return Outcome.failure(described(error), traceback.format_exc(), time.monotonic() - started), {}
+    except (Exception, SystemExit) as error:  # a plugin may raise anything
+        return failure_of(error, time.monotonic() - started), {}
 
 
 def measure_on(

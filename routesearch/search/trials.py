@@ -19,14 +19,14 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 from pydantic import ValidationError
 
-from routesearch.errors import Refusal
+from routesearch.errors import Refusal, shortened
 from routesearch.results.journal import ASKED, Journal
 from routesearch.results.measurements import with_test_results, with_timings
 from routesearch.results.points import Interval, OperatingPoint, Point, front, undominated
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.search.observations import budget_violation, sampler_params
-from routesearch.search.optuna_studies import OptunaStudies
+from routesearch.search.optuna_studies import BEGUN, OptunaStudies
 from routesearch.search.sampler import derive, make_sampler
 from routesearch.space.space import SearchSpace
 
@@ -48,12 +48,14 @@ class _Row:
     Attributes:
         record: without its outcome.
         optuna_study, trial_id: where it is stored: name of the Optuna study, id of the Optuna trial.
+        begun: how often it was begun (:data:`BEGUN`).
     """
 
     record: TrialRecord
     state: State
     optuna_study: str
     trial_id: int
+    begun: int = 1
 
 
 class _Drawn(NamedTuple):
@@ -82,6 +84,7 @@ class Trials:
         candidates: points one of which is the best within the budget, whatever that is (:func:`undominated`).
         counts: trials in each state.
         proven: methods of which a trial has finished.
+        longest: seconds of the longest trial so far.
     """
 
     def __init__(self, journal: Journal, task: Task, stored: Sequence[TrialRecord]) -> None:
@@ -91,13 +94,14 @@ class Trials:
         self.candidates: list[Point] = []
         self.counts: Counter[State] = Counter()
         self.proven: set[str] = set()
+        self.longest = max((r.outcome.seconds for r in stored if r.outcome is not None), default=0.0)
         self._rows: dict[int, _Row] = {}
         self._load: Counter[str] = Counter()  # trials of a method that are spent or running
         self._trained: Counter[tuple[str, str]] = Counter()  # (method, config) of these
         self._repeats: Counter[str] = Counter()  # method -> trials in a row that repeated a config
         self._studies = OptunaStudies(journal, task)
         places = {
-            trial.user_attrs[ASKED]["number"]: (name, trial._trial_id)
+            trial.user_attrs[ASKED]["number"]: (name, trial._trial_id, trial.user_attrs.get(BEGUN, 1))
             for name, trial in journal.trials()
             if ASKED in trial.user_attrs
         }
@@ -122,6 +126,23 @@ class Trials:
     def interrupted(self) -> list[TrialRecord]:
         """Trials that are running, by number: at the start, those that a crash cut off."""
         return [row.record for _, row in sorted(self._rows.items()) if row.state is State.RUNNING]
+
+    def begun(self, number: int) -> int:
+        """How often a trial was begun, over all runs, and neither ended nor was interrupted on purpose."""
+        return self._rows[number].begun
+
+    def begin(self, number: int) -> None:
+        """Count that a trial is begun once more; on disk when this returns."""
+        self._set_begun(number, +1)
+
+    def give_back(self, number: int) -> None:
+        """Take back that a trial was begun: it is no fault of its own that it does not end."""
+        self._set_begun(number, -1)
+
+    def _set_begun(self, number: int, by: int) -> None:
+        row = self._rows[number]
+        self._studies.set_begun(row.begun + by, row.optuna_study, row.trial_id)
+        row.begun += by
 
     def next_method(self, excluded: Iterable[str] = ()) -> str | None:
         """The method with the fewest trials spent or running, in the study's order; None without one."""
@@ -163,6 +184,7 @@ class Trials:
         if row.optuna_study != self._studies.current.get(record.method, row.optuna_study):
             self._studies.copy(record)
         self._add(record.points(self.task.budget))
+        self.longest = max(self.longest, outcome.seconds)
         return record
 
     def add_test_results(self, number: int, points: Iterable[OperatingPoint]) -> None:
@@ -189,8 +211,8 @@ class Trials:
         again = self._trained[record.method, _text(record.config)] > 0
         self._repeats[record.method] = self._repeats[record.method] + 1 if again else 0
 
-    def _enter(self, record: TrialRecord, optuna_study: str, trial_id: int) -> None:
-        row = _Row(record.without_outcome(), record.state, optuna_study, trial_id)
+    def _enter(self, record: TrialRecord, optuna_study: str, trial_id: int, begun: int = 1) -> None:
+        row = _Row(record.without_outcome(), record.state, optuna_study, trial_id, begun)
         self._rows[record.number] = row
         self._count(row, +1)
 
@@ -251,7 +273,7 @@ class Trials:
 
 
 def validated_outcome(outcome: Outcome) -> Outcome:
-    """The outcome, or a failure if its curve is none: empty, or with a number that is not finite."""
+    """The outcome, or a failure if its curve is none: empty, or with a number that cannot be."""
     if outcome.state not in (State.FINISHED, State.STOPPED):
         return outcome
     if not outcome.points:
@@ -259,7 +281,39 @@ def validated_outcome(outcome: Outcome) -> Outcome:
     for p in outcome.points:
         if not (math.isfinite(p.accuracy) and math.isfinite(p.macs)):
             return Outcome.failure(f"accuracy and MACs must be finite, got {p.accuracy} and {p.macs}")
+        if not (0 <= p.accuracy <= 1 and p.macs >= 0):
+            rule = "accuracy must be in [0, 1] and MACs must not be negative"
+            return Outcome.failure(f"{rule}, got {p.accuracy} and {p.macs}")
     return outcome
+
+
+def read_outcome(answer: object) -> Outcome:
+    """What a worker answered for a trial; a failure where that is no outcome, whatever it is."""
+    try:
+        if not isinstance(answer, str):
+            raise TypeError(f"it must be a text, got {type(answer).__name__}")
+        outcome = Outcome.loads(answer)
+        if not outcome.state.spends:
+            raise ValueError(f"a trial cannot end as {outcome.state}")
+        outcome = validated_outcome(outcome)
+        _check_types(outcome)
+    except Exception as error:  # of another version, or of code that does not know what it answers
+        return Outcome.failure(f"the worker's answer cannot be read: {shortened(error)}")
+    return outcome
+
+
+def _check_types(outcome: Outcome) -> None:
+    numbers = [outcome.params, outcome.training_macs, outcome.seconds]
+    for p in outcome.points:
+        numbers += [p.accuracy, p.macs, *p.route_share, *([] if p.latency is None else [p.latency])]
+        if not isinstance(p.knob, dict):
+            raise TypeError(f"a knob must be a mapping, got {type(p.knob).__name__}")
+    for number in numbers:
+        if not isinstance(number, int | float) or not 0 <= number < math.inf:
+            raise TypeError(f"a number must be finite and not negative, got {number!r}")
+    for text in (outcome.reason, outcome.traceback):
+        if not isinstance(text, str | None):
+            raise TypeError(f"a reason must be a text, got {type(text).__name__}")
 
 
 def _text(config: Mapping[str, Any]) -> str:

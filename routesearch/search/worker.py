@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import random
 import socket
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from routesearch.errors import Refusal, described, origin
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, TrialRecord
 from routesearch.results.timing import Timing
@@ -24,7 +27,9 @@ from routesearch.utils.arrays import Arrays, Stored
 if TYPE_CHECKING:
     import torch
 
+    from routesearch.data.base import Shape
     from routesearch.methods.base import Trunk
+    from routesearch.study.config import StudyConfig
     from routesearch.task.resolve import Task
 
 
@@ -48,6 +53,9 @@ class TrialRunner(ABC):
         trunk: part -> what :meth:`train_trunk_part` made of it, as it is stored; empty where no method needs
             one, and for :meth:`train_trunk_part` itself.
     """
+
+    missing: Mapping[str, str] = MappingProxyType({})
+    """Methods of the study that this process cannot run, each with the reason."""
 
     @abstractmethod
     def __init__(self, packed: Any, trunk: Mapping[str, Stored]) -> None: ...
@@ -105,10 +113,9 @@ class NetworkRunner(TrialRunner):
 
     def __init__(self, packed: Any, trunk: Mapping[str, Stored]) -> None:
         from routesearch.data.base import Data
-        from routesearch.task.resolve import resolve
 
         self.data = Data.from_numpy(packed["data"])
-        self.task = resolve(packed["config"], packed["facts"])
+        self.task, self.missing = _resolve(packed["config"], packed["facts"], packed["code"])
         self.weights = packed["weights"]
         self.trunk = _trunk(trunk) if trunk else None
 
@@ -116,7 +123,8 @@ class NetworkRunner(TrialRunner):
     def pack(cls, task: Task) -> Any:
         weights = None if task.weights is None else {name: t.numpy() for name, t in task.weights.items()}
         facts = task.shape, task.classes
-        return {"config": task.config, "facts": facts, "data": task.data.to_numpy(), "weights": weights}
+        data = task.data.to_numpy()
+        return {"config": task.config, "facts": facts, "code": task.code(), "data": data, "weights": weights}
 
     def train(self, trial: TrialRecord, resources: WorkerResources) -> tuple[Outcome, Arrays]:
         from routesearch.search.trial_network import run_trial
@@ -170,6 +178,76 @@ class NetworkRunner(TrialRunner):
         (Confusion if part == CONFUSION else TrainedTrunk).unpack(*stored)
 
 
+def _resolve(
+    config: StudyConfig, facts: tuple[Shape, tuple[str, ...]], code: Mapping[str, str]
+) -> tuple[Task, Mapping[str, str]]:
+    """The study as this process can run it, and the methods that it cannot run, each with the reason.
+
+    Args:
+        code: what the parts of the study are known by where the search runs.
+
+    Raises:
+        Refusal: it can run none.
+        Exception: what plugins raise.
+    """
+    from routesearch.task.resolve import resolve
+
+    missing: dict[str, str] = {}
+    try:
+        task = resolve(config, facts)
+    except Exception:  # a plugin's own code may raise anything
+        missing = _unresolved(config, facts)
+        if len(missing) == len(config.methods):
+            raise
+        task = resolve(_without(config, missing), facts)
+    for part, own in task.code().items():
+        if own == code[part]:
+            continue
+        differs = f"the code of {part} must be {code[part]} as where the search runs, got {own}"
+        kind, _, name = part.partition(" ")
+        if kind != "method":
+            raise Refusal(differs)
+        missing[name] = differs
+    return task, missing
+
+
+def _unresolved(config: StudyConfig, facts: tuple[Shape, tuple[str, ...]]) -> dict[str, str]:
+    """The methods that cannot be used, each looked up by itself, with the reason."""
+    from routesearch.task.resolve import resolve
+
+    found: dict[str, str] = {}
+    for name in config.methods:
+        others = [other for other in config.methods if other != name]
+        try:
+            resolve(_without(config, others), facts)
+        except Refusal as refusal:
+            found[name] = str(refusal)
+        except Exception as error:
+            found[name] = described(error)
+    return found
+
+
+def _without(config: StudyConfig, methods: Collection[str]) -> StudyConfig:
+    """A study without some methods, and without the plugins' files that are not here."""
+    kept = {name: fields for name, fields in config.methods.items() if name not in methods}
+    files = [typed for typed, file in zip(config.plugins, config.plugin_files, strict=True) if file.is_file()]
+    return config.model_copy(update={"methods": kept, "plugins": files})
+
+
+def failure_of(error: BaseException, seconds: float = 0.0) -> Outcome:
+    """The failure of a trial that raised ``error``; called where it is handled."""
+    story, reason = traceback.format_exc(), described(error)
+    # MemoryError, torch's OutOfMemoryError for a GPU, and what torch raises where the CPU's memory ends
+    name = type(error).__name__
+    if name in ("MemoryError", "OutOfMemoryError") or "DefaultCPUAllocator: can't allocate" in reason:
+        reason = f"out of memory: {reason}"
+    elif isinstance(error, SystemExit):
+        reason = f"the process was asked to end: SystemExit: {error.code}{origin(error)}"
+    elif isinstance(error, KeyboardInterrupt):
+        reason = f"KeyboardInterrupt was raised{origin(error)}"
+    return Outcome.failure(reason, story, seconds)
+
+
 def _trunk(stored: Mapping[str, Stored]) -> Trunk:
     """What methods start from, of the parts that the study has."""
     from routesearch.methods.base import Trunk
@@ -184,7 +262,10 @@ def _trunk(stored: Mapping[str, Stored]) -> Trunk:
 
 
 def _prepare(seed: int, resources: WorkerResources) -> torch.device:
-    """Leave nothing of the process's earlier trials: threads, random states, cached GPU memory.
+    """Leave nothing of the process's earlier trials: torch's settings, random states, cached GPU memory.
+
+    A plugin may set them on purpose, or by an oversight; they hold for its own trial. What it patched in
+    torch's modules stays.
 
     Raises:
         RuntimeError: for a GPU that was granted and is not there; never a silent fall back to the CPU.
@@ -192,6 +273,13 @@ def _prepare(seed: int, resources: WorkerResources) -> torch.device:
     import torch
 
     torch.set_num_threads(resources.threads)
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
+    torch.autograd.set_detect_anomaly(False)
+    torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.deterministic = torch.backends.cudnn.benchmark = False
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (a plugin may use the old interface)
     torch.manual_seed(seed)

@@ -142,6 +142,12 @@ class SearchConfig(Part):
 class ResourcesConfig(Part):
     cpu: float = Field(1, gt=0, description="cores of one trial; its torch threads")
     gpu: float = Field(0, ge=0, description="GPUs of one trial; a fraction shares one")
+    retries: int = Field(
+        2, ge=0, le=100, description="how often a trial is run again whose worker or machine died"
+    )
+    trial_time: Annotated[float | None, BeforeValidator(parse_time)] = Field(
+        None, description="of one trial (90s, 10m, 1.5h): one that takes longer fails; null: no limit"
+    )
 
 
 class StorageConfig(Part):

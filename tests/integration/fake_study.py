@@ -7,6 +7,7 @@ that ended and ``ended`` at the end. What goes wrong is one line on stderr. Impo
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -47,6 +48,8 @@ class FakeTask:
     budget: Any = 600.0
     cpu: float = 1
     gpu: float = 0
+    retries: int = 2
+    trial_time: float | None = None
     trouble: Mapping[str, str] = field(default_factory=dict)  # trial number -> what goes wrong in it
     batches: Sequence[int] = ()
     needs_trunk: bool = False
@@ -57,7 +60,10 @@ class FakeTask:
         self.budget = Budget(self.budget)
         self.spaces = {"one": SearchSpace(Config), "two": SearchSpace(Config)}
         search = SimpleNamespace(seed=0, sampler="tpe", trials=self.trials, time_limit=self.time_limit)
-        resources, latency = SimpleNamespace(cpu=self.cpu, gpu=self.gpu), SimpleNamespace(batch=self.batches)
+        resources = SimpleNamespace(
+            cpu=self.cpu, gpu=self.gpu, retries=self.retries, trial_time=self.trial_time
+        )
+        latency = SimpleNamespace(batch=self.batches)
         self.config = SimpleNamespace(search=search, resources=resources, latency=latency)
 
     def inputs(self) -> dict[str, Any]:
@@ -77,19 +83,51 @@ class FakeTask:
         return {part: self.dir / "trunks" / f"{part}.safetensors" for part, needed in parts.items() if needed}
 
 
+spoiled: list[int] = []
+"""Trials that failed in this process."""
+
+
+class Bomb:
+    """What cannot be unpickled."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+class Odd(Outcome):
+    """An outcome that is sent as something else."""
+
+    def dumps(self) -> Any:
+        return Bomb() if self.reason == "bomb" else "{"
+
+
 class FakeRunner(TrialRunner):
     def __init__(self, packed: Any, trunk: Mapping[str, Any]) -> None:
         self.task, self.trunk, self.made = packed["task"], trunk, time.time()
+        match self.task["trouble"].get("set-up"):
+            case "raise":
+                raise ModuleNotFoundError("No module named 'foo'")
+            case "exit":
+                sys.exit("not here")
+            case "missing":
+                self.missing = {"two": "plugin 'two.py': cannot be loaded"}
+            case "die":
+                os._exit(1)
+        if os.environ.get("FAKE_MACHINE") == "broken":
+            raise ModuleNotFoundError("No module named 'foo'")
         assert packed["array"].sum() == 45
 
     @classmethod
     def pack(cls, task: Any) -> Any:
-        return {"task": {"seconds": task.seconds, "trouble": task.trouble}, "array": np.arange(10)}
+        settings = {"seconds": task.seconds, "trouble": task.trouble, "once": str(task.dir / "once")}
+        return {"task": settings, "array": np.arange(10)}
 
     def train(self, trial: TrialRecord, resources: WorkerResources) -> tuple[Outcome, Mapping[str, Any]]:
+        assert not spoiled, "this process was used by a trial that failed"
         time.sleep(self.task["seconds"])
         match self.task["trouble"].get(str(trial.number)):
             case "raise":
+                spoiled.append(trial.number)
                 raise ValueError("the method\nis broken")
             case "nan":
                 return Outcome(State.FINISHED, (OperatingPoint({}, float("nan"), 1.0),)), {}
@@ -97,6 +135,23 @@ class FakeRunner(TrialRunner):
                 os.kill(os.getpid(), signal.SIGKILL)
             case "exit":
                 sys.exit(3)
+            case "leave":
+                os._exit(3)
+            case "crash":
+                ctypes.string_at(0)
+            case "hang":
+                time.sleep(3600)
+            case "eat":
+                eaten = [bytearray(os.urandom(1 << 20) * 64) for _ in range(40)]  # 2.5 GiB
+                time.sleep(20)
+                del eaten
+            case "kill once" if not (once := Path(self.task["once"])).exists():
+                once.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "garbage" | "bomb" as answer:
+                return Odd(State.FINISHED, (OperatingPoint({}, 0.5, 1.0),), reason=answer), {}
+            case "worthless":
+                return Outcome(State.FINISHED, (OperatingPoint({}, 17.0, 1.0),)), {}
         x = trial.config["x"]
         points = (
             OperatingPoint({"t": 1}, 0.5 + x / 3, 900 * x + 10),

@@ -64,21 +64,80 @@ def search(fake: ModuleType) -> Callable[..., Heard]:
 def test_what_goes_wrong_in_a_trial_is_its_record_and_the_search_goes_on(
     search: Callable[..., Heard], fake: ModuleType, tmp_path: Path
 ) -> None:
-    trouble = {"0": "raise", "1": "kill", "2": "nan", "3": "exit", "4": "measure", "6": "raise"}
-    heard = search(tmp_path, trials=9, budget=None, trouble=trouble)
+    troubles = [
+        "raise",
+        "kill",
+        "nan",
+        "exit",
+        "measure",
+        "leave",
+        "raise",
+        "crash",
+        "hang",
+        "worthless",
+        "garbage",
+        "bomb",
+    ]
+    trouble = {str(number): what for number, what in enumerate(troubles)}
+    heard = search(tmp_path, trials=14, budget=None, trouble=trouble, retries=0, trial_time=4.0)
     assert heard.ended
-    assert len(heard.trials) == 9
+    assert len(heard.trials) == 14
     kept = fake.read(tmp_path)
-    assert [r.number for r in kept if r.state is State.FAILED] == [0, 1, 2, 3, 6]
+    assert [r.number for r in kept if r.state is not State.FAILED] == [4, 12, 13]
     reasons = [r.outcome.reason or "" for r in kept if r.outcome is not None]
     assert re.fullmatch(r"ValueError: the method is broken \(fake_study\.py:\d+\)", reasons[0] or "")
-    assert reasons[1].startswith("the worker was lost: its worker process has died.")
+    lost = "the worker was lost: the process"
+    assert reasons[1] == f"{lost} was killed from outside, perhaps by the system for want of memory"
     assert reasons[2] == "accuracy and MACs must be finite, got nan and 1.0"
-    assert reasons[3].startswith("the worker was lost: ")
+    assert re.fullmatch(r"the process was asked to end: SystemExit: 3 \(fake_study\.py:\d+\)", reasons[3])
+    assert re.fullmatch(rf"{lost} called os\._exit\(3\) \(fake_study\.py:\d+\)", reasons[5])
+    assert re.fullmatch(rf"{lost} crashed: Segmentation fault \(fake_study\.py:\d+\)", reasons[7])
+    assert reasons[8] == "took longer than resources.trial_time = 4s"
+    assert reasons[9] == "accuracy must be in [0, 1] and MACs must not be negative, got 17.0 and 1.0"
+    assert reasons[10].startswith("the worker's answer cannot be read: JSONDecodeError: ")
+    assert "invalid literal for int() with base 10: 'no number'" in reasons[11]
+    assert not any("process was used by a trial" in reason for reason in reasons)
     assert kept[0].outcome is not None
     assert 'raise ValueError("the method\\nis broken")' in str(kept[0].outcome.traceback)
     with Journal.open_for_reading(tmp_path) as journal:
         assert 4 not in read_test_results(journal.facts())  # its measurement failed, and will be tried again
+
+
+def test_a_worker_that_dies_repeats_its_trial(
+    search: Callable[..., Heard], fake: ModuleType, tmp_path: Path
+) -> None:
+    assert search(tmp_path, trials=3, budget=None, trouble={"1": "kill once"}).ended
+    assert (tmp_path / "once").exists()
+    assert [(r.number, r.state) for r in fake.read(tmp_path)] == [(n, State.FINISHED) for n in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        ("raise", r"[^\n]+: ModuleNotFoundError: No module named 'foo' \(fake_study\.py:\d+\)"),
+        ("exit", r"[^\n]+: SystemExit: not here \(fake_study\.py:\d+\)"),
+        ("die", r"3 in a row died at that: the worker was lost: [^\n]+"),
+    ],
+)
+def test_workers_that_cannot_be_set_up_end_the_search_and_spend_nothing(
+    search: Callable[..., Heard], fake: ModuleType, tmp_path: Path, trouble: str, told: str
+) -> None:
+    """In a process that keeps its Ray nothing of that search is left in the way of the next one."""
+    after = "nothing was spent, run the search again after a fix"
+    with pytest.raises(RunFailed, match=rf"^no worker can be set up: {told}; {after}$"):
+        search(tmp_path, trials=3, budget=None, trouble={"set-up": trouble})
+    assert {r.state for r in fake.read(tmp_path)} == {State.RUNNING}
+    assert search(tmp_path, trials=3, budget=None).ended
+    assert [(r.number, r.state) for r in fake.read(tmp_path)] == [(n, State.FINISHED) for n in range(3)]
+
+
+def test_a_method_that_workers_lack_fails_no_trial(
+    search: Callable[..., Heard], fake: ModuleType, tmp_path: Path
+) -> None:
+    assert search(tmp_path, trials=4, budget=None, trouble={"set-up": "missing"}).ended
+    kept = [(r.method, r.state) for r in fake.read(tmp_path)]
+    assert kept.count(("one", State.FINISHED)) == 4
+    assert set(kept) <= {("one", State.FINISHED), ("two", State.RUNNING)}
 
 
 def test_a_trunk_that_cannot_be_trained_ends_the_search(

@@ -34,7 +34,7 @@ TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY
 
 
 @contextmanager
-def ray_start(*arguments: str) -> Iterator[None]:
+def ray_start(*arguments: str, **environment: str) -> Iterator[None]:
     command = [
         str(RAY),
         "start",
@@ -45,7 +45,7 @@ def ray_start(*arguments: str) -> Iterator[None]:
     ]
     out = subprocess.PIPE
     process = subprocess.Popen(
-        command, env=os.environ | TOKEN, stdout=out, stderr=subprocess.STDOUT, text=True
+        command, env=os.environ | TOKEN | environment, stdout=out, stderr=subprocess.STDOUT, text=True
     )
     try:
         assert process.stdout is not None
@@ -105,6 +105,15 @@ def test_trials_share_a_gpu_by_fractions(cluster: str, tmp_path: Path, share: fl
     with Journal.open_for_reading(tmp_path) as journal:
         workers = {r.outcome.params for r in StudyResults(CONFIG, journal).records if r.outcome is not None}
     assert (len(workers) == 2) is together  # as many worker processes as trials at a time
+
+
+@pytest.mark.slow
+def test_a_machine_that_cannot_set_up_is_avoided(cluster: str, tmp_path: Path) -> None:
+    with ray_start(f"--address={cluster}", "--num-cpus=2", "--num-gpus=0", FAKE_MACHINE="broken"):
+        assert run(tmp_path, trials=8, seconds=0.5, budget=None, address=cluster) == (0, "")
+    with Journal.open_for_reading(tmp_path) as journal:
+        states = Counter(r.state for r in StudyResults(CONFIG, journal).records)
+    assert states == {State.FINISHED: 8}
 
 
 def test_more_than_the_largest_machine_has_is_refused(cluster: str, tmp_path: Path) -> None:

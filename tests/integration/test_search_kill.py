@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,9 +19,10 @@ import pytest
 from optuna.trial import TrialState
 
 from routesearch.errors import Refusal
-from routesearch.results.journal import META, Journal
+from routesearch.results.journal import ASKED, META, Journal
 from routesearch.results.measurements import read_test_results
 from routesearch.results.record import State
+from routesearch.search.optuna_studies import BEGUN
 from routesearch.search.trial_weights import read_weights
 
 SCRIPT = Path(__file__).with_name("fake_study.py")
@@ -193,6 +195,78 @@ def test_interrupted_leaves_a_study_that_goes_on(
     assert count(fake, folder)[State.FINISHED] == 4
     finished = {r.number: (r.config, r.seed) for r in fake.read(folder) if r.state is State.FINISHED}
     assert all(finished[r.number] == (r.config, r.seed) for r in cut)
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("raylet", "node manager (raylet)"),
+        pytest.param("gcs_server", "control store (GCS)", marks=pytest.mark.slow),
+    ],
+)
+def test_a_ray_that_dies_is_told_in_one_line_and_the_search_goes_on_later(
+    search: Callable[..., Search], fake: ModuleType, tmp_path: Path, part: str, name: str
+) -> None:
+    running = search(trials=6, seconds=1.0, budget=None)
+    running.wait_for(1)
+    os.kill(child_of(running.process.pid, part), signal.SIGKILL)
+    status, complaint = running.end()
+    assert status == 1
+    assert re.fullmatch(
+        rf"Ray died while the search ran: its {re.escape(name)} at [0-9.:]+ is gone; finished trials are"
+        r" kept, and the same command goes on from there\n",
+        complaint,
+    )
+    before = {r.number: r for r in fake.read(tmp_path / "study") if r.state is State.FINISHED}
+    assert before
+    assert search(trials=6, budget=None).end() == (0, "")
+    after = {r.number: r for r in fake.read(tmp_path / "study")}
+    assert Counter(r.state for r in after.values()) == {State.FINISHED: 6}
+    assert all(after[number] == record for number, record in before.items())
+
+
+def child_of(parent: int, name: str) -> int:
+    """The process of this name that another one started."""
+    for each in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, _, rest = each.read_text().partition(" (")
+        except OSError:
+            continue
+        called, _, facts = rest.rpartition(") ")
+        if called == name and int(facts.split()[1]) == parent:
+            return int(pid)
+    raise AssertionError(f"process {parent} has no child {name}")
+
+
+@pytest.mark.slow
+def test_a_trial_that_its_search_dies_of_again_and_again_fails(
+    search: Callable[..., Search], fake: ModuleType, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"trials": 3, "budget": None, "trouble": {"1": "hang"}}
+    for started in range(3):
+        running = search(**settings)
+        running.wait_for(2 if started == 0 else 0)
+        deadline = time.monotonic() + PATIENCE
+        while begun(tmp_path / "study").get(1, 1) < started + 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert running.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    assert search(**settings).end() == (0, "")
+    kept = {r.number: r for r in fake.read(tmp_path / "study")}
+    assert {number: r.state for number, r in kept.items()} == {
+        0: State.FINISHED,
+        1: State.FAILED,
+        2: State.FINISHED,
+    }
+    assert kept[1].outcome is not None
+    assert kept[1].outcome.reason == "interrupted 3 times while it ran; the search may have died of it"
+
+
+def begun(folder: Path) -> dict[int, int]:
+    """How often the trials in a journal were begun, where that is written down."""
+    with Journal.open_for_reading(folder) as journal:
+        attributes = [trial.user_attrs for _, trial in journal.trials()]
+    return {each[ASKED]["number"]: each[BEGUN] for each in attributes if BEGUN in each}
 
 
 def test_no_trial_starts_after_the_time_limit(

@@ -45,6 +45,7 @@ class FakeTask:
     )
     backbone_macs: float = 1000.0
     versions: Mapping[str, str] = field(default_factory=lambda: {"method wide": "core 1"})
+    retries: int = 2
 
     def __post_init__(self) -> None:
         if not isinstance(self.budget, Budget):
@@ -52,7 +53,8 @@ class FakeTask:
 
     @property
     def config(self) -> Any:
-        return SimpleNamespace(search=SimpleNamespace(seed=self.seed, sampler=self.sampler))
+        search = SimpleNamespace(seed=self.seed, sampler=self.sampler)
+        return SimpleNamespace(search=search, resources=SimpleNamespace(retries=self.retries))
 
     def inputs(self) -> dict[str, Any]:
         return {"shape": [1, 8, 8], "classes": ["a", "b"], "mean": [0.5], "std": [0.25]}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routesearch.errors import Refusal, RunFailed
+from routesearch.errors import Refusal
 from routesearch.results.journal import Journal
 from routesearch.results.points import Interval
 from routesearch.results.reader import StudyResults
@@ -21,7 +21,6 @@ from routesearch.search.dispatcher import MAX_FAILED, MAX_REFUSED, Dispatcher, S
 from routesearch.search.interrupt import Interrupts
 from routesearch.search.ray_cluster import Capacity, check_fits
 from routesearch.search.ray_tasks import pack_trial, unpack_trial
-from routesearch.search.ray_tune import Abort, Bridge
 from routesearch.search.resume import open_trials
 from routesearch.search.trial_weights import read_weights, weights_path
 from routesearch.search.worker import WorkerResources
@@ -276,19 +275,124 @@ def test_a_half_written_trunk_is_swept_away(start: Callable[..., Dispatcher], fo
     assert not draft.exists()
 
 
-# ---- the bridge to Tune ------------------------------------------------------------------------------
+# ---- trials whose worker or whose search died ----------------------------------------------------------
 
 
-class TuneTrial:
-    def __init__(self, trial_id: str, error_file: Path | None = None) -> None:
-        self.trial_id, self.error_file, self.finished = trial_id, error_file, False
+def test_a_trial_whose_worker_died_comes_again_first_and_fails_after_the_retries(
+    start: Callable[..., Dispatcher], outcome: Any
+) -> None:
+    dispatcher = start(3, retries=2)
+    first = dispatcher.next()
+    other = dispatcher.next()
+    for _ in range(2):
+        dispatcher.lost(first.number, "the worker was lost")
+        assert dispatcher.running == 1
+        assert not dispatcher.done
+        assert dispatcher.next() == first
+    dispatcher.lost(first.number, "the worker was lost: it died")
+    failed = records(dispatcher)[first.number].outcome
+    assert failed.state is State.FAILED
+    assert failed.reason == (
+        "interrupted 3 times while it ran, the last time because the worker was lost: it died"
+    )
+    dispatcher.ended(other.number, outcome())
+    assert dispatcher.trials.spent == 2
 
-    def is_finished(self) -> bool:
-        return self.finished
+
+def test_without_retries_a_dead_worker_is_a_failure_at_once(start: Callable[..., Dispatcher]) -> None:
+    dispatcher = start(3, retries=0)
+    dispatcher.lost(dispatcher.next().number, "the worker was lost")
+    assert records(dispatcher)[0].outcome == Outcome.failure("the worker was lost")
 
 
-def bridge(dispatcher: Dispatcher, capacity: int = 2) -> Bridge:
-    return Bridge(dispatcher, lambda: capacity, lambda: None)
+def test_a_trial_that_was_running_when_its_search_died_three_times_fails(
+    start: Callable[..., Dispatcher], make_fake: Any
+) -> None:
+    """Not on the third time: the count is on disk before a trial is handed out."""
+    number = start(3).next().number
+    for _ in range(2):
+        assert start(3).next().number == number
+    last = start(3)
+    assert last.next().number != number
+    failed = records(last)[number].outcome
+    assert failed == Outcome.failure("interrupted 3 times while it ran; the search may have died of it")
+
+
+def test_a_search_that_is_interrupted_on_purpose_costs_its_trials_nothing(
+    start: Callable[..., Dispatcher],
+) -> None:
+    number = start(3).next().number
+    for _ in range(6):
+        dispatcher = start(3)
+        assert dispatcher.next().number == number
+        dispatcher.leave()
+        assert dispatcher.running == 0
+    assert start(3).next().number == number
+
+
+def test_a_trial_that_was_not_begun_costs_nothing(start: Callable[..., Dispatcher]) -> None:
+    dispatcher = start(3, retries=0)
+    number = dispatcher.next().number
+    for _ in range(4):
+        dispatcher.returned(number)
+        assert dispatcher.next().number == number
+    assert dispatcher.trials.spent == 0
+    assert dispatcher.trials.begun(number) == 1
+
+
+def test_a_method_that_no_worker_can_run_is_left_to_the_next_run(
+    start: Callable[..., Dispatcher], outcome: Any
+) -> None:
+    dispatcher = start(4)
+    first = dispatcher.next()
+    dispatcher.exclude(first.method, "host: no module named foo")
+    dispatcher.returned(first.number)
+    assert str(dispatcher.note).endswith("is excluded from this run: host: no module named foo")
+    assert len(finish(dispatcher, outcome)) == 4
+    kept = records(dispatcher)
+    assert {r.method for r in kept if r.state is State.FINISHED} == {"wide", "deep"} - {first.method}
+    assert [r.number for r in kept if r.state is State.RUNNING] == [first.number]
+    assert start(5).next() == first
+
+
+def test_trials_that_hang_do_not_keep_a_search_past_its_time_for_ever(
+    start: Callable[..., Dispatcher], outcome: Any
+) -> None:
+    clock = Clock()
+    dispatcher = start(9, clock=clock)
+    dispatcher.start(3600.0)
+    hung, slow = dispatcher.next(), dispatcher.next()
+    clock.now += 2 * 3600 - 1
+    assert dispatcher.done
+    assert not dispatcher.overdue
+    dispatcher.ended(slow.number, outcome())
+    clock.now += 2
+    assert dispatcher.overdue
+    dispatcher.cut(hung.number)
+    assert dispatcher.running == 0
+    assert dispatcher.done
+    again = start(9)
+    assert again.next() == hung
+    assert again.trials.begun(hung.number) == 2
+
+
+def test_a_short_time_limit_still_lets_long_trials_end(start: Callable[..., Dispatcher]) -> None:
+    clock = Clock()
+    dispatcher = start(9, clock=clock)
+    dispatcher.start(10.0)
+    dispatcher.trials.longest = 1000.0
+    dispatcher.next()
+    clock.now += 3000
+    assert not dispatcher.overdue
+    clock.now += 11
+    assert dispatcher.overdue
+    forever = start(9, clock=clock)
+    forever.next()
+    clock.now += 1e9
+    assert not forever.overdue
+
+
+# ---- machine and process -----------------------------------------------------------------------------
 
 
 def test_a_trial_travels_as_one_text() -> None:
@@ -299,101 +403,6 @@ def test_a_trial_travels_as_one_text() -> None:
     assert unpack_trial(pack_trial(TrialRecord(0, "m", {}, 1))).bounds is None
 
 
-def test_tune_gets_no_more_than_fits_and_then_the_end(start: Callable[..., Dispatcher], outcome: Any) -> None:
-    between = bridge(start(3))
-    assert isinstance(between.suggest("a"), dict)
-    assert isinstance(between.suggest("b"), dict)
-    assert between.suggest("c") is None
-    between.ended("a", {"outcome": outcome().dumps()})
-    assert isinstance(between.suggest("c"), dict)
-    between.ended("b", {"outcome": outcome().dumps()})
-    assert between.suggest("d") == "FINISHED"
-    assert between.dispatcher.trials.counts[State.FINISHED] == 2
-
-
-DIED = """Failure # 1 (occurred at noon)
-The actor died unexpectedly before finishing this task.
-\tpid: 7
-The actor is dead because its worker process has died. Exit type: X. Some common causes include: (1) ...
-"""
-RAISED = """Failure # 1 (occurred at noon)
-\x1b[36mray::F.train()\x1b[39m (pid=7)
-  File x
-ValueError: no
-   ^^
-"""
-STARVED = """Failure # 1 (occurred at noon)
-Task was killed due to the node running low on memory.
-Memory on the node was 1 GB
-"""
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (DIED, "the worker was lost: its worker process has died. Exit type: X."),
-        (RAISED, "the worker was lost: ValueError: no"),
-        (STARVED, "the worker was lost: Task was killed due to the node running low on memory."),
-        (None, "the worker was lost"),
-    ],
-)
-def test_a_lost_worker_is_a_failed_trial_with_rays_reason(
-    start: Callable[..., Dispatcher], tmp_path: Path, text: str | None, reason: str
-) -> None:
-    between = bridge(start(3))
-    between.suggest("a")
-    between.suggest("b")
-    file = tmp_path / "error.txt"
-    if text is not None:
-        file.write_text(text)
-    trials = [TuneTrial("a", file), TuneTrial("b")]
-    between.watch(trials)
-    trials[0].finished = True
-    between.watch(trials)
-    between.watch(trials)
-    assert between.dispatcher.trials.counts[State.FAILED] == 1
-    assert between.dispatcher.running == 1
-    outcome = records(between.dispatcher)[0].outcome
-    assert outcome is not None
-    assert outcome.reason == reason
-    assert outcome.traceback == (
-        None if text is None else text.replace("\x1b[36m", "").replace("\x1b[39m", "")
-    )
-
-
-def test_a_finished_trial_is_not_lost(start: Callable[..., Dispatcher], outcome: Any) -> None:
-    between = bridge(start(3))
-    between.suggest("a")
-    trial = TuneTrial("a")
-    between.watch([trial])
-    between.ended("a", {"outcome": outcome().dumps()})
-    trial.finished = True
-    between.watch([trial])
-    assert between.dispatcher.trials.counts[State.FAILED] == 0
-
-
-def test_a_full_disk_in_the_worker_or_the_driver_ends_tunes_loop(
-    start: Callable[..., Dispatcher], outcome: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    between = bridge(start(3))
-    between.suggest("a")
-    with pytest.raises(Abort) as stopped:
-        between.ended("a", {"disk": "the weights of trial 0 cannot be written: No space left on device"})
-    assert isinstance(stopped.value.reason, RunFailed)
-    assert [r.number for r in between.dispatcher.trials.interrupted()] == [0]
-
-    def full(*_: Any) -> None:
-        raise RunFailed("the journal cannot be written")
-
-    monkeypatch.setattr(between.dispatcher.trials, "finish", full)
-    with pytest.raises(Abort) as stopped:
-        between.ended("a", {"outcome": outcome().dumps()})
-    assert str(stopped.value.reason) == "the journal cannot be written"
-
-
-# ---- machine and process -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("cpu", "gpu", "fits"), [(1, 0, 6), (2, 0, 3), (3, 0, 1), (0.5, 0, 12), (1, 0.5, 2), (1, 1, 1), (5, 0, 0)]
 )
@@ -401,12 +410,13 @@ def test_capacity_is_what_fits_machine_by_machine(
     monkeypatch: pytest.MonkeyPatch, cpu: float, gpu: float, fits: int
 ) -> None:
     nodes = [
-        {"Alive": True, "Resources": {"CPU": 4.0}},
-        {"Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}},
-        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+        {"NodeID": "a", "Alive": True, "Resources": {"CPU": 4.0}},
+        {"NodeID": "b", "Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}},
+        {"NodeID": "c", "Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
     monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
     assert Capacity(WorkerResources(cpu, gpu))() == fits
+    assert (Capacity(WorkerResources(cpu, gpu)).nodes() == set()) is (fits == 0)
     if not fits:
         with pytest.raises(Refusal, match=r"got cpu=5, gpu=0; the largest here has 4 CPUs and 1 GPUs"):
             check_fits(WorkerResources(cpu, gpu))

@@ -133,6 +133,8 @@ FAILING = """
                 raise ValueError("first line\\n second line")
             if how == "memory":
                 raise MemoryError("no room for 9 GiB")
+            if how == "exit":
+                raise SystemExit(3)
             if how == "torch memory":
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
             if how == "recursion":
@@ -160,13 +162,14 @@ FAILING = """
 
 FAILURES = {
     "raise": "ValueError: first line second line",
-    "memory": "MemoryError: no room for 9 GiB",
-    "torch memory": "OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB",
+    "memory": "out of memory: MemoryError: no room for 9 GiB",
+    "torch memory": "out of memory: OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB",
     "recursion": "RecursionError: maximum recursion depth exceeded",
     "nan": "RunFailed: the loss must stay finite, got NaN or infinity in epoch 1",
     "nan logits": "RunFailed: failing: logits must be finite, got NaN or infinity at knob {}",
     "twice": "ValueError: every image must finish exactly once, got 120 finishes for 60",
     "at birth": "KeyError: 'no such layer'",
+    "exit": "the process was asked to end: SystemExit: 3 (failing.py:",
     "odd knob": "Refusal: failing: a knob must be made of JSON values: numbers, texts, lists; got",
 }
 
