@@ -15,7 +15,12 @@ from routesearch import __version__
 from routesearch.cli import catalogue, check, export, init, latency, models, new_plugin, plan, results, search
 from routesearch.cli.output import PROGRAM, answering, log, start_logging
 from routesearch.errors import Refusal, RouteSearchError
-from routesearch.utils.process_environment import print_anything, restart_in_utf8, sane_environment
+from routesearch.utils.process_environment import (
+    check_working_directory,
+    print_anything,
+    restart_in_utf8,
+    sane_environment,
+)
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -94,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     command = typer.main.get_command(app)
     try:
+        check_working_directory()
         status = command.main(arguments, prog_name=PROGRAM, standalone_mode=False)
         return status if isinstance(status, int) else DONE
     except (KeyboardInterrupt, typer.Abort):

@@ -14,7 +14,7 @@ import typer
 
 from routesearch.cli.output import Answer, tell_problems
 from routesearch.errors import Refusal
-from routesearch.utils.paths import escape
+from routesearch.utils.paths import check_utf8_folder, escape
 
 if TYPE_CHECKING:
     from routesearch.data.base import Dataset, Shape
@@ -66,6 +66,7 @@ def init(
     """Write a commented study file for your own images, with every default in it; nothing is overwritten."""
     from routesearch.study.config import USUAL_NAME
 
+    check_utf8_folder(folder, "a study")
     file = folder / USUAL_NAME
     if file.exists() or file.is_symlink():
         raise Refusal(f"init writes a new file, and {file} is already there")

@@ -23,6 +23,7 @@ from routesearch.export.trace import walk
 from routesearch.methods.base import Knob, RoutedNet
 from routesearch.saved import SavedModel
 from routesearch.utils.folders import check_replaceable, folder_draft
+from routesearch.utils.paths import check_utf8_folder
 
 log = logging.getLogger("routesearch")
 
@@ -68,6 +69,7 @@ def export_model(model: SavedModel, folder: Path | str, format: str = "onnx") ->
     engine, folder = check_engine(format), Path(folder)
     if model.device.type != "cpu":
         raise Refusal(f"a model must be on the CPU to be exported, got {model.device}")
+    check_utf8_folder(folder, "an export")
     card = model.card
     # Plain memory: what channels_last weights give would stand in the graphs as strides.
     net = copy.deepcopy(model.net).to(memory_format=torch.contiguous_format).eval()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from routesearch.errors import Refusal
 from routesearch.study.recipe import Recipe
-from routesearch.utils.paths import expand, is_utf8, located
+from routesearch.utils.paths import check_utf8_folder, expand, located
 from routesearch.utils.units import parse_latency, parse_macs, parse_time
 from routesearch.utils.validation import MAX_TEXT, Part, explain, nearest, parse_yaml, short
 
@@ -222,8 +221,7 @@ def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
         Refusal: one line with file, key, value and what would be right.
     """
     path = Path(path)
-    if not is_utf8(os.path.realpath(path)):
-        raise Refusal(f"{path}: a study must lie in a folder whose name is UTF-8, got {str(path)!a}")
+    check_utf8_folder(path, "a study")
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_TEXT + 1)  # what somebody names by mistake may be of any size

@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO
 
 from routesearch.errors import Refusal, RunFailed
@@ -43,8 +43,8 @@ def open_ui(uri: str, link: str, port: int | None, on_ready: Callable[[str], Non
         on_ready(f"{uri.rstrip('/')}/{link}")
         return
     port = _free(port)
-    with TemporaryFile("w+") as output:
-        server = _start(uri, port, output)
+    with TemporaryFile("w+", encoding="utf-8", errors="replace") as output, TemporaryDirectory() as empty:
+        server = _start(uri, port, output, empty)
         try:
             _wait(server, port, output)
             on_ready(f"http://{HOST}:{port}/{link}")
@@ -66,7 +66,7 @@ def _free(port: int | None) -> int:
     raise Refusal(f"port {port} is in use on {HOST}; pass another or omit --port")
 
 
-def _start(uri: str, port: int, output: IO[str]) -> subprocess.Popen[str]:
+def _start(uri: str, port: int, output: IO[str], empty: str) -> subprocess.Popen[str]:
     folder = artifact_folder(uri)
     # A closed terminal or a SIGKILL must leave no server behind.
     guard = Path(__file__).with_name("child_guard.py")
@@ -90,6 +90,7 @@ def _start(uri: str, port: int, output: IO[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
         env=quiet,
+        cwd=empty,  # uvicorn imports from the working directory before anything else
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,

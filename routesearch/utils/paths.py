@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from routesearch.errors import Refusal
+
 _VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)\})", re.ASCII)
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes; Linux takes no more
 
@@ -62,6 +64,17 @@ def is_utf8(path: str | Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def check_utf8_folder(folder: Path, what: str) -> None:
+    """Raise Refusal unless a folder, links followed, has a name in UTF-8.
+
+    Args:
+        what: that is to lie in it, for the refusal: "a study".
+    """
+    whole = os.path.realpath(folder)
+    if not is_utf8(whole):
+        raise Refusal(f"{what} must lie in a folder whose name is UTF-8, got {whole!a}")
 
 
 def located(path: str | Path, base: Path) -> Path:

@@ -141,6 +141,21 @@ def forget_working_directory() -> None:
             sys.path.remove(os.getcwd())  # noqa: PTH109
 
 
+def check_working_directory() -> None:
+    """Refuse to run in a folder that was deleted: libraries end the process there without a word of ours.
+
+    Raises:
+        Refusal: it is gone.
+    """
+    from routesearch.errors import Refusal
+
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError as error:
+        rule = "the working directory must be a folder that is there"
+        raise Refusal(f"{rule}, go to another: {error.strerror}") from None
+
+
 def restart_in_utf8() -> None:
     """Start this command again in Python's UTF-8 mode where the names of files could only be ASCII.
 
