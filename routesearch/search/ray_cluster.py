@@ -29,7 +29,7 @@ in the home folder, which may be read-only, and which changes how clusters start
 
 _SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """The longest name of a socket that Ray makes below its temporary folder."""
-_ROOM = 107 - len(_SOCKET)
+ROOM = 107 - len(_SOCKET)
 """Bytes of a folder's name at most: Linux takes 107 for a socket's."""
 
 _LAST_CALL = 10.0
@@ -68,7 +68,7 @@ def connect(address: str | None, cpu: float) -> Iterator[Path]:
         import ray  # some of the settings are read here
 
     if ray.is_initialized():
-        with _short_folder() as scratch:
+        with short_folder() as scratch:
             yield scratch
         return
     settings: dict[str, Any] = {
@@ -77,7 +77,7 @@ def connect(address: str | None, cpu: float) -> Iterator[Path]:
         "runtime_env": {"env_vars": WORKER_ENV | {"OMP_NUM_THREADS": str(threads(cpu))}},
     }
     with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(_short_folder())
+        scratch = stack.enter_context(short_folder())
         stack.enter_context(environment(_QUIET))
         for name in ("ray", "ray.tune"):
             stack.enter_context(_silent(logging.getLogger(name)))
@@ -134,12 +134,12 @@ def _check_address(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _short_folder() -> Iterator[Path]:
+def short_folder() -> Iterator[Path]:
     """A folder for Ray, short enough for its sockets; those of killed searches are removed."""
-    folder = _make_short_folder()
+    folder = _new_folder()
     try:
         with _held(folder / "lock"):
-            for old in folder.parent.glob(f"{_PREFIX}*"):  # ours is held
+            for old in folder.parent.glob(f"{PREFIX}*"):  # ours is held
                 with contextlib.suppress(OSError), _held(old / "lock"):
                     shutil.rmtree(old)
             yield folder
@@ -147,20 +147,20 @@ def _short_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-_PREFIX = f"routesearch-{os.getuid()}-"
+PREFIX = f"routesearch-{os.getuid()}-"
 
 
-def _make_short_folder() -> Path:
+def _new_folder() -> Path:
     """A new folder in the first place for temporary files that is short enough and can be written.
 
     Raises:
         Refusal: there is no such place.
     """
-    most = _ROOM - len(f"/{_PREFIX}12345678")
+    most = ROOM - len(f"/{PREFIX}12345678")
     for base in temporary_folders():
         if len(os.fsencode(base)) <= most and is_utf8(base):
             with contextlib.suppress(OSError):
-                return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+                return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     rule = f"Ray needs a folder for temporary files that can be written, with a name of {most} bytes at most"
     raise Refusal(f"{rule}: set TMPDIR, got {os.environ.get('TMPDIR', 'none')}")
 

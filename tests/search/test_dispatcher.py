@@ -439,11 +439,11 @@ def test_scratch_folders_of_killed_searches_are_removed_and_those_in_use_are_not
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(cluster, "_ROOM", 200)
+    monkeypatch.setattr(cluster, "ROOM", 200)
     dead = tmp_path / f"routesearch-{os.getuid()}-dead"
     dead.mkdir()
     (dead / "lock").touch()
-    with cluster._short_folder() as one, cluster._short_folder() as two:
+    with cluster.short_folder() as one, cluster.short_folder() as two:
         assert not dead.exists()
         assert one.is_dir()
         assert two.is_dir()
