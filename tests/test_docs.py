@@ -16,7 +16,7 @@ from routesearch.plugin import hookspecs
 from routesearch.plugin.loader import load_plugins
 from routesearch.study.config import load_study
 from routesearch.task.resolve import resolve
-from routesearch.testing import MethodContract, examine
+from routesearch.testing import BackboneContract, MethodContract, examine
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "plugins.md").read_text()
@@ -77,14 +77,26 @@ def test_the_guides_plugins_load_and_make_a_study_together(tmp_path: Path) -> No
     assert len(task.data.train) == 240
 
 
-def test_the_guides_test_file_passes(tmp_path: Path) -> None:
-    [code] = [code for code in blocks(GUIDE, "python") if "MethodContract" in code]
-    (tmp_path / "my_method.py").write_text(plugins(GUIDE)[0])
-    (tmp_path / "test_my_method.py").write_text(code)
+@pytest.mark.parametrize(
+    ("module", "contract"), [("my_method", "MethodContract"), ("stripes", "DatasetContract")]
+)
+def test_the_guides_test_files_pass(module: str, contract: str, tmp_path: Path) -> None:
+    [code] = [code for code in blocks(GUIDE, "python") if f"import {contract}" in code]
+    subject = next(each for each in plugins(GUIDE) if module == "my_method" or f'name = "{module}"' in each)
+    (tmp_path / f"{module}.py").write_text(subject)
+    (tmp_path / f"test_{module}.py").write_text(code)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir=."]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
+
+
+def test_the_guides_backbone_keeps_every_invariant(tmp_path: Path) -> None:
+    file = tmp_path / "plugin.py"
+    file.write_text(next(code for code in plugins(GUIDE) if 'name = "tiny"' in code))
+    backbone = load_plugins([file]).backbones.find("tiny")
+    verdicts = list(examine(type("Tried", (BackboneContract,), {"backbone": backbone})))
+    assert [(v.law, v.reason) for v in verdicts if v.state != "ok"] == []
 
 
 @pytest.mark.parametrize(("name", "options"), [("mixture", {"most_configs": 3}), ("slimmable", {})])

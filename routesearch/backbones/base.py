@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, final
 
 import torch
@@ -49,12 +49,15 @@ class Backbone(ABC):
 
     Attributes:
         name: what a study calls it.
+        contract: what the conformance tests have to know: declarations of
+            ``routesearch.testing.BackboneContract`` by name.
 
     Raises:
         Refusal: for images or widths that the architecture cannot take.
     """
 
     name: ClassVar[str]
+    contract: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, shape: tuple[int, int, int], classes: int, width: float = 1.0) -> None:
         if not 0 < width <= 16:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -83,6 +83,9 @@ class Pyramid8(Backbone):
     """
 
     name: ClassVar[str] = "pyramid8"
+    contract: ClassVar[Mapping[str, Any]] = {
+        "without_gradient": {r"units\.[135]\.norms\.0\.\w+": "the next column drops this scale"}
+    }
 
     def __len__(self) -> int:
         return len(COLUMNS)

@@ -9,8 +9,8 @@ Each comes with the ImageNet stem and, as ``*_cifar``, for small images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from routesearch.errors import Refusal
 from routesearch.routing.shapes import shapes_only
 
 STEM = 64
+
+PHOTOS = ((1, 33, 40),)
+"""Images that the conformance tests try where a stem halves them twice, and more."""
 
 
 class Sized(Backbone):
@@ -82,6 +85,7 @@ class ResNet101(Backbone):
     """33 bottleneck blocks behind ImageNet's stem, which takes images down to a quarter."""
 
     name: ClassVar[str] = "resnet101"
+    contract: ClassVar[Mapping[str, Any]] = {"width": 0.1, "shapes": PHOTOS}
     small: ClassVar[bool] = False
     groups: ClassVar[tuple[tuple[int, int], ...]] = ((64, 3), (128, 4), (256, 23), (512, 3))
     """Filters inside a block, a quarter of those it gives, and the number of blocks."""
@@ -124,6 +128,7 @@ class ResNet101Cifar(ResNet101):
     """33 bottleneck blocks behind a 3x3 stem for small images, as d-gate uses it."""
 
     name: ClassVar[str] = "resnet101_cifar"
+    contract: ClassVar[Mapping[str, Any]] = {"width": 0.1}
     small: ClassVar[bool] = True
 
 
@@ -164,6 +169,7 @@ class DenseNet201(Sized):
     """
 
     name: ClassVar[str] = "densenet201"
+    contract: ClassVar[Mapping[str, Any]] = {"width": 0.2, "shapes": PHOTOS, "narrows_at": (7, 20, 69)}
     small: ClassVar[bool] = False
     smallest: ClassVar[int] = 29
     blocks: ClassVar[tuple[int, ...]] = (6, 12, 48, 32)
@@ -223,6 +229,7 @@ class DenseNet201Cifar(DenseNet201):
     """98 dense layers and 3 transitions behind a 3x3 stem for small images, as d-gate uses it."""
 
     name: ClassVar[str] = "densenet201_cifar"
+    contract: ClassVar[Mapping[str, Any]] = {"width": 0.2, "narrows_at": (7, 20, 69)}
     small: ClassVar[bool] = True
     smallest: ClassVar[int] = 8
 
@@ -285,6 +292,7 @@ class VGG16(Chain):
     """13 convolutions of 3x3 and three linear layers for ImageNet's sizes."""
 
     name: ClassVar[str] = "vgg16"
+    contract: ClassVar[Mapping[str, Any]] = {"width": 0.1, "shapes": PHOTOS}
     smallest: ClassVar[int] = 32
     convs: ClassVar[tuple[Conv, ...]] = tuple(
         Conv(filters, pooled=last == count)
@@ -300,6 +308,7 @@ class VGG16Cifar(VGG16):
     """13 convolutions of 3x3 and three linear layers of 512 on the pooled last map, for small images."""
 
     name: ClassVar[str] = "vgg16_cifar"
+    contract: ClassVar[Mapping[str, Any]] = {"width": 0.1}
     smallest: ClassVar[int] = 1
     round_up: ClassVar[bool] = True
     grid: ClassVar[int] = 1
@@ -310,6 +319,7 @@ class AlexNet(Chain):
     """Five convolutions and three linear layers for ImageNet's sizes."""
 
     name: ClassVar[str] = "alexnet"
+    contract: ClassVar[Mapping[str, Any]] = {"width": 0.1, "shapes": ((1, 64, 72),)}
     smallest: ClassVar[int] = 63
     convs: ClassVar[tuple[Conv, ...]] = (
         Conv(64, 11, 4, 2, pooled=True),
@@ -327,6 +337,7 @@ class AlexNetCifar(AlexNet):
     """Five convolutions behind a 3x3 stem, and three linear layers of 256, for small images."""
 
     name: ClassVar[str] = "alexnet_cifar"
+    contract: ClassVar[Mapping[str, Any]] = {"width": 0.1}
     smallest: ClassVar[int] = 7
     convs: ClassVar[tuple[Conv, ...]] = (Conv(64), *AlexNet.convs[1:])
     grid: ClassVar[int] = 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -107,5 +108,6 @@ class WRN28x10(WideResNet):
     """WRN-28-10: 12 pre-activation blocks, ten times as wide as ResNet's."""
 
     name: ClassVar[str] = "wrn28_10"
+    contract: ClassVar[Mapping[str, Any]] = {"width": 0.05}
     layers: ClassVar[int] = 28
     widen: ClassVar[int] = 10

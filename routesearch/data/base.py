@@ -163,6 +163,8 @@ class Dataset(BaseModel, ABC):
     whereabouts: ClassVar[frozenset[str]] = frozenset()
     """Fields that say where the data are or how they are held, not what they are: free to change in a
     study that goes on."""
+    contract: ClassVar[Mapping[str, Any]] = {}
+    """What the conformance tests have to know: declarations of ``routesearch.testing.DatasetContract``."""
     later: ClassVar[frozenset[str]] = frozenset()
     """Fields that an earlier version had not. At their default they are no part of the settings, so that
     studies begun without them go on."""

@@ -1,9 +1,11 @@
-"""The conformance kit: invariants of every method and backbone, as tests to inherit (needs ``[test]``).
+"""The conformance kit: invariants of methods, backbones and data sets, as tests to inherit.
 
     from routesearch.testing import MethodContract
 
     class TestMine(MethodContract):
         method = MyMethod
+
+It needs pytest and hypothesis: ``pip install 'routesearch[test]'``.
 
 Also here: the toy backbones, images and trunk that they are tried on.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 from routesearch.testing.backbone import BackboneContract
 from routesearch.testing.contract import MethodContract
+from routesearch.testing.dataset import DatasetContract
 from routesearch.testing.toys import (
     CHAIN,
     RECIPE,
@@ -31,6 +34,7 @@ __all__ = [
     "RESIDUAL",
     "SCALES",
     "BackboneContract",
+    "DatasetContract",
     "MethodContract",
     "ToyChain",
     "ToyResidual",

@@ -17,10 +17,11 @@ from routesearch.errors import Refusal
 from routesearch.routing.cost import mult_adds
 from routesearch.routing.nested import Tensors, map_tensors, tensors
 from routesearch.routing.shapes import shapes_only
-from routesearch.testing.declarations import broken
+from routesearch.testing.declarations import broken, declare
 from routesearch.utils.machine import torch_threads
 
 CLASSES = 4
+DECLARATIONS = ("shapes", "width", "narrows", "narrows_at", "without_gradient")
 
 
 class BackboneContract:
@@ -28,6 +29,9 @@ class BackboneContract:
 
         class TestMine(BackboneContract):
             backbone = MyBackbone
+
+    Declarations that the backbone itself makes (``Backbone.contract``) are taken over, so that
+    ``routesearch check`` knows them too; those of the test class go first.
 
     Attributes:
         backbone: the class.
@@ -46,6 +50,10 @@ class BackboneContract:
     narrows: ClassVar[bool] = True
     narrows_at: ClassVar[Sequence[int] | None] = None
     without_gradient: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        declare(cls, vars(cls).get("backbone"), DECLARATIONS)
 
     @classmethod
     def arguments(cls, rule: Callable[..., None]) -> list[tuple[Any, ...]]:

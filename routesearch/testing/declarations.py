@@ -41,6 +41,21 @@ def broken(rule: str, got: str) -> AssertionError:
     return AssertionError(f"{rule}, got {got}")
 
 
+def declare(contract: type, owner: Any, known: Sequence[str]) -> None:
+    """Take over what a method, a backbone or a data set declares in its attribute ``contract``.
+
+    Args:
+        contract: the test class, whose own declarations go first.
+        owner: None where the class names none.
+    """
+    for name, value in getattr(owner, "contract", {}).items():
+        if name not in known:
+            rule = f"{owner.name}: contract may declare {', '.join(known)}"
+            raise TypeError(f"{rule}, got {name!r}")
+        if name not in vars(contract):
+            setattr(contract, name, staticmethod(value) if callable(value) else value)
+
+
 class Declared:
     """A method and its declarations; :class:`~routesearch.testing.MethodContract` says what each means."""
 
@@ -58,13 +73,7 @@ class Declared:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls._cases = None
-        method: Any = vars(cls).get("method")
-        for name, value in getattr(method, "contract", {}).items():
-            if name not in DECLARATIONS:
-                rule = f"{method.name}: contract may declare {', '.join(DECLARATIONS)}"
-                raise TypeError(f"{rule}, got {name!r}")
-            if name not in vars(cls):
-                setattr(cls, name, staticmethod(value) if callable(value) else value)
+        declare(cls, vars(cls).get("method"), DECLARATIONS)
 
     # ---- what is tried -----------------------------------------------------------------------------------
 

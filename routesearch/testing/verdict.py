@@ -11,6 +11,7 @@ import pytest
 from routesearch.errors import origin
 from routesearch.testing.backbone import BackboneContract
 from routesearch.testing.contract import MethodContract
+from routesearch.testing.dataset import DatasetContract
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Verdict:
         law: its test's name, without ``test_``.
         title: what it says.
         reason: why it is broken, or why it was not tried; empty where it holds.
-        tried: configs (or backbones) that it was tried on, up to the first that breaks it.
+        tried: configs (or backbones, or settings) that it was tried on, up to the first that breaks it.
     """
 
     law: str
@@ -31,7 +32,7 @@ class Verdict:
     tried: int = 0
 
 
-Contract = type[MethodContract] | type[BackboneContract]
+Contract = type[MethodContract] | type[BackboneContract] | type[DatasetContract]
 
 
 def examine(contract: Contract, only: Sequence[str] | None = None) -> Iterator[Verdict]:
@@ -50,7 +51,7 @@ def examine(contract: Contract, only: Sequence[str] | None = None) -> Iterator[V
 def invariants(contract: Contract) -> list[str]:
     """Names of the invariants, in the order in which they are written; a subclass's own come last."""
     kinds = contract.__mro__
-    whole = [kind for kind in kinds if issubclass(kind, MethodContract | BackboneContract)]
+    whole = [kind for kind in kinds if issubclass(kind, MethodContract | BackboneContract | DatasetContract)]
     parts = [kind for kind in kinds if kind not in whole]
     names = {name: None for kind in (*parts, *reversed(whole)) for name in vars(kind)}
     return [name.removeprefix("test_") for name in names if name.startswith("test_")]

@@ -33,11 +33,6 @@ from routesearch.plugin.loader import load_file
 from routesearch.testing import BackboneContract
 
 OWN = load_file(Path(__file__).parents[1] / "fixtures" / "own_backbone.py")
-PHOTOS = ((1, 33, 40),)
-"""Shapes for stems that halve an image twice, and more."""
-
-TRANSITIONS = (7, 20, 69)
-DROPPED = {r"units\.[135]\.norms\.0\.\w+": "the next column drops this scale"}
 
 
 class TestPocket(BackboneContract):
@@ -70,63 +65,47 @@ class TestResNet152(BackboneContract):
 
 class TestWRN28x10(BackboneContract):
     backbone = WRN28x10
-    width = 0.05
 
 
 class TestPyramid8(BackboneContract):
     backbone = Pyramid8
-    without_gradient = DROPPED
 
 
 class TestResNet101Cifar(BackboneContract):
     backbone = ResNet101Cifar
-    width = 0.1
 
 
 class TestDenseNet201Cifar(BackboneContract):
     backbone = DenseNet201Cifar
-    width = 0.2
-    narrows_at = TRANSITIONS
 
 
 class TestVGG16Cifar(BackboneContract):
     backbone = VGG16Cifar
-    width = 0.1
 
 
 @pytest.mark.slow
 class TestAlexNetCifar(BackboneContract):
     backbone = AlexNetCifar
-    width = 0.1
 
 
 @pytest.mark.slow
 class TestResNet101(BackboneContract):
     backbone = ResNet101
-    width = 0.1
-    shapes = PHOTOS
 
 
 @pytest.mark.slow
 class TestDenseNet201(BackboneContract):
     backbone = DenseNet201
-    width = 0.2
-    shapes = PHOTOS
-    narrows_at = TRANSITIONS
 
 
 @pytest.mark.slow
 class TestVGG16(BackboneContract):
     backbone = VGG16
-    width = 0.1
-    shapes = PHOTOS
 
 
 @pytest.mark.slow
 class TestAlexNet(BackboneContract):
     backbone = AlexNet
-    width = 0.1
-    shapes = ((1, 64, 72),)
 
 
 def held() -> Iterator[type[Backbone]]:

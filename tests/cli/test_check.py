@@ -113,17 +113,131 @@ def test_a_named_backbone_is_tried(run: Run, fixtures: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["skipnt"], "no method 'skipnt'; did you mean 'skipnet'?"),
+        (["skipnt"], "no method, backbone or data set 'skipnt'; did you mean 'skipnet'?"),
         (["static", "--backbone", "nine"], "no backbone 'nine'"),
         (["static", "--set", "depth=7"], "depth: 0.2 <= value <= 1.0 must hold, got 7"),
         (["static", "--set", "colour=7"], "unknown field 'colour'"),
         (["skipnet", "--backbone", "nin@0.1"], "skipnet: a backbone must have residual units to skip"),
+        (["skipnet@0.5"], "no method, backbone or data set 'skipnet@0.5'"),
+        (["nin", "--kind", "method"], "no method 'nin'"),
+        (["nin", "--kind", "network"], "--kind must be one of method, backbone, dataset, got 'network'"),
+        (["nin", "--backbone", "nin"], "--backbone is for methods, got nin, a backbone"),
+        (["nin", "--set", "depth=1"], "--set is for methods and data sets, got nin, a backbone"),
+        (["nin@99"], "0 < width <= 16 must hold"),
+        (["digits", "--backbone", "nin"], "--backbone is for methods, got digits, a data set"),
+        (
+            ["digits", "--set", "noise=2"],
+            "digits: settings must be its fields",
+        ),
+        (["digits", "--set", "colour=2"], "unknown key 'colour'"),
+        (["arrays"], "arrays: settings must be its fields (in `settings`, or --set): path must be given"),
+        (
+            ["cifar10", "--set", "path=/nowhere"],
+            "cifar10: not all its files are there",
+        ),
     ],
 )
 def test_what_cannot_be_checked_is_refused(run: Run, words: list[str], line: str) -> None:
     done = run("check", *words)
     assert (done.status, len(done.lines), done.out) == (2, 1, "")
     assert line in done.lines[0]
+
+
+BESIDE = """
+from pathlib import Path
+
+import torch
+from routesearch import Backbone, Dataset, Images, Source, hookimpl
+from torch import nn
+
+
+class Unseeded(Dataset):
+    name = "unseeded"
+    count: int = 40
+
+    def read(self, base: Path) -> Source:
+        return Source(("a", "b"), Images(torch.rand(self.count, 1, 8, 8), torch.arange(self.count) % 2))
+
+
+class Two(Backbone):
+    name = "{name}"
+
+    def __len__(self):
+        return 2
+
+    def channels(self, k, width=1.0):
+        return self.scaled(8, width)
+
+    def unit(self, k, width=1.0, width_in=None):
+        self.check(k)
+        width_in = width if width_in is None else width_in
+        before = self.image_shape[0] if k == 1 else self.channels(k - 1, width_in)
+        return nn.Sequential(nn.Conv2d(before, self.channels(k, width), 3, padding=1), nn.ReLU())
+
+    def head(self, width=1.0):
+        return nn.Sequential(self.neck(2), nn.Linear(self.channels(2, width), self.classes))
+
+
+@hookimpl
+def routesearch_datasets():
+    return [Unseeded]
+
+
+@hookimpl
+def routesearch_backbones():
+    return [Two]
+"""
+
+
+def test_a_backbone_has_its_own_invariants(run: Run) -> None:
+    done = run("check", "nin@0.1", "--json")
+    found = done.json
+    assert done.status == 0
+    assert (found["kind"], found["backbone"], found["plugin"]) == ("backbone", "nin", "core")
+    assert (found["width"], found["shapes"], found["passed"]) == (0.1, [[1, 16, 16], [3, 20, 16]], True)
+    assert [law["state"] for law in found["laws"]] == ["ok"] * 9
+    assert done.lines == ["routesearch: nin@0.1: width 0.1, images of 1x16x16 and 3x20x16"]
+
+
+def test_what_a_backbone_declares_is_known(run: Run) -> None:
+    done = run("check", "densenet201_cifar", "--json")
+    assert (done.status, done.json["passed"], done.json["width"]) == (0, True, 0.2)
+    assert run("check", "alexnet", "--json").json["shapes"] == [[1, 64, 72]]
+
+
+def test_a_data_set_has_its_own_invariants(run: Run, tmp_path: Path) -> None:
+    done = run("check", "digits", "--set", "noise=0.5", "--json")
+    found = done.json
+    assert done.status == 0
+    assert (found["kind"], found["dataset"], found["plugin"]) == ("dataset", "digits", "core")
+    assert (found["settings"], found["passed"]) == ([{"noise": 0.5}], True)
+    assert {law["state"] for law in found["laws"]} == {"ok"}
+    assert done.lines == ["routesearch: digits: 10 classes, 1797 train images"]
+
+
+def test_a_data_sets_fault_fails_with_its_reason(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "beside.py"
+    file.write_text(BESIDE.replace("{name}", "two"))
+    done = run("check", "unseeded", "--plugin", file)
+    assert done.status == 1
+    assert done.lines[-1] == "routesearch: unseeded breaks 3 of 10 invariants"
+    failed = [line for line in done.out.splitlines() if line.startswith("failed")]
+    assert "images must follow from the settings, got others after another seed" in failed[0]
+    assert "another state of torch" in failed[1]
+    assert "every field must have a description, got none of count" in failed[2]
+
+
+def test_a_name_of_several_kinds_wants_its_kind(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "beside.py"
+    file.write_text(BESIDE.replace("{name}", "static"))
+    done = run("check", "static", "--plugin", file)
+    assert (done.status, len(done.lines), done.out) == (2, 1, "")
+    told = f"static is a method (of plugin 'core') and a backbone (of plugin '{file}')"
+    assert f"{told}: say which by --kind method or --kind backbone" in done.lines[0]
+    done = run("check", "static", "--plugin", file, "--kind", "backbone", "--json")
+    assert (done.status, done.json["kind"], done.json["passed"]) == (0, "backbone", True)
+    fixed = ("--set", "width_fraction=1.0", "--set", "depth=0.5")
+    assert run("check", "static", "--plugin", file, "--kind", "method", *fixed).status == 0
 
 
 def test_without_pytest_it_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
