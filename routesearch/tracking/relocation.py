@@ -58,7 +58,15 @@ def relocate(database: Path, artifacts: Path, study_id: str) -> int:
             statement = f"UPDATE {table} SET {column} = ? WHERE {column} = ?"
             connection.execute(statement, (moved, address))
         connection.execute("COMMIT")
+    _forget()
     return len(changes)
+
+
+def _forget() -> None:
+    """MLflow keeps the places of runs for as long as a process lives."""
+    from mlflow.tracking._tracking_service import utils
+
+    getattr(utils, "_artifact_repos_cache", {}).clear()
 
 
 def _moved(address: str, old: list[str], new: str) -> str | None:
