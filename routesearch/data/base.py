@@ -187,7 +187,7 @@ class Dataset(BaseModel, ABC):
         """Image shape and class names, read as cheaply as possible (not at all where they are static)."""
         if self.shape is not None and self.class_names is not None:
             return self.shape, self.class_names
-        source = self._source(base)
+        source = self.checked_read(base)
         return source.train.shape, source.classes
 
     @final
@@ -207,7 +207,13 @@ class Dataset(BaseModel, ABC):
         own = type(self).facts is not Dataset.facts
         return self.checked_facts(base) if own else (self.shape, self.class_names)
 
-    def _source(self, base: Path) -> Source:
+    @final
+    def checked_read(self, base: Path) -> Source:
+        """As :meth:`read`, which is a plugin's code.
+
+        Raises:
+            Refusal: as :meth:`read`, and for labels, shapes, class names or pixels that no study can use.
+        """
         source = self._guarded(lambda: self.read(base), "the images cannot be read")
         check_source(self.name, source)
         return source
@@ -229,7 +235,7 @@ class Dataset(BaseModel, ABC):
             Refusal: as :meth:`read`; where what was read is not what the data set declares; and where
                 labels, shapes, class names, pixels or sizes cannot make three splits.
         """
-        source = self._source(base)
+        source = self.checked_read(base)
         check_declared(self.name, source, *self._declared(base))
         if any(label >= len(source.classes) for label in self.augment.flip_only):
             rule = f"augment.flip_only must be labels in 0..{len(source.classes) - 1}"

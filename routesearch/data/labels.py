@@ -37,6 +37,8 @@ def as_classes(
     """
     plain = {what: _plain(array, f"{file}: {what}") for what, array in given.items()}
     train, *others = plain
+    if not plain[train].size:
+        raise Refusal(f"{file}: {train} must hold a label for each image, got none")
     texts = plain[train].dtype.kind == "U"
     for what in others:
         if (plain[what].dtype.kind == "U") != texts:
@@ -140,7 +142,7 @@ def _texts(array: Array, what: str) -> Array:
 
 def _check_numbers(values: Array, what: str) -> None:
     """Raise Refusal unless ``values``, sorted and different, are 0 to C-1."""
-    if not len(values) or (int(values[0]) == 0 and int(values[-1]) == len(values) - 1):
+    if int(values[0]) == 0 and int(values[-1]) == len(values) - 1:
         return
     low, high, y = int(values[0]), int(values[-1]), last_part(what)
     ranked = RANKED.format(y)

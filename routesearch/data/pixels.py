@@ -62,8 +62,8 @@ def shape_of(sizes: tuple[int, ...], what: str) -> Shape:
     rule, x = f"{what} must be N,H,W or N,H,W,C", last_part(what)
     if len(sizes) == 2:
         side = math.isqrt(sizes[1])
-        how = f": {x}.reshape(-1, {side}, {side})" if side > 1 and side**2 == sizes[1] else ""
-        raise Refusal(f"{rule}, got shape {sizes}{how}")
+        square = f"{side}, {side}" if side**2 == sizes[1] else "height, width, channels"
+        raise Refusal(f"{rule}, got shape {sizes}: {x}.reshape(-1, {square})")
     if len(sizes) not in (3, 4):
         raise Refusal(f"{rule}, got shape {sizes}")
     channels = sizes[3] if len(sizes) == 4 else 1

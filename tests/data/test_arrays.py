@@ -138,7 +138,7 @@ X, Y = random(30, 4, 4), labels(30)
             "form of the training images",
         ),
         ({"x_train": X, "y_train": Y * 0}, "at least 2 classes must exist, got 1"),
-        ({"x_train": X[:0], "y_train": Y[:0]}, "at least"),
+        ({"x_train": X[:0], "y_train": Y[:0]}, "y_train must hold a label for each image, got none"),
         (
             {"x_train": X, "y_train": np.array([None] * 30)},
             "y_train holds Python objects, which are not read: np.stack",

@@ -80,7 +80,7 @@ def test_what_is_expected_is_not_questioned() -> None:
     ("array", "told"),
     [
         (np.zeros((5, 784), np.uint8), "got shape (5, 784): x_test.reshape(-1, 28, 28)"),
-        (np.zeros((5, 785), np.uint8), "must be N,H,W or N,H,W,C, got shape (5, 785)"),
+        (np.zeros((5, 785), np.uint8), "got shape (5, 785): x_test.reshape(-1, height, width, channels)"),
         (np.zeros(5), "got shape (5,)"),
         (np.zeros((1, 2, 3, 4, 5)), "got shape (1, 2, 3, 4, 5)"),
         (np.zeros((9, 40, 30, 20)), "channels last, at most 16 of them, got shape (9, 40, 30, 20)"),
