@@ -10,7 +10,7 @@ import typer
 
 from routesearch.cli.options import Json, Plugins
 from routesearch.cli.output import Answer, log
-from routesearch.errors import RunFailed
+from routesearch.errors import Refusal, RunFailed
 
 if TYPE_CHECKING:
     from routesearch.saved import Prediction
@@ -24,7 +24,8 @@ def predict(
         Path, typer.Argument(metavar="DIR", help="What `best --save` wrote.", show_default=False)
     ],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES...", help="Image files.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="IMAGES...", help="Image files, or .npy of several.", show_default=False),
     ],
     device: Annotated[str, typer.Option(metavar="D", help="cpu, cuda or cuda:N.")] = "cpu",
     plugins: Plugins = None,
@@ -33,17 +34,29 @@ def predict(
     """Label image files by a saved model, and say what each one cost.
 
     Files of another size are scaled and cut to their middle, as the images of an image_folder are. Those that
-    cannot be read are named, the others are predicted, and the exit status is 1.
+    cannot be read are named, the others are predicted, and the exit status is 1. An .npy holds images as
+    `predict` in Python takes them: N,H,W or N,H,W,C; uint8, or floats in the range of the training images.
     """
     from routesearch.report import Table
     from routesearch.report.table import mega
     from routesearch.saved import load, read_files
+    from routesearch.saved.image_arrays import SUFFIX, read_array
 
     model = load(folder, plugins=plugins or (), device=device)
     found: list[dict[str, Any]] = []
     unreadable: list[dict[str, str]] = []
-    for start in range(0, len(images), CHUNK):
-        paths = images[start : start + CHUNK]
+    arrays = [path for path in images if path.suffix == SUFFIX]
+    for path in arrays:
+        try:
+            labels = model.predict(read_array(path))
+            found += _rows([f"{path}[{row}]" for row in range(len(labels))], labels, model.classes)
+        except Refusal as refusal:
+            reason = str(refusal)
+            told = reason if reason.startswith(str(path)) else f"{path}: {reason}"
+            unreadable.append({"file": str(path), "reason": told})
+    files = [path for path in images if path not in arrays]
+    for start in range(0, len(files), CHUNK):
+        paths = files[start : start + CHUNK]
         pixels, bad = read_files(model.card, paths)
         good = [path for i, path in enumerate(paths) if i not in bad]
         found += _rows(good, model.predict(pixels), model.classes)
@@ -63,7 +76,7 @@ def predict(
     return Answer({"predictions": found, "unreadable": unreadable}, (table,) if rows else (), error)
 
 
-def _rows(paths: Sequence[Path], found: Prediction, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(paths: Sequence[Path | str], found: Prediction, classes: Sequence[str]) -> list[dict[str, Any]]:
     columns = (found.labels, found.confidence, found.macs, found.route, found.ran)
     return [
         {

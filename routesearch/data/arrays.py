@@ -46,8 +46,7 @@ class Arrays(Dataset):
     )
     alpha: Literal["white", "channel"] = Field(
         default="white",
-        description="the last of four channels: white, how opaque a pixel is, and white shows through; "
-        "channel, a channel like the others",
+        description="of 4 channels the last is: white, alpha, shown over white; channel, one like the others",
     )
 
     def read(self, base: Path) -> Source:

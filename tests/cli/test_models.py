@@ -104,6 +104,45 @@ def test_unreadable_files_among_good_ones(
     assert last == "routesearch: every file must be a readable image, got 3 of 6 that are not"
 
 
+def test_images_in_an_array(run: Any, trained_model: Path, allowed: list[Any], tmp_path: Path) -> None:
+    """What no image file holds: a study's own noisy images."""
+    from routesearch import load
+
+    noisy = np.random.default_rng(0).normal(0.5, 1, (5, 8, 8)).clip(-4, 5)
+    model = Path(shutil.copytree(trained_model, tmp_path / "model"))
+    card = model / "model.json"
+    assert '"pixel_range": [0.0, 1.0]' in card.read_text()
+    card.write_text(card.read_text().replace('"pixel_range": [0.0, 1.0]', '"pixel_range": [-4.0, 5.0]'))
+    np.save(tmp_path / "noisy.npy", noisy)
+    done = run("predict", model, tmp_path / "noisy.npy", *allowed, "--json")
+    assert (done.status, done.err) == (0, "")
+    rows = done.json["predictions"]
+    assert [row["file"] for row in rows] == [f"{tmp_path / 'noisy.npy'}[{i}]" for i in range(5)]
+    found = load(model, plugins=[word for word in allowed if word != "--plugin"]).predict(noisy)
+    assert [row["label"] for row in rows] == [str(label) for label in found.labels]
+    np.save(tmp_path / "bright.npy", noisy.clip(0) * 255)
+    np.save(tmp_path / "objects.npy", np.array([None]))
+    (tmp_path / "torn.npy").write_bytes((tmp_path / "noisy.npy").read_bytes()[:200])
+    bad = [tmp_path / f"{name}.npy" for name in ("bright", "objects", "torn", "missing")]
+    done = run("predict", model, *bad, tmp_path / "noisy.npy", *allowed, "--json")
+    assert (done.status, len(done.json["predictions"])) == (1, 5)
+    reasons = [each["reason"] for each in done.json["unreadable"]]
+    for path, reason, told in zip(
+        bad,
+        reasons,
+        (
+            "images must lie in [-4, 5]",
+            "cannot be read as an array",
+            "cannot be read as an array",
+            "No such file",
+        ),
+        strict=True,
+    ):
+        assert reason.startswith(str(path))
+        assert told in reason
+        assert "\n" not in reason
+
+
 def test_only_unreadable_files(run: Any, trained_model: Path, allowed: list[Any], tmp_path: Path) -> None:
     done = run("predict", trained_model, tmp_path / "none.png", *allowed)
     assert (done.status, done.out, len(done.lines)) == (1, "", 2)
