@@ -106,7 +106,7 @@ class SearchSpace:
         domains, defaults = dict(self.domains), dict(self.defaults)
         for name, wish in wishes.items():
             if name not in self.config.model_fields:
-                raise Refusal(f"unknown field {name!r}; fields: {', '.join(self.config.model_fields)}")
+                raise Refusal(f"unknown field {short(name)}; fields: {', '.join(self.config.model_fields)}")
             declared = domains.get(name)
             if isinstance(wish, Mapping):
                 domains[name] = self._narrowed(name, wish, declared)
@@ -126,7 +126,7 @@ class SearchSpace:
             return Choices(tuple(self._checked(name, v, declared) for v in wish["choices"]))
         if not wish or set(wish) - {"low", "high"}:
             raise Refusal(
-                f"{name}: a mapping must be {{choices: [...]}} or {{low:, high:}}, got {dict(wish)}"
+                f"{name}: a mapping must be {{choices: [...]}} or {{low:, high:}}, got {short(dict(wish))}"
             )
         if declared is None:
             rule = "low and high need a declared range, and this field has none"
@@ -139,7 +139,7 @@ class SearchSpace:
     def _checked(self, name: str, value: Any, declared: Domain | None) -> Any:
         rule = declared.violation(value) if declared is not None else None
         if rule is not None:
-            raise Refusal(f"{name}: {rule} must hold, got {value!r}")
+            raise Refusal(f"{name}: {rule} must hold, got {short(value)}")
         try:
             model = self.config.model_validate(self.defaults | {name: value})
         except ValidationError as error:

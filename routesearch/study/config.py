@@ -29,6 +29,9 @@ USUAL_NAME = "study.yaml"
 MAX_BATCH = 1 << 16
 """Images of a batch that is timed, at most."""
 
+MAX_NAME = 100
+"""Characters of a name at most: of a study, a data set, a method."""
+
 Sampler = Literal["tpe", "random", "nsga2", "qmc", "gp"]
 """The Optuna samplers that a study may name."""
 
@@ -48,8 +51,8 @@ def parse_backbone(text: str) -> tuple[str, float]:
         Refusal: for anything else.
     """
     found = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:@(\d+(?:\.\d+)?|\.\d+))?", text)
-    if found is None or (found[2] is not None and float(found[2]) <= 0):
-        raise Refusal(f"a backbone must be NAME or NAME@WIDTH such as nin@0.25, got {text!r}")
+    if found is None or len(text) > MAX_NAME or (found[2] is not None and float(found[2]) <= 0):
+        raise Refusal(f"a backbone must be NAME or NAME@WIDTH such as nin@0.25, got {short(text)}")
     return found[1], 1.0 if found[2] is None else float(found[2])
 
 
@@ -86,9 +89,17 @@ def _backbone(text: str) -> str:
 
 
 def _named(data: dict[str, Any]) -> dict[str, Any]:
-    if not isinstance(data.get("name"), str):
-        raise Refusal(f"data.name: a data set's name must be given, got {short(data.get('name'))}")
+    name = data.get("name")
+    if not isinstance(name, str) or len(name) > MAX_NAME:
+        raise Refusal(f"data.name: a data set's name must be given, got {short(name)}")
     return data
+
+
+def _method_names(methods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    for name in methods:
+        if not 0 < len(name) <= MAX_NAME:
+            raise ValueError(f"a method's name must have 1 to {MAX_NAME} characters")
+    return methods
 
 
 class BackboneConfig(Part):
@@ -174,7 +185,7 @@ class StudyConfig(Part):
         description="{name: DATASET, ...its settings}"
     )
     backbone: BackboneConfig
-    methods: dict[str, dict[str, Any]] = Field(
+    methods: Annotated[dict[str, dict[str, Any]], AfterValidator(_method_names)] = Field(
         min_length=1, description="method -> its fields, fixed or narrowed"
     )
     budget: BudgetConfig = BudgetConfig()
@@ -313,7 +324,7 @@ def _mapped(where: str, methods: Sequence[Any]) -> dict[str, Any]:
             if not isinstance(name, str):
                 raise Refusal(f"{where}: methods: a method must be a name, got {short(name)}")
             if name in mapped:
-                raise Refusal(f"{where}: methods: each method must be named once, got {name!r} twice")
+                raise Refusal(f"{where}: methods: each method must be named once, got {short(name)} twice")
             mapped[name] = fields
     return mapped
 

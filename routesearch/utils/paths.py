@@ -9,6 +9,8 @@ from pathlib import Path
 from routesearch.errors import Refusal
 
 _VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)\})", re.ASCII)
+# Also separators of lines and paragraphs, and what reverses text: a message could not show such a path.
+_UNSEEN = re.compile("[\\0-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069]")
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes; Linux takes no more
 
 
@@ -47,8 +49,8 @@ def _value(found: re.Match[str]) -> str:
 
 def check_path(path: str) -> None:
     """Raise ValueError unless a file can have that path, in UTF-8: MLflow, JSON and Ray take no other."""
-    if not path or "\0" in path:
-        raise ValueError("must be a path")
+    if not path or _UNSEEN.search(path):
+        raise ValueError("must be a path, without control characters")
     if not is_utf8(path):
         raise ValueError("must be a path in UTF-8")
     whole = path.encode()

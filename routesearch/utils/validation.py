@@ -169,7 +169,8 @@ def explain(error: ValidationError, model: type[BaseModel], under: str = "") -> 
     path = [str(part) for part in above if not _names_a_type(part)]
     if unknown or not _names_a_type(last):  # an unknown key may be called anything
         path.append(str(last))
-    key = ".".join([under, *path] if under else path)
+    shown = [part if part.isprintable() else ascii(part)[1:-1] for part in path]
+    key = cut(".".join([under, *shown] if under else shown))
     if unknown:
         return f"unknown key {key!r}{nearest(path[-1], _model_at(model, path[:-1]))}"
     if first["type"] == "missing":

@@ -160,7 +160,7 @@ REFUSED = {
     "training: {clip_norm: 0}": "training.clip_norm: must be greater than 0, got 0",
     "resources: {cpu: 0}": "resources.cpu: must be greater than 0, got 0",
     "resources: {gpu: -1}": "resources.gpu: must be greater than or equal to 0, got -1",
-    "storage: {dir: ''}": "storage.dir: must be a path, got ''",
+    "storage: {dir: ''}": "storage.dir: must be a path, without control characters, got ''",
     'storage: {dir: "a\\0b"}': "storage.dir: must be a path",
     "tracking: {uri: 3}": "tracking.uri: must be text, got 3",
     "plugins: mine.py": "plugins: must be a list, got 'mine.py'",
