@@ -188,6 +188,7 @@ def test_interrupted_leaves_a_study_that_goes_on(
     assert time.monotonic() - started < PATIENCE
     cut = [r for r in fake.read(folder) if r.state is State.RUNNING]
     assert cut
+    assert begun(folder) == {r.number: 0 for r in cut}, "it is not their fault"
     assert fake.stored(folder / "trunks" / "trunk.safetensors") == 42
 
     # the trunk is there now, so it does not matter that it could not be trained

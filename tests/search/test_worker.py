@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from routesearch.errors import Refusal
 from routesearch.results.points import OperatingPoint, front
 from routesearch.results.record import State, TrialRecord
 from routesearch.search.worker import NetworkRunner, WorkerResources
@@ -31,6 +32,12 @@ RESOURCES = WorkerResources(1, 0)
 def one_thread() -> Any:
     before = torch.get_num_threads()
     yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
+    torch.use_deterministic_algorithms(False)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.benchmark = False
     torch.set_num_threads(before)
 
 
@@ -177,15 +184,79 @@ def test_a_methods_trunk_is_the_one_that_was_stored(write_study: Callable[..., P
     assert all(array.tobytes() in kept for array in convolutions), "gates are trained, the trunk is not"
 
 
+# ---- what a worker cannot run --------------------------------------------------------------------------
+
+EXTRA = """\
+from routesearch import hookimpl
+from routesearch.methods.static import Static
+
+
+class Extra(Static):
+    name = "extra"
+
+
+@hookimpl
+def routesearch_methods():
+    return [Extra]
+"""
+
+BROKEN = {
+    "raises": ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+    "exits": ("import sys; sys.exit('not here')", "SystemExit: not here"),
+    "is another": (EXTRA + "# edited", "the code of method extra must be extra.py "),
+    "offers nothing": ("", "no method 'extra'"),
+    "is gone": (None, "no method 'extra'"),
+}
+
+
+@pytest.fixture
+def with_extra(write_study: Callable[..., Path], tmp_path: Path) -> Any:
+    """What the driver packs for a study with a plain file's method beside one that is installed."""
+    (tmp_path / "extra.py").write_text(EXTRA)
+    plugins = [*load_study(write_study()).plugins, "extra.py"]
+    return NetworkRunner.pack(resolve(load_study(write_study(methods=["static", "extra"], plugins=plugins))))
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_plugin_that_a_worker_cannot_use_concerns_its_own_methods_only(
+    how: str, with_extra: Any, tmp_path: Path
+) -> None:
+    text, told = BROKEN[how]
+    assert made(with_extra).missing == {}
+    if text is None:
+        (tmp_path / "extra.py").unlink()
+    else:
+        (tmp_path / "extra.py").write_text(text)
+    work = made(with_extra)
+    assert list(work.missing) == ["extra"]
+    assert told in work.missing["extra"]
+    assert work.train(trial(work, "static"), RESOURCES)[0].state is State.FINISHED
+
+
+def test_a_worker_that_can_run_no_method_says_why(write_study: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "extra.py").write_text(EXTRA)
+    plugins = [*load_study(write_study()).plugins, "extra.py"]
+    packed = NetworkRunner.pack(resolve(load_study(write_study(methods=["extra"], plugins=plugins))))
+    (tmp_path / "extra.py").write_text("import no_such_module")
+    with pytest.raises(Refusal, match="No module named 'no_such_module'"):
+        made(packed)
+
+
 # ---- what earlier trials leave behind ------------------------------------------------------------------
 
 
 def spoil() -> None:
     """What a trial may do to its process."""
     torch.set_num_threads(2)
+    torch.set_grad_enabled(False)
+    torch.use_deterministic_algorithms(True)
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.cudnn.benchmark = True
     torch.rand(7)
     np.random.rand(7)  # noqa: NPY002
     random.random()
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
 
 
 def test_a_trial_is_the_same_whatever_ran_before_it(packed: Any) -> None:

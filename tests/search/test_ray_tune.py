@@ -1,0 +1,79 @@
+"""What is changed in Tune while a search runs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from routesearch.errors import RunFailed
+from routesearch.search.bridge import Abort
+from routesearch.search.ray_cluster import RayLost
+from routesearch.search.ray_tune import _supervised
+
+
+class Resources:
+    def __init__(self) -> None:
+        self.cleared = 0
+
+    def clear(self) -> None:
+        self.cleared += 1
+
+
+def errors() -> list[Exception]:
+    from ray import exceptions
+
+    return [
+        exceptions.OutOfMemoryError("Task was killed due to low memory."),
+        exceptions.RaySystemError("cannot be unpickled"),
+        exceptions.ObjectLostError("0" * 56, None, "call"),
+        ValueError("raised by what was unpickled"),
+    ]
+
+
+def test_tune_takes_every_error_for_the_death_of_a_worker() -> None:
+    """Else it ends, with all trials that run."""
+    from ray.exceptions import RayActorError
+    from ray.tune.execution import tune_controller
+
+    before = vars(tune_controller)["RayActorManager"]
+    heard: list[Exception] = []
+    with _supervised():
+        manager: Any = vars(tune_controller)["RayActorManager"](Resources())
+        manager._cleanup_actor = lambda tracked_actor: None
+        task = SimpleNamespace(
+            _tracked_actor=SimpleNamespace(actor_id=1, _on_error=None),
+            _on_error=lambda actor, error: heard.append(error),
+        )
+        for error in errors():
+            manager._actor_task_failed(task, error)
+    assert vars(tune_controller)["RayActorManager"] is before
+    assert all(isinstance(error, RayActorError) for error in heard)
+    assert [str(error).partition(":")[0] for error in heard] == [type(error).__name__ for error in errors()]
+
+
+@pytest.mark.parametrize(
+    ("stop", "cleared"),
+    [
+        (KeyboardInterrupt(), True),
+        (Abort(RunFailed("the disk is full")), True),
+        (Abort(None), True),
+        (Abort(RayLost("gone")), False),
+    ],
+)
+def test_a_search_that_ends_early_leaves_no_worker_where_ray_is_there(
+    stop: BaseException, cleared: bool
+) -> None:
+    from ray.tune.execution import tune_controller
+
+    resources = Resources()
+
+    def search() -> None:
+        with _supervised():
+            vars(tune_controller)["RayActorManager"](resources)
+            raise stop
+
+    with pytest.raises(type(stop)):
+        search()
+    assert bool(resources.cleared) is cleared
