@@ -69,6 +69,8 @@ def shape_of(sizes: tuple[int, ...], what: str) -> Shape:
     channels = sizes[3] if len(sizes) == 4 else 1
     if channels > MOST_CHANNELS or (len(sizes) == 4 and _channels_first(sizes)):
         how = f": np.moveaxis({x}, 1, -1)" if sizes[1] <= MOST_CHANNELS else ""
+        if sizes[0] == sizes[1] and sizes[2] in _FEW:  # as MATLAB has them, the images last
+            how = f": np.moveaxis({x}, -1, 0)"
         rule = f"{what} must have its channels last, at most {MOST_CHANNELS} of them"
         raise Refusal(f"{rule}, got shape {sizes}{how}")
     return channels, sizes[1], sizes[2]

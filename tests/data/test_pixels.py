@@ -84,6 +84,7 @@ def test_what_is_expected_is_not_questioned() -> None:
         (np.zeros(5), "got shape (5,)"),
         (np.zeros((1, 2, 3, 4, 5)), "got shape (1, 2, 3, 4, 5)"),
         (np.zeros((9, 40, 30, 20)), "channels last, at most 16 of them, got shape (9, 40, 30, 20)"),
+        (np.zeros((32, 32, 3, 50)), "got shape (32, 32, 3, 50): np.moveaxis(x_test, -1, 0)"),
         (np.zeros((5, 4, 4), bool), "got bool: x_test.astype('float32')"),
         (np.full((5, 4, 4), 200), "got int64 of 200 to 200: x_test.astype('uint8')"),
         (

@@ -15,6 +15,7 @@ from routesearch import Refusal, load, run
 from routesearch.data import as_pixels, read_image
 from routesearch.data.base import Data, normalised
 from routesearch.saved import SavedModel, read_files
+from routesearch.saved.model import _pixels
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +157,14 @@ def test_the_studys_own_noisy_images_are_taken() -> None:
     assert torch.equal(taken, data.test.pixels)
     with pytest.raises(Refusal, match=r"must lie in \[-4, 5\] .* got -\d+(\.\d+)? to 7\d\d"):
         as_pixels(pixels * 255, "images", data.pixel_range)
+
+
+def test_alpha_is_shown_over_white_where_the_model_knows_three_channels(model: SavedModel) -> None:
+    rgba = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 4), np.uint8)
+    coloured = model.card.model_copy(update={"shape": (3, 8, 8)})
+    assert torch.equal(_pixels(rgba, coloured), as_pixels(rgba, "images", alpha=True))
+    banded = model.card.model_copy(update={"shape": (4, 8, 8)})
+    assert torch.equal(_pixels(rgba, banded), torch.from_numpy(rgba).permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("tensor", [False, True])
