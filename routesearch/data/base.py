@@ -18,6 +18,7 @@ from torch import Tensor
 
 from routesearch.data.augment import Augment
 from routesearch.data.checks import check_declared, check_facts, check_source, complete, enough
+from routesearch.data.class_names import FORMER
 from routesearch.data.images import Images, Shape, to_nhwc
 from routesearch.data.source import UNIT, PixelRange, Source
 from routesearch.data.splits import Index, pick
@@ -132,7 +133,8 @@ class Data:
 
     @cached_property
     def _digest(self) -> str:
-        facts = [self.name, self.classes, self.shape, self.augment.model_dump(), dict(self.settings)]
+        classes = [FORMER.get(name, name) for name in self.classes]
+        facts = [self.name, classes, self.shape, self.augment.model_dump(), dict(self.settings)]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name in SPLITS:
             images = self.split(name)

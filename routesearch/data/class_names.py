@@ -12,6 +12,9 @@ from routesearch.utils.validation import short
 LONGEST = 200
 """Characters of a class name, at most."""
 
+FORMER = {"T-shirt or top": "T-shirt/top"}
+"""What earlier versions called a class: fingerprints keep that, so that studies begun then go on."""
+
 _UNPRINTED = {"Cc", "Zl", "Zp"}
 """Unicode's categories of control characters and of what separates lines and paragraphs."""
 

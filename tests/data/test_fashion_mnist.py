@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -57,6 +58,15 @@ def test_files_are_found_in_either_layout(nowhere: None, tmp_path: Path, place: 
     assert data.test.labels.tolist() == [*range(10)] * 2
     assert data.train.pixels.dtype == torch.uint8
     assert data.shape == (1, 28, 28)
+
+
+def test_a_study_of_an_earlier_version_goes_on(nowhere: None, tmp_path: Path) -> None:
+    """Its first class was called T-shirt/top, and no name may look like a path now."""
+    write(tmp_path / RAW)
+    data = FashionMNIST().load(tmp_path)
+    assert data.classes[0] == "T-shirt or top"
+    before = replace(data, classes=("T-shirt/top", *data.classes[1:]))
+    assert before.fingerprint() == data.fingerprint() == "dd4f2de30b732a58ec864bf893dcc388"
 
 
 def test_the_users_own_files_go_before_debians(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
