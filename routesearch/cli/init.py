@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from routesearch.cli.output import Answer, tell_problems
+from routesearch.cli.survey import showing_decoding, tell_survey
 from routesearch.errors import Refusal
+from routesearch.utils.files import printable
 from routesearch.utils.paths import check_utf8_folder, escape
 
 if TYPE_CHECKING:
     from routesearch.data.base import Dataset, Shape
+    from routesearch.data.image_folder import ImageFolder
+    from routesearch.data.survey import Survey
     from routesearch.space.space import SearchSpace
 
 BACKBONE = "nin@0.25"
@@ -62,6 +66,9 @@ def init(
             show_default=False,
         ),
     ] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave image files out that cannot be read.")
+    ] = False,
 ) -> Answer:
     """Write a commented study file for your own images, with every default in it; nothing is overwritten."""
     from routesearch.study.config import USUAL_NAME
@@ -70,7 +77,7 @@ def init(
     file = folder / USUAL_NAME
     if file.exists() or file.is_symlink():
         raise Refusal(f"init writes a new file, and {file} is already there")
-    found = _empty(folder) if data is None else _look(data, _as_seen_from(folder, data))
+    found = _empty(folder) if data is None else _look(data, _as_seen_from(folder, data), skip_broken)
     text = _text(folder, found)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,46 +105,58 @@ def _empty(folder: Path) -> Found:
     return Found(ImageFolder(path=Path("images"), size=size), (3, size, size), 10, 0, (where,))
 
 
-def _look(data: Path, seen: Path) -> Found:
+def _look(data: Path, seen: Path, skip_broken: bool) -> Found:
     """Find out what lies at ``data``; the study file calls it ``seen``."""
     if data.is_dir():
-        return _look_at_folder(data, seen)
+        return _look_at_folder(data, seen, skip_broken)
     if data.suffix == ".npz":
         return _look_at_arrays(data, seen)
     what = "which is another kind of file" if data.exists() else "which does not exist"
     raise Refusal(f"--data must be a folder of images or an .npz file, got {data}, {what}")
 
 
-def _look_at_folder(data: Path, seen: Path) -> Found:
+def _look_at_folder(data: Path, seen: Path, skip_broken: bool) -> Found:
     from routesearch.data import ImageFolder
+    from routesearch.data.survey import BrokenFiles
 
-    absolute = data.resolve()
-    files = ImageFolder(path=absolute).files(Path())
-    _, classes = ImageFolder(path=absolute).facts(Path())
-    counts = {split: len(found) for split, found in files.items()}
-    every = [file for found in files.values() for file, _ in found]
-    sides = sorted(_sides(file) for file in every[:: max(1, -(-len(every) // LOOKED_AT))])
+    given = ImageFolder(path=data.resolve(), skip_broken=skip_broken)
+    try:
+        with showing_decoding():
+            survey = given.survey(Path())
+    except BrokenFiles as broken:  # there is no study file yet that could say so
+        raise Refusal(f"{broken.found}; repair or remove them, or leave them out by --skip-broken") from None
+    tell_survey(survey, counts=False)
+    sides = sorted(_sides(file) for file in _some_files(given, survey))
     short, long = sides[len(sides) // 2]
     size = max(8, min(MAX_SIDE, short))
-    dataset = ImageFolder(path=seen, size=size)
+    dataset = ImageFolder(path=seen, size=size, skip_broken=skip_broken)
     why = (
         f"the images' own shorter side (median of {len(sides)})"
         if size == short
         else f"the images' shorter side is {short} (median of {len(sides)}), their longer {long}; "
         f"MACs grow with the square of the size"
     )
+    _, classes = given.facts(Path())
+    counts = {split: sum(each.values()) for split, each in survey.counts.items()}
     facts = (_told(counts, classes), f"data.size: {size}; {why}")
     return Found(dataset, (3, size, size), len(classes), sum(counts.values()), facts)
 
 
+def _some_files(given: ImageFolder, survey: Survey) -> list[Path]:
+    """``LOOKED_AT`` readable image files at most, spread over the classes."""
+    found = given.files(Path())
+    every = [name for names, _ in found.splits.values() for name in names]
+    names = [name for name in every if printable(name) not in survey.broken]
+    return [found.root / name for name in names[:: max(1, -(-len(names) // LOOKED_AT))]]
+
+
 def _sides(file: Path) -> tuple[int, int]:
-    """Shorter and longer side of an image, which is decoded: a broken file is to be found now."""
+    """Shorter and longer side of an image."""
     from PIL import Image
 
-    from routesearch.data import read_image
+    from routesearch.data.formats import readable_formats
 
-    read_image(file, (8, 8))
-    with Image.open(file) as image:
+    with Image.open(file, formats=readable_formats()) as image:
         return min(image.size), max(image.size)
 
 

@@ -10,7 +10,9 @@ import typer
 
 from routesearch.cli.options import Json, Plugins
 from routesearch.cli.output import Answer, log
+from routesearch.cli.survey import tell_survey
 from routesearch.errors import Refusal, RunFailed
+from routesearch.utils.files import printable
 
 if TYPE_CHECKING:
     from routesearch.saved import Prediction
@@ -25,7 +27,9 @@ def predict(
     ],
     images: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGES...", help="Image files, or .npy of several.", show_default=False),
+        typer.Argument(
+            metavar="IMAGES...", help="Image files, folders of them, or .npy of several.", show_default=False
+        ),
     ],
     device: Annotated[str, typer.Option(metavar="D", help="cpu, cuda or cuda:N.")] = "cpu",
     plugins: Plugins = None,
@@ -33,13 +37,14 @@ def predict(
 ) -> Answer:
     """Label image files by a saved model, and say what each one cost.
 
-    Files of another size are scaled and cut to their middle, as the images of an image_folder are. Those that
-    cannot be read are named, the others are predicted, and the exit status is 1. An .npy holds images as
-    `predict` in Python takes them: N,H,W or N,H,W,C; uint8, or floats in the range of the training images.
+    Of a folder every image below it is taken. Files of another size are scaled and cut to their middle, as
+    the images of an image_folder are. Those that cannot be read are named, the others are predicted, and the
+    exit status is 1. An .npy holds images as `predict` in Python takes them: N,H,W or N,H,W,C; uint8, or
+    floats in the range of the training images.
     """
     from routesearch.report import Table
     from routesearch.report.table import mega
-    from routesearch.saved import load, read_files
+    from routesearch.saved import files_in, load, read_files
     from routesearch.saved.image_arrays import SUFFIX, read_array
 
     model = load(folder, plugins=plugins or (), device=device)
@@ -54,7 +59,12 @@ def predict(
             reason = str(refusal)
             told = reason if reason.startswith(str(path)) else f"{path}: {reason}"
             unreadable.append({"file": str(path), "reason": told})
-    files = [path for path in images if path not in arrays]
+    files, surveys, empty = files_in([path for path in images if path not in arrays])
+    for place, survey in surveys.items():
+        tell_survey(survey, printable(place))
+    unreadable += [
+        {"file": str(path), "reason": f"{printable(path)} is a folder without images"} for path in empty
+    ]
     for start in range(0, len(files), CHUNK):
         paths = files[start : start + CHUNK]
         pixels, bad = read_files(model.card, paths)
@@ -63,13 +73,13 @@ def predict(
         unreadable += [{"file": str(paths[i]), "reason": reason} for i, reason in bad.items()]
     for each in unreadable:
         log.warning("%s", each["reason"])
-    error = None
+    error, given = None, len(arrays) + len(files) + len(empty)
     if unreadable:
         error = RunFailed(
-            f"every file must be a readable image, got {len(unreadable)} of {len(images)} that are not"
+            f"every file must be a readable image, got {len(unreadable)} of {given} that are not"
         )
     rows = tuple(
-        (each["file"], each["label"], f"{each['confidence']:.3f}", mega(each["macs"]), _way(each))
+        (printable(each["file"]), each["label"], f"{each['confidence']:.3f}", mega(each["macs"]), _way(each))
         for each in found
     )
     table = Table(("file", "label", "confidence", "M MACs", "route"), rows, texts=("file", "label"))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from routesearch.cli.fields import size_text
 from routesearch.cli.options import Json, Settings, StudyFile, open_study
 from routesearch.cli.output import Answer, log, tell_problems
+from routesearch.cli.survey import showing_decoding, tell_survey
 from routesearch.utils.machine import cores
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ def plan(study: StudyFile, settings: Settings = None, as_json: Json = False) -> 
     tell_problems(task.registry.problems)
     from routesearch.task.forecast import forecast
 
+    with showing_decoding():
+        survey = task.survey()
+    tell_survey(survey)
     found = forecast(task)
     rule = task.unmet(found.reach)
     if rule is not None:

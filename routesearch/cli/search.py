@@ -13,6 +13,7 @@ import typer
 from routesearch.cli.options import Json, Settings, StudyFile, open_study
 from routesearch.cli.output import Answer, log, tell_problems
 from routesearch.cli.results import REPEATED, few, tell_failures
+from routesearch.cli.survey import showing_decoding, tell_survey
 from routesearch.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def search(
 
     task = opened.task
     tell_problems(task.registry.problems)
+    with showing_decoding():
+        tell_survey(task.data.survey)
     try:
         with watching(opened.config.name, task.backbone_macs, task.budget) as progress:
             summary = opened.search(address=address, fresh=fresh, on_progress=progress)

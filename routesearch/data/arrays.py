@@ -15,6 +15,7 @@ from routesearch.data.base import Dataset, Images, Shape, Source
 from routesearch.data.labels import as_classes, as_names, as_numbers
 from routesearch.data.npz import Npz
 from routesearch.data.pixels import as_pixels, shape_of
+from routesearch.data.survey import Survey
 from routesearch.errors import Refusal
 
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -78,6 +79,9 @@ class Arrays(Dataset):
             channels, height, width = shape_of(stored.shape(x), f"{stored.file}: {x}")
             classes, _ = _labels(stored, names)
         return (3 if channels == 4 and self.alpha == "white" else channels, height, width), classes
+
+    def survey(self, base: Path) -> Survey:
+        return self._decoded(self.checked_read(base), None)[1]
 
 
 def _labels(stored: Npz, names: Mapping[str, tuple[str, str]]) -> tuple[tuple[str, ...], dict[str, Any]]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, final
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -19,10 +18,13 @@ from torch import Tensor
 from routesearch.data.augment import Augment
 from routesearch.data.checks import check_declared, check_facts, check_source, complete, enough
 from routesearch.data.class_names import FORMER
-from routesearch.data.images import Images, Shape, to_nhwc
+from routesearch.data.decode_once import decode_once
+from routesearch.data.images import Images, Shape, count_images, to_nhwc
+from routesearch.data.moments import moments, moments_of, normalised
 from routesearch.data.source import UNIT, PixelRange, Source
 from routesearch.data.splits import Index, pick
 from routesearch.data.streamed import StreamedImages
+from routesearch.data.survey import NOTHING_TO_TELL, Survey, refuse_broken
 from routesearch.errors import Refusal, described
 
 __all__ = ["SPLITS", "Data", "Dataset", "Images", "PixelRange", "Shape", "Source", "moments", "normalised"]
@@ -30,8 +32,6 @@ __all__ = ["SPLITS", "Data", "Dataset", "Images", "PixelRange", "Shape", "Source
 T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
-MEASURED = 65_536
-"""Training images at most that mean and deviation are taken from, evenly spaced over all of them."""
 AT_ONCE = 256
 """Images that go through a network at a time where none of them is trained on."""
 
@@ -48,6 +48,7 @@ class Data:
         pixel_range: what pixels of float32 lie in, as the data set declares it.
         augment: what happens to training images.
         settings: of the data set, as far as they decide numbers.
+        survey: what was found when the user's data were read; it stays where that was done.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Data:
     augment: Augment = Augment()
     settings: Mapping[str, Any] = field(default_factory=dict)
     pixel_range: PixelRange = UNIT
+    survey: Survey = NOTHING_TO_TELL
 
     def split(self, name: str) -> Images:
         """``train``, ``validation`` or ``test`` by its name."""
@@ -170,6 +172,8 @@ class Dataset(BaseModel, ABC):
     later: ClassVar[frozenset[str]] = frozenset()
     """Fields that an earlier version had not. At their default they are no part of the settings, so that
     studies begun without them go on."""
+    broken_cure: ClassVar[str] = "repair or remove them"
+    """How to go on where files cannot be read."""
 
     split_seed: int = Field(
         default=0, ge=0, lt=2**32, description="decides how missing splits and subsets are cut"
@@ -239,6 +243,49 @@ class Dataset(BaseModel, ABC):
         """
         source = self.checked_read(base)
         check_declared(self.name, source, *self._declared(base))
+        splits, survey = self._decoded(source, source.memory)
+        mean, std = moments_of(splits["train"])
+        return Data(
+            name=self.name,
+            classes=tuple(source.classes),
+            shape=source.train.shape,
+            mean=mean,
+            std=std,
+            augment=self.augment,
+            settings=self.settings(),
+            pixel_range=source.pixel_range,
+            survey=survey,
+            **splits,
+        )
+
+    def survey(self, base: Path) -> Survey:
+        """What a user should know of their data, found by one complete look at them; empty: nothing to tell.
+
+        Raises:
+            Refusal: as :meth:`load`.
+        """
+        return NOTHING_TO_TELL
+
+    def _decoded(self, source: Source, memory: int | None) -> tuple[dict[str, Images], Survey]:
+        """The three splits, each file of them decoded once, and what there is to tell."""
+        splits = self._parts(source)
+        decoded = decode_once(splits, memory)
+        images = sum(len(each) for each in splits.values())
+        refuse_broken(self.name, decoded.broken, images, self.broken_cure)
+        splits = {
+            name: each.in_memory() if type(each) is Images else each for name, each in decoded.splits.items()
+        }
+        return splits, self._told(source).with_several(decoded.several)
+
+    @staticmethod
+    def _told(source: Source) -> Survey:
+        """The source's survey, with the images counted that are given."""
+        if not source.survey.where:
+            return source.survey
+        return replace(source.survey, counts=count_images(source.classes, source.splits()))
+
+    def _parts(self, source: Source) -> dict[str, Images]:
+        """The three splits, cut where they are missing, in the sizes that are wished."""
         if any(label >= len(source.classes) for label in self.augment.flip_only):
             rule = f"augment.flip_only must be labels in 0..{len(source.classes) - 1}"
             raise Refusal(f"{self.name}: {rule}, got {list(self.augment.flip_only)}")
@@ -249,20 +296,7 @@ class Dataset(BaseModel, ABC):
                 kept, _ = pick(_labels(splits[name]), most, self.split_seed, len(SPLITS) + position)
                 splits[name] = _take(splits[name], kept)
         complete(self.name, splits["train"], source.classes)
-        if source.memory is None or sum(images.nbytes for images in splits.values()) <= source.memory:
-            splits = {name: images.in_memory() for name, images in splits.items()}
-        mean, std = _moments_of(splits["train"])
-        return Data(
-            name=self.name,
-            classes=tuple(source.classes),
-            shape=source.train.shape,
-            mean=mean,
-            std=std,
-            augment=self.augment,
-            settings=self.settings(),
-            pixel_range=source.pixel_range,
-            **splits,
-        )
+        return splits
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide numbers, as JSON values."""
@@ -282,62 +316,6 @@ class Dataset(BaseModel, ABC):
             cut, kept = pick(_labels(rest), round(len(rest) * 20 / parts), self.split_seed, number)
             splits[name], rest, parts = _take(rest, cut), _take(rest, kept), parts - 20
         return {"train": rest, **splits}
-
-
-def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Pixels, N,C,H,W in uint8 or floats where 1 is white, as :meth:`Data.inputs` feeds them to a network."""
-    white = 255.0 if pixels.dtype == torch.uint8 else 1.0
-    scale, shift = _affine(mean, std, white, tuple(pixels.shape[2:]), pixels.device)
-    return (pixels.to(torch.float32, memory_format=torch.channels_last) * scale).add_(shift)
-
-
-def moments(pixels: Tensor | Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel of N,C,H,W pixels, on the scale where white is 1.
-
-    A channel that never changes gets a deviation of 1. A few images at a time: needs little memory.
-
-    Args:
-        pixels: all of them, or piece after piece, one at least.
-    """
-    count, white = 0, 1.0
-    first, second = np.zeros(1), np.zeros(1)
-    for piece in [pixels] if isinstance(pixels, Tensor) else pixels:
-        white = 255.0 if piece.dtype == torch.uint8 else 1.0
-        for part in piece.split(max(1, 4_000_000 // max(1, piece[0].numel()))):
-            flat = to_nhwc(part).cpu().numpy().reshape(-1, part.shape[1]).astype(np.float64)
-            first = first + flat.sum(0)
-            second = second + np.einsum("nc,nc->c", flat, flat)
-            count += len(flat)
-    mean = first / count / white
-    std = np.sqrt(np.maximum(second / count / white**2 - mean**2, 0.0))
-    return tuple(map(float, mean)), tuple(float(s) if s > 1e-6 else 1.0 for s in std)
-
-
-def _moments_of(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if len(images) > MEASURED:
-        images = images.select(torch.arange(MEASURED) * len(images) // MEASURED)
-    return moments(chunk.pixels for chunk in images.pieces())
-
-
-@lru_cache(maxsize=64)
-def _affine(
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    white: float,
-    size: tuple[int, ...],
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Factor and summand that normalise pixels whose white is ``white``.
-
-    Whole images (1,C,H,W), channels_last: with a number per channel (1,C,1,1) instead, the loop over
-    three interleaved channels takes several times longer on a CPU.
-    """
-    with torch.inference_mode(False):  # kept, and used outside of the mode that it was first asked for in
-        scale = torch.tensor([1 / (white * s) for s in std], device=device)
-        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
-        whole = (part.view(1, -1, 1, 1).expand(1, -1, *size) for part in (scale, shift))
-        scale, shift = (part.contiguous(memory_format=torch.channels_last) for part in whole)
-    return scale, shift
 
 
 def _labels(images: Images) -> Index:

@@ -12,6 +12,7 @@ from torch import Tensor
 from routesearch.data.class_names import check_class_names
 from routesearch.data.images import Images, Shape
 from routesearch.data.source import Source
+from routesearch.data.survey import some
 from routesearch.errors import Refusal
 from routesearch.utils.validation import short
 
@@ -65,10 +66,11 @@ def check_facts(name: str, facts: Any) -> None:
 def enough(name: str, source: Source, parts: int) -> None:
     """Raise Refusal unless every class has an image for each part that its images are cut in."""
     counts = torch.bincount(source.train.labels, minlength=len(source.classes)).tolist()
-    for label, count in enumerate(counts):
-        if count < parts:
-            rule = f"a class needs {parts} images or more to be cut in {parts} splits"
-            raise Refusal(f"{name}: {rule}, got {count} of class {source.classes[label]!r}")
+    few = [f"{count} of {source.classes[label]!r}" for label, count in enumerate(counts) if count < parts]
+    if few:
+        rule = f"a class needs {parts} images or more to be cut in {parts} splits"
+        cure = "add images, leave the class out, or give the splits yourself"
+        raise Refusal(f"{name}: {rule}, got {some(few)}; {cure}")
 
 
 def complete(name: str, train: Images, classes: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ N,C,H,W view (torch's channels_last).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,6 @@ from torch import Tensor
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
-
 PIECE = 32 << 20
 """Bytes of pixels that are looked at in one go."""
 
@@ -106,6 +105,14 @@ class Images:
         """The inverse of :meth:`pack`, without a copy; read-only arrays are welcome."""
         aux = {name: as_tensor(array) for name, array in values["aux"].items()}
         return Images(as_tensor(values["pixels"]).permute(0, 3, 1, 2), as_tensor(values["labels"]), aux)
+
+
+def count_images(classes: Sequence[str], splits: Mapping[str, Images]) -> dict[str, dict[str, int]]:
+    """Split -> class -> images."""
+    return {
+        split: dict(zip(classes, torch.bincount(images.labels, minlength=len(classes)).tolist(), strict=True))
+        for split, images in splits.items()
+    }
 
 
 def chosen(aux: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from routesearch.data.images import Images
+from routesearch.data.survey import NOTHING_TO_TELL, Survey
 
 PixelRange = tuple[float, float]
 """Least and greatest value of float pixels, on the scale where 0 is black and 1 is white."""
@@ -24,6 +25,7 @@ class Source:
             not. None: all are kept.
         pixel_range: what pixels of float32 lie in. A data set whose pixels leave [0, 1], by noise for
             instance, declares it; a saved model then takes such pixels, and refuses those beyond.
+        survey: what the user should know of their data; empty where there is nothing to tell.
     """
 
     classes: tuple[str, ...]
@@ -32,6 +34,7 @@ class Source:
     test: Images | None = None
     memory: int | None = None
     pixel_range: PixelRange = UNIT
+    survey: Survey = NOTHING_TO_TELL
 
     def splits(self) -> dict[str, Images]:
         """Those that are given, by name."""

@@ -21,6 +21,8 @@ from routesearch.data.images import Images, as_tensor, chosen
 from routesearch.utils.units import parse_bytes
 
 Names = npt.NDArray[np.bytes_]
+Sums = npt.NDArray[np.int64]
+"""N,2,3: of each image's pixels and of their squares, for each channel."""
 
 HELD = 1024
 """Images that are in work at a time where all are decoded."""
@@ -44,16 +46,20 @@ class Files:
     size: int
 
     @classmethod
-    def of(cls, folder: Path, files: Sequence[Path], size: int) -> Files:
-        """Images in ``files`` below ``folder``, one at least; both absolute or both relative."""
-        names = np.array([os.fsencode(file.relative_to(folder)) for file in files])
-        return cls(folder.absolute(), names, size)  # a worker has a working directory of its own
+    def of(cls, folder: Path, names: Sequence[str], size: int) -> Files:
+        """Images below ``folder`` by their names relative to it, one at least."""
+        encoded = np.array([os.fsencode(name) for name in names])
+        return cls(folder.absolute(), encoded, size)  # a worker has a working directory of its own
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, row: int) -> Path:
-        return self.folder / os.fsdecode(bytes(self.names[row]))
+        return self.folder / self.name(row)
+
+    def name(self, row: int) -> str:
+        """Relative to the folder."""
+        return os.fsdecode(bytes(self.names[row]))
 
 
 class StreamedImages(Images):
@@ -61,12 +67,21 @@ class StreamedImages(Images):
 
     All that :class:`Images` offers, with the same numbers. At most three batches are held at a time:
     the one that was handed out, and two that were expected.
+
+    Attributes:
+        sums: of the pixels, where all were decoded before; None: not known.
     """
 
-    def __init__(self, files: Files, labels: Tensor, aux: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        files: Files,
+        labels: Tensor,
+        aux: Mapping[str, Tensor] | None = None,
+        sums: Sums | None = None,
+    ) -> None:
         object.__setattr__(self, "labels", labels)  # a frozen class
         object.__setattr__(self, "aux", dict(aux or {}))
-        self.files = files
+        self.files, self.sums = files, sums
         self._expected: list[_Batch] = []
 
     def __repr__(self) -> str:
@@ -102,9 +117,10 @@ class StreamedImages(Images):
         return Images(pixels, self.labels.index_select(0, index), chosen(self.aux, index))
 
     def select(self, index: Tensor) -> StreamedImages:
-        names = self.files.names[index.cpu().numpy()]
-        files = Files(self.files.folder, names, self.files.size)
-        return StreamedImages(files, self.labels.index_select(0, index), chosen(self.aux, index))
+        rows = index.cpu().numpy()
+        files = Files(self.files.folder, self.files.names[rows], self.files.size)
+        sums = None if self.sums is None else self.sums[rows]
+        return StreamedImages(files, self.labels.index_select(0, index), chosen(self.aux, index), sums)
 
     def chunks(self, size: int) -> Iterator[Images]:
         """All images in order, ``size`` at a time; from the second on, the next is decoded meanwhile."""
@@ -136,7 +152,7 @@ class StreamedImages(Images):
     def to(self, device: torch.device | str) -> StreamedImages:
         """The same files, with labels, and in time pixels, on ``device``."""
         aux = {name: values.to(device) for name, values in self.aux.items()}
-        return StreamedImages(self.files, self.labels.to(device), aux)
+        return StreamedImages(self.files, self.labels.to(device), aux, self.sums)
 
     def pack(self) -> dict[str, Any]:
         """The split of all images, with the names of the files for their pixels."""
@@ -161,7 +177,7 @@ class _Batch:
     def __init__(self, files: Files, rows: npt.NDArray[np.int64]) -> None:
         self.rows = rows
         self._decoded = np.empty((len(rows), files.size, files.size, 3), np.uint8)
-        pool = _pool(torch.get_num_threads())
+        pool = decoding_pool(torch.get_num_threads())
         self._work: list[Future[None]] = [
             pool.submit(self._place, place, files[row]) for place, row in enumerate(rows.tolist())
         ]
@@ -185,6 +201,6 @@ class _Batch:
 
 
 @lru_cache(maxsize=4)
-def _pool(threads: int) -> ThreadPoolExecutor:
+def decoding_pool(threads: int) -> ThreadPoolExecutor:
     """One pool in a process: a trial is granted so many cores, however many images it has."""
     return ThreadPoolExecutor(threads, thread_name_prefix="decode")

@@ -5,8 +5,8 @@
 
 from routesearch.saved.card import Card
 from routesearch.saved.folder import PLUGINS, read
-from routesearch.saved.image_files import read_files
+from routesearch.saved.image_files import files_in, read_files
 from routesearch.saved.model import Prediction, SavedModel, load
 from routesearch.saved.save import save
 
-__all__ = ["PLUGINS", "Card", "Prediction", "SavedModel", "load", "read", "read_files", "save"]
+__all__ = ["PLUGINS", "Card", "Prediction", "SavedModel", "files_in", "load", "read", "read_files", "save"]

@@ -5,15 +5,58 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from routesearch.data.decode import read_image
+from routesearch.data.folder_walk import PassedOver, images_below
+from routesearch.data.survey import Survey
 from routesearch.errors import Refusal
 from routesearch.saved.card import Card
 from routesearch.utils.machine import cores
+
+
+class FilesIn(NamedTuple):
+    """What paths of files and folders mean.
+
+    Attributes:
+        files: those named, and for a folder all images below it, in order.
+        surveys: of each folder, what was passed over in it.
+        empty: folders without images.
+    """
+
+    files: list[Path]
+    surveys: dict[Path, Survey]
+    empty: list[Path]
+
+
+def files_in(paths: Sequence[Path]) -> FilesIn:
+    """The image files that are meant; a folder is walked as ``image_folder`` walks a class's.
+
+    Raises:
+        Refusal: a folder cannot be read.
+    """
+    found = FilesIn([], {}, [])
+    for path in paths:
+        if not _is_folder(path):
+            found.files.append(path)
+            continue
+        passed = PassedOver()
+        names = images_below(path, "", passed)
+        found.files.extend(path / name for name in names)
+        found.surveys[path] = Survey(passed_over=passed.by_reason())
+        if not names:
+            found.empty.append(path)
+    return found
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long: reading it will say so
+        return False
 
 
 def read_files(card: Card, paths: Sequence[Path]) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from routesearch.data.base import normalised
+from routesearch.data.moments import normalised
 from routesearch.data.pixels import as_pixels
 from routesearch.errors import Refusal, UnknownName, origin, shortened
 from routesearch.evaluation.latency import BATCHES, SECONDS, time_network

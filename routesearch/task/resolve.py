@@ -16,6 +16,7 @@ from torch import Tensor
 
 from routesearch.backbones.base import Backbone, reference_cost
 from routesearch.data.base import Data, Dataset, Shape
+from routesearch.data.survey import Survey
 from routesearch.errors import CodeFailed, Refusal
 from routesearch.methods.base import RoutedNet
 from routesearch.methods.running import price
@@ -97,6 +98,15 @@ class Task:
     def data(self) -> Data:
         with _naming(_data_key(self.config, self.dataset)):
             return self.dataset.load(self.config.base)
+
+    def survey(self) -> Survey:
+        """What there is to tell of the user's data, by one complete look; pixels are not kept.
+
+        Raises:
+            Refusal: where :attr:`data` would.
+        """
+        with _naming(_data_key(self.config, self.dataset)):
+            return self.dataset.survey(self.config.base)
 
     @cached_property
     def weights(self) -> Mapping[str, Tensor] | None:

@@ -117,7 +117,7 @@ def test_splits_that_are_given_are_told(run: Any, photos: Path, tmp_path: Path) 
         for file in sorted((photos / "train" / name).iterdir())[:5]:
             file.rename(photos / "test" / name / file.name)
     out = run("init", tmp_path / "mine", "--data", photos).out
-    assert "10 test images, 30 train images; validation will be cut from train" in out
+    assert "30 train images, 10 test images; validation will be cut from train" in out
 
 
 def test_arrays(run: Any, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def spoil(photos: Path, how: str) -> Path:
         ("missing", "which does not exist"),
         ("one class", "must hold 2 class folders or more, got light"),
         ("no images", "no images in"),
-        ("broken image", "light/03.png cannot be read as an image"),
+        ("broken image", "1 of 40 images cannot be read: light/03.png (it is no image"),
         ("text file", "which is another kind of file"),
         ("other arrays", "arrays must be named x_train, y_train"),
     ],

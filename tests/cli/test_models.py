@@ -92,16 +92,31 @@ def test_unreadable_files_among_good_ones(
     run: Any, trained_model: Path, pictures: list[Path], allowed: list[Any], tmp_path: Path
 ) -> None:
     pictures[1].write_bytes(pictures[1].read_bytes()[:40])
-    done = run("predict", trained_model, *pictures, tmp_path / "missing.png", tmp_path, *allowed, "--json")
+    (empty := tmp_path / "empty").mkdir()
+    done = run("predict", trained_model, *pictures, tmp_path / "missing.png", empty, *allowed, "--json")
     assert done.status == 1
     good = [pictures[0], *pictures[2:]]
     assert [row["file"] for row in done.json["predictions"]] == [str(path) for path in good]
-    bad = [pictures[1], tmp_path / "missing.png", tmp_path]
-    assert [each["file"] for each in done.json["unreadable"]] == [str(path) for path in bad]
+    bad = [pictures[1], tmp_path / "missing.png", empty]
+    assert sorted(each["file"] for each in done.json["unreadable"]) == sorted(map(str, bad))
     *named, last = done.lines
     assert len(named) == 3
-    assert all(f"{path} cannot be read as an image" in line for path, line in zip(bad, named, strict=True))
+    assert all(any(str(path) in line for line in named) for path in bad)
+    assert f"{empty} is a folder without images" in done.err
     assert last == "routesearch: every file must be a readable image, got 3 of 6 that are not"
+
+
+def test_a_folder_gives_every_image_below_it(
+    run: Any, trained_model: Path, pictures: list[Path], allowed: list[Any], tmp_path: Path
+) -> None:
+    (inner := tmp_path / "inner").mkdir()
+    pictures[0].rename(inner / "z.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    done = run("predict", trained_model, tmp_path, *allowed, "--json")
+    assert done.status == 0
+    found = [row["file"] for row in done.json["predictions"]]
+    assert sorted(found) == sorted(map(str, [*pictures[1:], inner / "z.png"]))
+    assert "notes.txt" in done.err
 
 
 def test_images_in_an_array(run: Any, trained_model: Path, allowed: list[Any], tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_images_of_the_wrong_shape(refused: Callable[..., str]) -> None:
 def test_a_photo_that_cannot_be_read(refused: Callable[..., str], photos: Path) -> None:
     (photos / "dark" / "03.png").write_bytes(b"no picture")
     line = refused({"data": {"name": "image_folder", "path": str(photos), "size": 16}})
-    assert "dark/03.png cannot be read as an image" in line
+    assert "data: image_folder: 1 of 40 images cannot be read: dark/03.png (" in line
 
 
 def test_an_address_of_ray_client(refused: Callable[..., str]) -> None:

@@ -96,7 +96,7 @@ def test_formats(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "colour"),
-    [("L", (120,)), ("RGBA", (120, 120, 120, 0)), ("LA", (120, 255)), ("P", (7,)), ("1", (1,))],
+    [("L", (120,)), ("RGBA", (120, 120, 120, 255)), ("LA", (120, 255)), ("P", (7,)), ("1", (1,))],
 )
 def test_modes_become_rgb(tmp_path: Path, mode: str, colour: tuple[int, ...]) -> None:
     paint(tmp_path / "a.png", colour, mode=mode)
@@ -173,7 +173,7 @@ def test_a_transparent_palette_gives_no_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pixels = read_image(tmp_path / "a.png", (8, 8))
-    assert (pixels == [10, 20, 30]).all()
+    assert (pixels == [132, 137, 142]).all()  # half of it, half white
 
 
 def test_grey_on_demand(tmp_path: Path) -> None:
@@ -192,9 +192,8 @@ def test_a_broken_image_is_named(tmp_path: Path, damage: str) -> None:
         bad.write_bytes(bad.read_bytes()[:1500])
     else:
         bad.write_text("hello" if damage == "text" else "")
-    with pytest.raises(Refusal, match="cannot be read as an image") as refusal:
+    with pytest.raises(Refusal, match=rf"1 of 11 images cannot be read: cats/{bad.name} \(") as refusal:
         load(tmp_path / "photos")
-    assert str(bad) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
@@ -210,15 +209,18 @@ def test_a_missing_folder_is_refused_with_the_layout(tmp_path: Path) -> None:
         (["a.png", "b.png"], "must hold 2 class folders or more, got none"),
         (["cats/a.png"], "must hold 2 class folders or more, got cats"),
         (["cats/a.txt", "dogs/a.txt"], "no images in .*photos: the layout is"),
-        (["cats/a.png", "dogs/a.txt"], "a class needs 3 images or more .* of class"),
+        (
+            ["cats/a.png", "dogs/a.txt"],
+            "every class folder in .*photos must hold an image, got none in dogs: the layout is",
+        ),
         (["train/a/1.png", "train/b/1.png", "holiday/a/1.png"], "only val and test may lie, got holiday"),
         (
             ["train/a/1.png", "train/b/1.png", "val/a/1.png", "validation/a/1.png"],
-            "val or validation, got both",
+            "must hold one folder for validation, got val, validation",
         ),
         (
             ["train/a/1.png", "train/b/1.png", "test/a/1.png", "test/c/1.png"],
-            "same class folders, got b, c in",
+            "same class folders; .*photos/test lacks b and has c, which train has not",
         ),
         (["train/a/1.png", "train/b/1.png", "val/a/1.txt", "val/b/1.txt"], "no images in .*val"),
         (["train/a/1.png", "val/a/1.png", "test/a/1.png"], "at least 2 classes must exist, got 1"),

@@ -170,7 +170,7 @@ def test_given_train_and_test_lose_a_quarter_of_train_to_validation() -> None:
 def test_a_class_too_small_to_be_cut_is_refused(
     given: tuple[str, ...], sizes: tuple[int, ...], needed: int
 ) -> None:
-    with pytest.raises(Refusal, match=f"{needed} images or more .* got {min(sizes)} of class"):
+    with pytest.raises(Refusal, match=f"{needed} images or more .* got {min(sizes)} of 'class"):
         Numbered(sizes=sizes, given=given).load(HERE)
 
 

@@ -25,8 +25,9 @@ from routesearch.data import (
     ImageFolder,
     Images,
     StreamedImages,
-    base,
+    decode_once,
     images,
+    moments,
     streamed,
 )
 from routesearch.errors import Refusal
@@ -271,18 +272,23 @@ def test_the_next_batch_is_begun_before_a_step_and_decoded_once(
 
 def test_only_what_is_asked_for_is_decoded(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
-    read = streamed.read_image
 
-    def counted(file: Path, size: tuple[int, int]) -> Any:
-        opened.append(file)
-        return read(file, size)
+    def counting(module: Any, name: str) -> None:
+        real = getattr(module, name)
 
-    monkeypatch.setattr(streamed, "read_image", counted)
+        def counted(file: Path, size: tuple[int, int]) -> Any:
+            opened.append(file)
+            return real(file, size)
+
+        monkeypatch.setattr(module, name, counted)
+
+    counting(streamed, "read_image")
+    counting(decode_once, "examine_image")
     data = load(photos, "4G", train=6, validation=2, test=2)
     assert len(opened) == 10
     del opened[:]
     files = load(photos, "1").train
-    assert len(opened) == len(files)  # mean and deviation
+    assert len(opened) == len(set(opened)) == COUNT  # each once: the look, mean and deviation
     del opened[:]
     next(files.chunks(5))
     assert len(opened) == 5
@@ -292,11 +298,11 @@ def test_only_what_is_asked_for_is_decoded(photos: Path, monkeypatch: pytest.Mon
 def test_moments_of_very_many_images_are_those_of_an_even_sample(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "MEASURED", 10)
+    monkeypatch.setattr(moments, "MEASURED", 10)
     held, files = both(photos)
     assert (held.mean, held.std) == (files.mean, files.std)
     rows = torch.arange(10) * len(held.train) // 10
-    assert (held.mean, held.std) == base.moments(held.train.pixels[rows])
+    assert (held.mean, held.std) == moments.moments(held.train.pixels[rows])
 
 
 @pytest.mark.parametrize("damage", ["gone", "torn", "text"])
@@ -324,7 +330,7 @@ def test_a_file_that_breaks_in_mid_training_is_named_in_one_line(tmp_path: Path,
 def test_a_broken_file_is_found_before_a_study_starts(tmp_path: Path) -> None:
     photos = fill(tmp_path / "photos")
     (photos / "dark" / "a.png").write_text("hello")
-    with pytest.raises(Refusal, match=r"a\.png cannot be read"):
+    with pytest.raises(Refusal, match=r"1 of 41 images cannot be read: dark/a\.png"):
         load(photos, "1K").fingerprint()
 
 
