@@ -213,10 +213,10 @@ def make_results() -> Callable[..., StudyResults]:
     from types import SimpleNamespace
 
     from routesearch.results.budget import Budget
-    from routesearch.results.journal import ASKED, OUTCOME
     from routesearch.results.measurements import with_test_results
     from routesearch.results.points import OperatingPoint, Point
     from routesearch.results.reader import StudyResults
+    from routesearch.results.replay import StoredTrial
     from routesearch.study.config import (
         BackboneConfig,
         BudgetConfig,
@@ -241,9 +241,11 @@ def make_results() -> Callable[..., StudyResults]:
             facts |= [with_test_results(facts, p.trial, [measured])]
         stored = []
         for record in records:
-            outcome = {} if record.outcome is None else {OUTCOME: record.outcome.dumps()}
-            stored.append(("study", SimpleNamespace(user_attrs={ASKED: record.proposal()} | outcome)))
-        journal: Any = SimpleNamespace(id=study, facts=lambda: facts, trials=lambda: stored)
+            outcome = None if record.outcome is None else record.outcome.dumps()
+            stored.append(StoredTrial(record.proposal(), outcome))
+        journal: Any = SimpleNamespace(
+            id=study, path=Path("journal.log"), facts=lambda: facts, stored=lambda: stored
+        )
         macs = None if budget.max_macs is None else f"{budget.max_macs:.12g}"
         config = StudyConfig(
             file=Path("/nowhere/quickstart.yaml"),

@@ -14,7 +14,8 @@ import typer
 from routesearch import __version__
 from routesearch.cli import catalogue, check, export, init, latency, models, new_plugin, plan, results, search
 from routesearch.cli.output import PROGRAM, answering, log, start_logging
-from routesearch.errors import Refusal, RouteSearchError
+from routesearch.errors import Refusal, RouteSearchError, full_traceback, shortened
+from routesearch.errors.texts import MAX_LINE, one_line, printable_lines
 from routesearch.utils.process_environment import (
     check_working_directory,
     print_anything,
@@ -118,14 +119,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         return REFUSED if isinstance(error, Refusal) else FAILED
     except Exception as error:
         hint = "" if log.isEnabledFor(logging.DEBUG) else f"; `{PROGRAM} -v …` shows the traceback"
-        complain(f"{type(error).__name__}: {error}{hint}", error)
+        complain(f"{shortened(error, MAX_LINE)}{hint}", error)
         return FAILED
 
 
 def complain(text: str, error: BaseException | None = None) -> None:
     """One line on standard error; the traceback too where the user asked for detail."""
-    sys.stderr.write(f"{PROGRAM}: {' '.join(text.split())}\n")
+    sys.stderr.write(f"{PROGRAM}: {one_line(text)}\n")
     if error is not None and log.isEnabledFor(logging.DEBUG):
-        import traceback
-
-        traceback.print_exception(error)
+        sys.stderr.write(printable_lines(full_traceback(error)))

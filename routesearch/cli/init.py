@@ -15,7 +15,7 @@ import typer
 from routesearch.cli.output import Answer, tell_problems
 from routesearch.cli.survey import showing_decoding, tell_survey
 from routesearch.errors import Refusal
-from routesearch.utils.files import printable
+from routesearch.errors.texts import printable
 from routesearch.utils.paths import check_utf8_folder, escape
 
 if TYPE_CHECKING:

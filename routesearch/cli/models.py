@@ -12,7 +12,7 @@ from routesearch.cli.options import Json, Plugins
 from routesearch.cli.output import Answer, log
 from routesearch.cli.survey import tell_survey
 from routesearch.errors import Refusal, RunFailed
-from routesearch.utils.files import printable
+from routesearch.errors.texts import printable
 
 if TYPE_CHECKING:
     from routesearch.saved import Prediction

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from routesearch.errors import RouteSearchError
+from routesearch.errors.texts import MAX_TRACEBACK, bounded, one_line, printable_lines
 
 if TYPE_CHECKING:
     from routesearch.report import Table
@@ -68,14 +69,15 @@ def show(parts: Iterable[str | Table]) -> None:
 
     if not sys.stdout.isatty():
         for part in parts:
-            sys.stdout.write("\n".join([part] if isinstance(part, str) else plain(part)) + "\n")
+            lines = printable_lines(part) if isinstance(part, str) else "\n".join(plain(part))
+            sys.stdout.write(f"{lines}\n")
         return
     from rich.console import Console
 
     console = Console(highlight=False)
     for part in parts:
         if isinstance(part, str):
-            console.print(part, markup=False)
+            console.print(printable_lines(part), markup=False)
         else:
             draw(part, console)
 
@@ -88,10 +90,10 @@ class _Lines(logging.Handler):
             level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
             text = record.getMessage()
             if not log.isEnabledFor(logging.DEBUG):
-                text = " ".join(text.split())
+                text = one_line(text)
             elif record.exc_info:
                 text += "\n" + logging.Formatter().formatException(record.exc_info)
-            sys.stderr.write(f"{PROGRAM}: {level}{text}\n")
+            sys.stderr.write(f"{PROGRAM}: {level}{printable_lines(bounded(text, MAX_TRACEBACK))}\n")
             sys.stderr.flush()
         except BrokenPipeError:
             raise

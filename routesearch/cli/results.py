@@ -219,7 +219,8 @@ def _trial_row(record: TrialRecord, backbone_macs: float, budget: Budget) -> tup
     from routesearch.report.table import mega, percent, short
     from routesearch.results.budget import representative
 
-    points, outcome = record.points(budget), record.outcome
+    outcome = record.outcome
+    points = () if outcome is None else outcome.points
     accuracy = macs = ""
     if points:
         one = representative(points, backbone_macs, budget)

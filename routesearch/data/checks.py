@@ -14,7 +14,7 @@ from routesearch.data.images import Images, Shape
 from routesearch.data.source import Source
 from routesearch.data.survey import some
 from routesearch.errors import Refusal
-from routesearch.utils.validation import short
+from routesearch.errors.texts import shown
 
 
 def check_source(name: str, source: Source) -> None:
@@ -24,7 +24,7 @@ def check_source(name: str, source: Source) -> None:
         name: of the data set.
     """
     if not isinstance(source, Source):
-        raise Refusal(f"{name}: read must give a Source, got {short(source)}")
+        raise Refusal(f"{name}: read must give a Source, got {shown(source)}")
     check_class_names(name, source.classes)
     _check_range(name, source.pixel_range)
     for split, images in {"train": source.train, **source.splits()}.items():
@@ -43,7 +43,7 @@ def check_declared(name: str, source: Source, shape: Shape | None, classes: Sequ
     """Raise Refusal where what was read is not what the data set declares; None declares nothing."""
     rule = f"{name}: images must have the declared shape (C, H, W)"
     if shape is not None and tuple(shape) != source.train.shape:
-        raise Refusal(f"{rule}, got {source.train.shape} and {short(shape)} declared")
+        raise Refusal(f"{rule}, got {source.train.shape} and {shown(shape)} declared")
     rule = f"{name}: classes must be the declared ones"
     if classes is not None and tuple(classes) != tuple(source.classes):
         counts = f"{len(source.classes)} and {len(classes)} declared"
@@ -55,11 +55,11 @@ def check_declared(name: str, source: Source, shape: Shape | None, classes: Sequ
 def check_facts(name: str, facts: Any) -> None:
     """Raise Refusal unless a data set's facts are an image shape and class names."""
     if not isinstance(facts, Sequence) or len(facts) != 2:
-        raise Refusal(f"{name}: facts must be shape and class names, got {short(facts)}")
+        raise Refusal(f"{name}: facts must be shape and class names, got {shown(facts)}")
     shape, classes = facts
     sound = isinstance(shape, Sequence) and len(shape) == 3
     if not sound or not all(isinstance(size, int) and size >= 1 for size in shape):
-        raise Refusal(f"{name}: shape must be C, H, W, each 1 or more, got {short(shape)}")
+        raise Refusal(f"{name}: shape must be C, H, W, each 1 or more, got {shown(shape)}")
     check_class_names(name, classes)
 
 
@@ -86,13 +86,13 @@ def _check_range(name: str, bounds: Any) -> None:
     numbers = isinstance(bounds, Sequence) and all(isinstance(bound, int | float) for bound in bounds)
     if not numbers or len(bounds) != 2 or not -math.inf < bounds[0] < bounds[1] < math.inf:
         rule = "pixel_range must be two finite numbers, the least and the greatest"
-        raise Refusal(f"{name}: {rule}, got {short(bounds)}")
+        raise Refusal(f"{name}: {rule}, got {shown(bounds)}")
 
 
 def _check_form(where: str, images: Images) -> None:
     """Tensors of the right types and sizes."""
     if not isinstance(images, Images):
-        raise Refusal(f"{where}: a split must be Images, got {short(images)}")
+        raise Refusal(f"{where}: a split must be Images, got {shown(images)}")
     held = vars(images).get("pixels")  # not those that are read one by one
     for what, values in (("pixels", images.labels if held is None else held), ("labels", images.labels)):
         if not isinstance(values, Tensor):

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from routesearch.data.folder_walk import UNLABELLED, PassedOver, subfolders
 from routesearch.errors import Refusal
-from routesearch.utils.files import printable
+from routesearch.errors.texts import printable
 
 LAYOUT = "FOLDER/CLASS/image.jpg, or FOLDER/train/CLASS/image.jpg with val and test beside train"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from routesearch.errors import Refusal
-from routesearch.utils.validation import short
+from routesearch.errors.texts import shown
 
 LONGEST = 200
 """Characters of a class name, at most."""
@@ -26,15 +26,15 @@ def check_class_names(where: str, names: Sequence[Any]) -> None:
         where: how a refusal calls their owner.
     """
     if isinstance(names, str) or not isinstance(names, Sequence):
-        raise Refusal(f"{where}: class names must be a tuple of texts, got {short(names)}")
+        raise Refusal(f"{where}: class names must be a tuple of texts, got {shown(names)}")
     if len(names) < 2:
         raise Refusal(f"{where}: at least 2 classes must exist, got {len(names)}")
     for label, name in enumerate(names):
         if rule := _broken(name):
-            raise Refusal(f"{where}: a class name must {rule}, got {short(name)} for label {label}")
+            raise Refusal(f"{where}: a class name must {rule}, got {shown(name)} for label {label}")
     if len(set(names)) < len(names):
         twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise Refusal(f"{where}: class names must differ, got {short(twice)} twice")
+        raise Refusal(f"{where}: class names must differ, got {shown(twice)} twice")
 
 
 def composed(name: str) -> str:

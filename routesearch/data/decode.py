@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from routesearch.data.formats import needed, readable_formats
-from routesearch.errors import MAX_MESSAGE, Refusal
-from routesearch.utils.files import printable
+from routesearch.errors import Refusal
+from routesearch.errors.texts import MAX_MESSAGE, printable
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -13,7 +13,7 @@ import torch
 from routesearch.data.decode import BrokenImage, examine_image
 from routesearch.data.images import Images
 from routesearch.data.streamed import StreamedImages, Sums, decoding_pool
-from routesearch.utils.files import printable
+from routesearch.errors.texts import printable
 
 AT_A_TIME = 256
 """Images that are in work at a time, and after which progress is told."""

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from routesearch.data.formats import needed, readable_suffixes
 from routesearch.errors import Refusal
-from routesearch.utils.files import printable
+from routesearch.errors.texts import printable
 
 SYSTEM = frozenset(
     {

@@ -18,7 +18,7 @@ from routesearch.data.images import Images
 from routesearch.data.streamed import Files, Memory, StreamedImages
 from routesearch.data.survey import Survey, some
 from routesearch.errors import Refusal
-from routesearch.utils.files import printable
+from routesearch.errors.texts import printable
 from routesearch.utils.units import bytes_of
 
 

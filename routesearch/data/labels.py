@@ -13,7 +13,7 @@ from torch import Tensor
 from routesearch.data.class_names import composed
 from routesearch.data.pixels import last_part
 from routesearch.errors import Refusal
-from routesearch.utils.validation import short
+from routesearch.errors.texts import shown
 
 Array = npt.NDArray[Any]
 
@@ -137,7 +137,7 @@ def _texts(array: Array, what: str) -> Array:
         decoded: Array = np.char.decode(array, "utf-8")
         return decoded
     except UnicodeDecodeError as error:
-        raise Refusal(f"{what} must be valid UTF-8, got {short(error.object)}") from None
+        raise Refusal(f"{what} must be valid UTF-8, got {shown(error.object)}") from None
 
 
 def _check_numbers(values: Array, what: str) -> None:
@@ -156,4 +156,4 @@ def _check_numbers(values: Array, what: str) -> None:
 
 def _some(values: Sequence[Any]) -> str:
     """The first few of several."""
-    return ", ".join(map(short, values[:5])) + (", …" if len(values) > 5 else "")
+    return ", ".join(map(shown, values[:5])) + (", …" if len(values) > 5 else "")

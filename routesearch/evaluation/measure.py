@@ -11,6 +11,7 @@ from torch import Tensor
 
 from routesearch.data.base import Data, Images
 from routesearch.errors import RunFailed, noted
+from routesearch.errors.texts import shown
 from routesearch.methods.base import Knob, RoutedNet, Scores
 from routesearch.methods.running import check_knobs, price, run
 from routesearch.results.points import OperatingPoint
@@ -134,7 +135,7 @@ def _spot_check_indices(points: Sequence[OperatingPoint]) -> list[int]:
 def _executed(
     net: RoutedNet, data: Data, images: Images, device: torch.device, knob: Knob, priced: RoutePrices
 ) -> OperatingPoint:
-    with noted(f"at knob {dict(knob)}"):
+    with noted("at knob", dict(knob)):
         routed = Routed.joined([run(net, inputs, knob) for inputs, _ in data.chunks(images, device)])
     _check_finite(net, routed.logits, knob)
     _check_priced(net, routed, knob, priced)
@@ -158,7 +159,7 @@ def _check_priced(net: RoutedNet, routed: Routed, knob: Knob, priced: RoutePrice
     low, high = (int(bound) for bound in routed.macs.aminmax())
     if low not in priced.bounds or high not in priced.bounds:
         rule = "what images cost must lie within the price over knobs() without scores"
-        told = f"{low:,} to {high:,} MACs at knob {dict(knob)}, priced at {priced.bounds}"
+        told = f"{low:,} to {high:,} MACs at knob {shown(dict(knob))}, priced at {priced.bounds}"
         raise RunFailed(f"{net.name}: {rule}, got {told}")
 
 
@@ -168,7 +169,7 @@ def _audited(net: RoutedNet, inputs: Tensor, knob: Knob) -> Routed:
     Raises:
         RunFailed: where work was done outside the meter, or charged and not done.
     """
-    with noted(f"at knob {dict(knob)}"):
+    with noted("at knob", dict(knob)):
         routed = run(net, inputs, knob)  # has blocks priced, which would count as work below
     _check_finite(net, routed.logits, knob)
     with torch.no_grad():  # in inference mode operators would have to be taken apart in Python
@@ -199,7 +200,9 @@ def _spot_check(
         differ = int((said.ne(really.route) | labels.ne(really.logits.argmax(1))).sum())
         if differ > max(2, DISAGREE * len(inputs)):
             rule = "decide(observe(x)) must agree with route(x)"
-            raise RunFailed(f"{net.name}: {rule}, got {differ} of {len(inputs)} different at {dict(knob)}")
+            raise RunFailed(
+                f"{net.name}: {rule}, got {differ} of {len(inputs)} different at {shown(dict(knob))}"
+            )
         for route, macs in set(zip(really.route.tolist(), really.macs.tolist(), strict=True)):
             price = priced.routes[route]
             if macs not in price:
@@ -209,7 +212,7 @@ def _spot_check(
 
 def _check_finite(net: RoutedNet, logits: Tensor, knob: Knob) -> None:
     if not bool(torch.isfinite(logits).all()):
-        raise RunFailed(f"{net.name}: logits must be finite, got NaN or infinity at knob {dict(knob)}")
+        raise RunFailed(f"{net.name}: logits must be finite, got NaN or infinity at knob {shown(dict(knob))}")
 
 
 def _shares(shares: Tensor) -> tuple[float, ...]:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from routesearch.backbones.base import Backbone
 from routesearch.errors import CodeFailed, Refusal, described, noted
+from routesearch.errors.texts import shown
 from routesearch.methods.base import Knob, RoutedNet, Trunk
 from routesearch.routing.billing import BatchMeter, Routed
 from routesearch.routing.pricing import PricingMeter, RoutePrices, one_image
 from routesearch.routing.shapes import shapes_only
 from routesearch.space.space import Space
-from routesearch.utils.validation import short
 
 
 def price(
@@ -42,7 +42,7 @@ def price(
     except Exception as error:  # a plugin's code may raise anything
         hint = "; route may branch through the meter only" if "meta tensors" in str(error) else ""
         raise CodeFailed(
-            f"{method.name}: {dict(config)} cannot be built and routed: {described(error)}{hint}"
+            f"{method.name}: {shown(dict(config))} cannot be built and routed: {described(error)}{hint}"
         ) from error
 
 
@@ -65,7 +65,7 @@ def check_knobs(name: str, knobs: Sequence[Knob]) -> None:
             except (TypeError, ValueError):
                 kind = type(value).__name__
                 rule = f"{name}: a knob must be made of JSON values: numbers, texts, lists"
-                raise Refusal(f"{rule}; got {key}={short(value)}, a {kind}") from None
+                raise Refusal(f"{rule}; got {key}={shown(value)}, a {kind}") from None
 
 
 def without_weights(net: RoutedNet) -> RoutedNet:
@@ -87,7 +87,7 @@ def price_ways(net: RoutedNet, knobs: Sequence[Knob]) -> RoutePrices:
     prices = RoutePrices(params=sum(p.numel() for p in net.parameters()))
     with shapes_only():
         for knob in knobs:
-            with noted(f"at knob {dict(knob)}"):
+            with noted("at knob", dict(knob)):
                 net.route(PricingMeter(prices), one_image(net.backbone.image_shape), knob)
     if not prices.routes:
         raise ValueError("a route must end in meter.finish, got none that does")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from routesearch.errors.texts import MAX_REASON, bounded, printable
 from routesearch.results.budget import Budget
 from routesearch.results.points import Point, PointKey
 from routesearch.results.timing import Timing
@@ -17,7 +18,7 @@ SPARE = ("config", "in budget", "knob", "x backbone", "on test")
 
 @dataclass(frozen=True)
 class Table:
-    """Text in columns; every row is as long as ``columns``.
+    """Text in columns; every row is as long as ``columns``. Cells are made fit to be shown.
 
     Attributes:
         texts: columns that may run over several lines.
@@ -34,6 +35,10 @@ class Table:
         keep = [i for i, column in enumerate(self.columns) if column != name]
         columns, *rows = (tuple(row[i] for i in keep) for row in (self.columns, *self.rows))
         return replace(self, columns=columns, rows=tuple(rows))
+
+    def __post_init__(self) -> None:
+        shown = tuple(tuple(printable(bounded(cell, MAX_REASON)) for cell in row) for row in self.rows)
+        object.__setattr__(self, "rows", shown)
 
     def markdown(self) -> str:
         rule = tuple("---" for _ in self.columns)
@@ -137,11 +142,11 @@ def short(settings: Mapping[str, Any], most: int = 120) -> str:
 
     Of more than ``most`` characters it is the first ones, up to the end of a value, and an ellipsis.
     """
-    text = ", ".join(f"{name}={_value(value)}" for name, value in settings.items())
+    text = printable(", ".join(f"{name}={_value(value)}" for name, value in settings.items()))
     if len(text) <= most:
         return text
     end = text.rfind(", ", 0, most)
-    return f"{text[: max(end, 0)]}, …" if end > 0 else "…"
+    return f"{text[:end]}, …" if end > 0 else "…"
 
 
 def _value(value: Any) -> str:

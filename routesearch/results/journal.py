@@ -3,39 +3,39 @@
 There is one writer, the driver, which holds a kernel lock on ``driver.lock`` for as long as it lives;
 the kernel drops it with the process, however that ends. Every line is on disk before the writer goes
 on, so only the last line can ever be torn: it is cut when the next writer opens the file. Readers
-need no lock and never write.
+need no lock and never write. What the lines are: :mod:`routesearch.results.journal_file`; what they
+say: :mod:`routesearch.results.replay`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
+import logging
 import os
 import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from routesearch.errors import Refusal, shortened
+from routesearch.results.journal_file import JournalFile
+from routesearch.results.replay import ASKED, FORMAT, META, OUTCOME, Replay, StoredTrial
+from routesearch.utils.memory import collection_paused
 
-from routesearch.errors import Refusal, RunFailed
+if TYPE_CHECKING:
+    from optuna.storages import JournalStorage
+    from optuna.trial import FrozenTrial
+
+__all__ = ["ASKED", "LOCK", "LOG", "META", "OUTCOME", "Journal", "move_aside"]
 
 LOG = "journal.log"
 LOCK = "driver.lock"
-META = "study"
-"""Name of the Optuna study that holds no trials, only what belongs to the whole study."""
 
-ASKED, OUTCOME = "asked", "outcome"
-"""Attributes of an Optuna trial that make it a trial of the study: what was proposed, and its result."""
-
-_BLOCK = 1 << 16
+log = logging.getLogger("routesearch")
 
 
 class Journal:
@@ -45,32 +45,42 @@ class Journal:
 
     Attributes:
         dir: the study's folder.
-        storage: the Optuna storage over the file.
+        path: of the file.
     """
 
-    def __init__(self, folder: Path, storage: JournalStorage, lock: int | None) -> None:
+    def __init__(self, folder: Path, lock: int | None) -> None:
         self.dir = folder
-        self.storage = storage
+        self.path = folder / LOG
         self._lock = lock
-        self._facts_id: int | None = self.names().get(META)
+        self._file = JournalFile(self.path)
+        self._replay = Replay(self._file)
 
     @classmethod
     def open_for_writing(cls, folder: Path) -> Journal:
         """Open the journal as its only writer, making the folder and the file where they are missing.
 
         Raises:
-            Refusal: another search holds the study, the folder cannot be written, or the file is
-                damaged before its last line.
+            Refusal: another search holds the study, the folder cannot be written, the file is damaged
+                before its last line, or a newer version wrote it.
         """
         lock = _take(folder)
         try:
-            path = folder / LOG
-            _cut_torn_tail(path)
-            journal = cls(folder, _open(path, _Written(str(path))), lock)
-            if journal._facts_id is None:
-                journal._facts_id = journal.storage.create_new_study([StudyDirection.MAXIMIZE], META)
-            if journal.get("id") is None:
-                journal.set("id", uuid.uuid4().hex)
+            journal = cls(folder, lock)
+            journal.path.touch()
+            from routesearch.results.optuna_log import create_study
+
+            _ = journal.storage  # reads the file
+            if cut := journal._file.cut_torn():
+                log.warning(
+                    "the last line of the journal %s was incomplete, as a crash leaves it: %d bytes removed",
+                    journal.path,
+                    cut,
+                )
+            if META not in journal.names():
+                create_study(journal.storage, META)
+            for key, value in (("format", FORMAT), ("id", journal.get("id") or uuid.uuid4().hex)):
+                if journal.get(key) != value:
+                    journal.set(key, value)
             return journal
         except OSError as error:
             os.close(lock)
@@ -84,18 +94,28 @@ class Journal:
         """Open the journal as it stands, also while a search writes to it; nothing is changed.
 
         Raises:
-            Refusal: there is no study yet, or the file is damaged.
+            Refusal: there is no study yet, the file is damaged, or a newer version wrote it.
         """
-        path = folder / LOG
-        if not path.is_file():
+        journal = cls(folder, None)
+        if not journal.path.is_file():
             raise Refusal(f"no study in {folder} yet: run `routesearch search` first")
-        try:
-            journal = cls(folder, _open(path, JournalFileBackend(str(path), lock_obj=_NoAppend())), None)
-        except OSError as error:
-            raise Refusal(f"the journal must be readable, got {path}: {error.strerror}") from error
-        if journal._facts_id is None:
+        if META not in journal.names():
             raise Refusal(f"no study in {folder} yet: run `routesearch search` first")
+        if journal._file.torn.endswith(b"\n"):  # an append that is under way has no line end yet
+            log.warning("the last line of the journal %s is damaged and left out", journal.path)
         return journal
+
+    @cached_property
+    def storage(self) -> JournalStorage:
+        """The Optuna storage over the file."""
+        from routesearch.results.optuna_log import open_storage  # Optuna takes long to import
+
+        try:
+            with collection_paused():
+                return open_storage(self._replay, writable=self._lock is not None)
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            how = f"cannot be replayed by Optuna ({shortened(error)})"
+            raise self._file.damaged(how, self._replay.line) from error
 
     def close(self) -> None:
         """Let the next driver in."""
@@ -116,7 +136,7 @@ class Journal:
 
     def names(self) -> dict[str, int]:
         """Optuna study name -> its id in the storage."""
-        return {s.study_name: s._study_id for s in self.storage.get_all_studies()}
+        return dict(self._read().studies)
 
     def trials(self) -> Iterator[tuple[str, FrozenTrial]]:
         """All Optuna trials of all methods, with the name of their Optuna study; not to be changed."""
@@ -125,19 +145,30 @@ class Journal:
                 for trial in self.storage.get_all_trials(study, deepcopy=False):
                     yield name, trial
 
+    def stored(self) -> list[StoredTrial]:
+        """What was proposed to and became of all Optuna trials, by Optuna's ids; not to be changed."""
+        return self._read().trials
+
     def get(self, key: str) -> Any:
         """A fact of the whole study (a JSON value), or None."""
-        return self.facts().get(key)
+        return self._read().facts.get(key)
 
     def facts(self) -> dict[str, Any]:
         """All facts of the whole study."""
-        assert self._facts_id is not None
-        return dict(self.storage.get_study_user_attrs(self._facts_id))
+        return dict(self._read().facts)
+
+    def _read(self) -> Replay:
+        """What the journal says now."""
+        try:
+            with collection_paused():
+                self._replay.update()
+        except OSError as error:
+            raise Refusal(f"the journal must be readable, got {self.path}: {error.strerror}") from error
+        return self._replay
 
     def set(self, key: str, value: Any) -> None:
         """Keep a fact; it is on disk when this returns."""
-        assert self._facts_id is not None
-        self.storage.set_study_user_attr(self._facts_id, key, value)
+        self.storage.set_study_user_attr(self.names()[META], key, value)
 
     def check_fingerprint(self, fingerprint: Mapping[str, str], started: bool) -> None:
         """Check that a continued study is still the same one; one without trials takes the new fingerprint.
@@ -201,108 +232,6 @@ def move_aside(folder: Path) -> Path | None:
         raise Refusal(f"--fresh must be able to rename {folder}: {error.strerror}") from error
     finally:
         os.close(lock)
-
-
-class _Written(JournalFileBackend):
-    """The journal's file under the driver's lock; an append happens whole or not at all."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path, lock_obj=_DriverHolds())
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        size = Path(self._file_path).stat().st_size
-        try:
-            super().append_logs(logs)
-        except BaseException as error:
-            # Half a line must not stay: the next append would glue itself to it. Cutting needs no space.
-            os.truncate(self._file_path, size)
-            if isinstance(error, OSError):
-                raise RunFailed(
-                    f"the journal cannot be written: {error.strerror} ({self._file_path}); "
-                    "finished trials are kept, run the search again when this is put right"
-                ) from error
-            raise
-
-
-class _DriverHolds(JournalFileOpenLock):
-    """No lock per line: the driver's lock already makes this process the only writer.
-
-    Optuna's own lock is a file that a killed process leaves behind, and the next one waits for 30 s.
-    """
-
-    def __init__(self) -> None:
-        pass
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        return None
-
-
-class _NoAppend(JournalFileOpenLock):
-    """A reader that tried to write would be a mistake of this package."""
-
-    def __init__(self) -> None:
-        pass
-
-    def acquire(self) -> bool:
-        raise RuntimeError("a journal opened for reading is never written")
-
-    def release(self) -> None:
-        return None
-
-
-def _open(path: Path, backend: JournalFileBackend) -> JournalStorage:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return JournalStorage(backend)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-        raise Refusal(f"the journal {path} is corrupt{_first_bad_line(path)}") from error
-
-
-def _first_bad_line(path: Path) -> str:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not _whole(line):
-                return f" at line {number}"
-    return ""
-
-
-def _whole(line: bytes) -> bool:
-    """Whether this is a complete entry."""
-    if not line.endswith(b"\n"):
-        return False
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return False
-    return isinstance(entry, dict) and "op_code" in entry
-
-
-def _cut_torn_tail(path: Path) -> None:
-    """Remove the last line if it is incomplete: a torn write, or zeros where a power loss left no data."""
-    with path.open("a+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        start, last = _last_line(file, end)
-        if end == 0 or _whole(last):
-            return
-        file.truncate(start)
-        os.fsync(file.fileno())
-
-
-def _last_line(file: Any, end: int) -> tuple[int, bytes]:
-    """Where the last line starts, and its bytes with the line end, if it has one."""
-    start, tail = end, b""
-    while start > 0:
-        step = min(_BLOCK, start)
-        start -= step
-        file.seek(start)
-        tail = file.read(step) + tail
-        found = tail.rfind(b"\n", 0, len(tail) - 1)
-        if found >= 0:
-            return start + found + 1, tail[found + 1 :]
-    return 0, tail
 
 
 def _take(folder: Path) -> int:

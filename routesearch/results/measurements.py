@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
+from routesearch.errors import Refusal
+from routesearch.errors.texts import shown
+from routesearch.results.checks import (
+    MAX_MACS,
+    MAX_SPENT,
+    check_curve,
+    need,
+    need_count,
+    need_keys,
+    need_number,
+    need_text,
+)
 from routesearch.results.points import OperatingPoint, PointKey, knob_key
 from routesearch.results.timing import Timing
 
@@ -13,6 +27,52 @@ Facts = Mapping[str, Any]
 """Name -> JSON value: :meth:`Journal.facts`."""
 
 _TEST, _TIMING = "test:", "timing:"
+
+
+def check_facts(path: Path, facts: Facts) -> None:
+    """Refuse facts that are not what is kept under their names.
+
+    Args:
+        path: of the journal.
+    """
+    for name, value in facts.items():
+        try:
+            _check_fact(name, value)
+        except Refusal as refusal:
+            raise Refusal(f"the journal {path}: {shown(name)}: {refusal}") from None
+
+
+def _check_fact(name: str, value: Any) -> None:
+    if name == "id":
+        need_text("it", value)
+    elif name == "reference":
+        need_number(
+            "it", value, math.ulp(0.0), MAX_MACS, f"the backbone's MACs, above 0, at most {MAX_MACS:g}"
+        )
+    elif name in ("fingerprint", "code"):
+        texts = isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+        need(texts, "it", "a mapping of texts", value)
+    elif name == "inputs":
+        inputs = need_keys(value, ("shape", "classes", "mean", "std"))
+        for key in inputs:
+            need(isinstance(inputs[key], list), key, "a list", inputs[key])
+    elif name.startswith((_TEST, _TIMING)):
+        need(name.rpartition(":")[2].isdecimal(), "its name", "that of a trial's number", name)
+        need(isinstance(value, list), "it", "a list", value)
+        if name.startswith(_TEST):
+            check_curve(value)
+        else:
+            for row in value:
+                _check_timing(row)
+
+
+def _check_timing(row: Any) -> None:
+    whole = isinstance(row, list) and len(row) == 3 and all(isinstance(part, dict) for part in row)
+    need(whole, "a timing", "knob, resources and times", row)
+    times = need_keys(row[2], [each.name for each in fields(Timing)])
+    need_count("batch", times["batch"])
+    for key in times.keys() - {"batch"}:
+        need_number(key, times[key], math.ulp(0.0), MAX_SPENT, "a number above 0")
 
 
 def read_test_results(facts: Facts) -> dict[int, list[OperatingPoint]]:

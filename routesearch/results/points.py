@@ -122,13 +122,18 @@ def front(points: Sequence[P]) -> list[P]:
 
     Equal points all stay. Sorted by MACs, then accuracy.
     """
+    found = [p for p, keep in zip(points, on_front(points), strict=True) if keep]
+    return sorted(found, key=lambda p: (p.macs, p.accuracy))
+
+
+def on_front(points: Sequence[HasCost]) -> npt.NDArray[np.bool_]:
+    """Which of ``points`` are on their front."""
     if not points:
-        return []
+        return np.zeros(0, bool)
     from moocore import is_nondominated
 
-    kept = is_nondominated(_costs(points), keep_weakly=True)
-    found = [p for p, keep in zip(points, kept, strict=True) if keep]
-    return sorted(found, key=lambda p: (p.macs, p.accuracy))
+    kept: npt.NDArray[np.bool_] = is_nondominated(_costs(points), keep_weakly=True)
+    return kept
 
 
 def _costs(points: Sequence[HasCost]) -> npt.NDArray[np.float64]:
@@ -173,15 +178,24 @@ def undominated(points: Sequence[L]) -> list[L]:
 
     The best point within any budget is one of them; without latencies they are the front.
     """
+    if all(p.latency is None for p in points):
+        return front(points)
+    return [p for p, keep in zip(points, are_undominated(points), strict=True) if keep]
+
+
+def are_undominated(points: Sequence[HasLatency]) -> npt.NDArray[np.bool_]:
+    """Which of ``points`` are :func:`undominated`."""
     timed = [p.latency for p in points if p.latency is not None]
     if not timed:
-        return front(points)
+        return on_front(points)
     from moocore import is_nondominated
 
     never = 2 * max(timed) + 1
     latencies = np.array([never if p.latency is None else p.latency for p in points])
-    kept = is_nondominated(np.column_stack((_costs(points), latencies)), keep_weakly=True)
-    return [p for p, keep in zip(points, kept, strict=True) if keep]
+    kept: npt.NDArray[np.bool_] = is_nondominated(
+        np.column_stack((_costs(points), latencies)), keep_weakly=True
+    )
+    return kept
 
 
 def thin(points: Sequence[P], most: int = MAX_STORED) -> list[P]:

@@ -3,32 +3,65 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import InitVar, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar, final
 
-from optuna.trial import FrozenTrial
+import numpy as np
+import numpy.typing as npt
 
 from routesearch.errors import Refusal
+from routesearch.errors.texts import shown
 from routesearch.results import points
 from routesearch.results.budget import Budget
-from routesearch.results.journal import ASKED, OUTCOME, Journal
-from routesearch.results.measurements import Facts, read_test_results, read_timings
-from routesearch.results.points import Point, PointKey
+from routesearch.results.journal import Journal
+from routesearch.results.measurements import Facts, check_facts, read_test_results, read_timings
+from routesearch.results.points import OperatingPoint, Point, PointKey
 from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.results.replay import StoredTrial
 from routesearch.results.timing import Timing
 from routesearch.study.config import StudyConfig
 from routesearch.utils.memory import collection_paused
 from routesearch.utils.units import macs_of, parse_latency, parse_macs
 
 T = TypeVar("T")
+Choose = Callable[[list[OperatingPoint]], npt.NDArray[np.bool_]]
 
 
-def read_record(trial: FrozenTrial) -> TrialRecord:
-    """The trial of the study that an Optuna trial holds; it must have the attribute ``ASKED``."""
-    outcome = trial.user_attrs.get(OUTCOME)
-    return TrialRecord.of(trial.user_attrs[ASKED], None if outcome is None else Outcome.loads(outcome))
+def read_record(path: Path, stored: StoredTrial) -> TrialRecord:
+    """The trial of the study that a journal holds.
+
+    Args:
+        path: of the journal.
+        stored: one that was proposed.
+
+    Raises:
+        Refusal: it is none, naming journal, line, trial and key.
+    """
+    try:
+        return TrialRecord.of(stored.asked, None if stored.outcome is None else Outcome.loads(stored.outcome))
+    except Refusal as refusal:
+        number = stored.asked.get("number") if isinstance(stored.asked, dict) else None
+        raise Refusal(f"the journal {path}, line {stored.line}, trial {shown(number)}: {refusal}") from None
+
+
+def points_where(records: Iterable[TrialRecord], budget: Budget, choose: Choose) -> list[Point]:
+    """Some points of trials, in their order; only these are made: a large study has hundreds of thousands.
+
+    Args:
+        choose: all operating points of the trials to which of them are wanted.
+    """
+    with collection_paused():
+        curves = [(record, record.outcome.points) for record in records if record.outcome is not None]
+        kept = iter(choose([point for _, curve in curves for point in curve]).tolist())
+        found: list[Point] = []
+        for record, curve in curves:
+            if some := [point for point in curve if next(kept)]:
+                found += record.as_points(some, budget, "validation")
+        return found
 
 
 @final
@@ -52,16 +85,19 @@ class StudyResults:
     journal: InitVar[Journal]
     id: str = field(init=False)
     facts: Facts = field(init=False, repr=False)
-    _trials: list[FrozenTrial] = field(init=False, repr=False)
+    _path: Path = field(init=False, repr=False)
+    _stored: list[StoredTrial] = field(init=False, repr=False)
 
     def __post_init__(self, journal: Journal) -> None:
         values = {
             "id": journal.id,
             "facts": journal.facts(),
-            "_trials": [trial for _, trial in journal.trials() if ASKED in trial.user_attrs],
+            "_path": journal.path,
+            "_stored": [copy(trial) for trial in journal.stored() if trial.asked is not None],
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        check_facts(self._path, self.facts)
 
     @classmethod
     def read(cls, config: StudyConfig) -> StudyResults:
@@ -77,11 +113,22 @@ class StudyResults:
     def records(self) -> list[TrialRecord]:
         """All trials by number: finished, stopped, failed, refused and running ones."""
         with collection_paused():
-            return sorted(map(read_record, self._trials), key=lambda record: record.number)
+            found = [read_record(self._path, stored) for stored in self._stored]
+            found.sort(key=lambda record: record.number)
+        for place, record in enumerate(found):
+            if record.number != place:  # trials are numbered one after the other
+                how = "there twice" if record.number < place else "missing"
+                raise Refusal(
+                    f"the journal {self._path} is damaged: trial {min(place, record.number)} is {how}"
+                    " (restore a copy, or --fresh starts anew)"
+                )
+        return found
 
     @cached_property
     def backbone_macs(self) -> float:
         """MACs per image of the static backbone, as the search stored them."""
+        if "reference" not in self.facts:
+            raise Refusal(f"no study in {self.config.dir} yet: run `routesearch search` first")
         return float(self.facts["reference"])
 
     @cached_property
@@ -98,12 +145,20 @@ class StudyResults:
     @cached_property
     def front(self) -> list[Point]:
         """The front on validation data, by rising MACs."""
-        return points.front(self.points)
+        return points.front(self._where(points.on_front))
 
     @cached_property
     def best(self) -> Point | None:
         """The most accurate point within the budget."""
-        return self.budget.best(self.points)
+        return self.budget.best(self.candidates)
+
+    @cached_property
+    def candidates(self) -> list[Point]:
+        """Points one of which is the best within any budget."""
+        return self._where(points.are_undominated)
+
+    def _where(self, choose: Choose) -> list[Point]:
+        return points_where(self.records, self.budget, choose)
 
     @cached_property
     def tested(self) -> dict[PointKey, Point]:
@@ -166,7 +221,7 @@ class StudyResults:
         if max_macs is not None or max_latency is not None:
             macs = None if max_macs is None else macs_of(_read(parse_macs, max_macs), self.backbone_macs)
             budget = Budget(macs, _read(parse_latency, max_latency), budget.batch)
-        best = budget.best(self.points)
+        best = budget.best(self.candidates)
         if best is None:
             raise Refusal(_nothing_within(budget, self.points, self.config.name))
         return best

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from routesearch.errors import Refusal, described, shortened
+from routesearch.errors.texts import MAX_REASON, MAX_TRACEBACK, bounded, one_line, printable_lines
 from routesearch.results.budget import Budget
+from routesearch.results.checks import check_curve, check_outcome, check_proposal, decode, need
 from routesearch.results.points import Interval, OperatingPoint, Point, knob_key
 
 
@@ -27,6 +31,15 @@ class State(StrEnum):
         return self in (State.FINISHED, State.STOPPED, State.FAILED)
 
 
+ENDED = tuple(state for state in State if state is not State.RUNNING)
+"""States that an outcome may have."""
+TRAINED = (State.FINISHED, State.STOPPED)
+"""States of those that bring a curve."""
+
+MAX_KNOB = 10_000
+"""Characters of a knob as JSON: each of the points of a curve has one."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a worker hands back for one trial: a curve, or the reason why there is none.
@@ -36,8 +49,9 @@ class Outcome:
         params: parameters of the whole network, all branches.
         training_macs: multiply-adds spent in training (3 x forward where gradients flow, 1 x elsewhere).
         seconds: wall time of building, training and measuring.
-        reason: one line, for a failure.
-        traceback: the whole story, for a failure.
+        reason: one line, for a failure; a long one, and characters that a terminal obeys, are made fit to
+            be stored and shown.
+        traceback: the whole story, for a failure; made fit as well.
     """
 
     state: State
@@ -48,6 +62,29 @@ class Outcome:
     reason: str | None = None
     traceback: str | None = None
 
+    def __post_init__(self) -> None:
+        """Another's code wrote these texts, and each is kept in the journal and in memory for good."""
+        if self.reason is not None:
+            object.__setattr__(self, "reason", one_line(self.reason, MAX_REASON))
+        if self.traceback is not None:
+            whole = printable_lines(bounded(self.traceback, MAX_TRACEBACK))
+            object.__setattr__(self, "traceback", whole)
+
+    def validated(self) -> Outcome:
+        """Itself; or a failure if it cannot be stored, or would be refused when it is read."""
+        try:
+            check_curve(self._rows())
+            text = self.dumps()
+            if len(text) > MAX_KNOB:
+                for p in self.points:
+                    size = len(json.dumps(p.knob))
+                    need(size <= MAX_KNOB, "a knob", f"at most {MAX_KNOB:,} characters of JSON", size)
+            Outcome.loads(text)
+        except (ValueError, TypeError, Refusal) as error:
+            said = str(error) if isinstance(error, Refusal) else described(error)
+            return Outcome.failure(said, seconds=self.seconds if math.isfinite(self.seconds) else 0.0)
+        return self
+
     def dumps(self) -> str:
         """One compact string: a thousand trials of 256 points must stay small in the driver's memory."""
         data: dict[str, Any] = {
@@ -55,24 +92,43 @@ class Outcome:
             "params": self.params,
             "training_macs": self.training_macs,
             "seconds": self.seconds,
-            "points": [
-                [p.knob, p.accuracy, p.macs, p.route_share, *([] if p.latency is None else [p.latency])]
-                for p in self.points
-            ],
+            "points": self._rows(),
         }
         if self.reason is not None:
             data |= {"reason": self.reason, "traceback": self.traceback}
         return json.dumps(data, separators=(",", ":"), allow_nan=False)
 
+    def _rows(self) -> list[list[Any]]:
+        """The points as they are stored."""
+        return [
+            [
+                dict(p.knob),
+                p.accuracy,
+                p.macs,
+                list(p.route_share),
+                *(() if p.latency is None else (p.latency,)),
+            ]
+            for p in self.points
+        ]
+
     @classmethod
     def loads(cls, text: str) -> Outcome:
-        data = json.loads(text)
+        """The inverse of :meth:`dumps`.
+
+        Raises:
+            Refusal: it is none, naming the key.
+        """
+        try:
+            data = decode(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise Refusal(f"the outcome must be JSON: {shortened(error)}") from None
+        check_outcome(data, ENDED, TRAINED)
         points = tuple(OperatingPoint(k, a, m, tuple(r), *t) for k, a, m, r, *t in data.pop("points"))
         return cls(points=points, **{**data, "state": State(data["state"])})
 
     @classmethod
     def failure(cls, reason: str, traceback: str | None = None, seconds: float = 0.0) -> Outcome:
-        return cls(State.FAILED, reason=" ".join(reason.split()), traceback=traceback, seconds=seconds)
+        return cls(State.FAILED, reason=reason, traceback=traceback, seconds=seconds)
 
 
 @dataclass(frozen=True)
@@ -110,7 +166,12 @@ class TrialRecord:
 
     @classmethod
     def of(cls, proposal: Mapping[str, Any], outcome: Outcome | None = None) -> TrialRecord:
-        """The inverse of :meth:`proposal`."""
+        """The inverse of :meth:`proposal`.
+
+        Raises:
+            Refusal: it is none, naming the key.
+        """
+        check_proposal(proposal)
         bounds = proposal["bounds"]
         interval = None if bounds is None else Interval(*map(int, bounds))
         return cls(**{**proposal, "bounds": interval}, outcome=outcome)

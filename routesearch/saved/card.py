@@ -9,7 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from routesearch.errors import Refusal
-from routesearch.utils.validation import explain, short
+from routesearch.errors.texts import shown
+from routesearch.utils.validation import explain
 
 FORMAT = 1
 """Version of the format, raised by changes that older versions could not read; further keys are none."""
@@ -143,10 +144,10 @@ def read_card(file: Path) -> Card:
         raise Refusal(f"{file} is no readable JSON: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or values.get("kind") != KIND:
         got = values.get("kind") if isinstance(values, dict) else values
-        raise Refusal(f"{file} must be a saved model's (kind: {KIND!r}), got {short(got)}")
+        raise Refusal(f"{file} must be a saved model's (kind: {KIND!r}), got {shown(got)}")
     version = values.get("format")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise Refusal(f"{file}: format must be 1 or more, got {short(version)}")
+        raise Refusal(f"{file}: format must be 1 or more, got {shown(version)}")
     if version > FORMAT:
         by = _writer(values.get("versions"))
         raise Refusal(
@@ -161,7 +162,7 @@ def read_card(file: Path) -> Card:
 def _writer(versions: Any) -> str:
     """What wrote the model, in brackets, where it says so."""
     known = isinstance(versions, dict) and "routesearch" in versions
-    return f" (written by routesearch {short(versions['routesearch'])})" if known else ""
+    return f" (written by routesearch {shown(versions['routesearch'])})" if known else ""
 
 
 def _no_constant(name: str) -> float:

@@ -22,7 +22,6 @@ from routesearch.results.record import State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.search.last_words import announce, last_words, log_of_this_process
 from routesearch.search.trial_weights import weights_path
-from routesearch.search.trials import validated_outcome
 from routesearch.search.worker import TrialRunner, WorkerResources, failure_of
 from routesearch.utils.arrays import Arrays, write_arrays
 
@@ -180,7 +179,7 @@ def train_trial(trial: TrialRecord, job: WorkerJob) -> dict[str, Any]:
     """
     try:
         outcome, weights = _runner(job).train(trial, job.resources)
-        outcome = validated_outcome(outcome)
+        outcome = outcome.validated()
         text = outcome.dumps()
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # a plugin may raise anything
         return {"outcome": failure_of(error).dumps(), "failed": True}

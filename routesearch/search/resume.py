@@ -81,7 +81,7 @@ def recover(journal: Journal, task: Task) -> None:
         if ASKED not in trial.user_attrs:  # never numbered: nobody knows of it
             studies.open(name).tell(trial.number, state=TrialState.FAIL)
             continue
-        record = read_record(trial)
+        record = read_record(journal.path, journal.stored()[trial._trial_id])
         if record.outcome is not None:
             studies.tell(record, name, trial._trial_id)
         elif (outcome := _ended(record, task, trial.user_attrs.get(BEGUN, 1))) is not None:

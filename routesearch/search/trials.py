@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,16 @@ from pydantic import ValidationError
 from routesearch.errors import Refusal, shortened
 from routesearch.results.journal import ASKED, Journal
 from routesearch.results.measurements import with_test_results, with_timings
-from routesearch.results.points import Interval, OperatingPoint, Point, front, undominated
+from routesearch.results.points import (
+    Interval,
+    OperatingPoint,
+    Point,
+    are_undominated,
+    front,
+    on_front,
+    undominated,
+)
+from routesearch.results.reader import points_where
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.search.observations import budget_violation, sampler_params
@@ -112,7 +120,8 @@ class Trials:
         for method in task.spaces:
             of_method = [(r, places[r.number][0]) for r in stored if r.method == method]
             self._studies.copy_missing(method, of_method)
-        self._add([point for record in stored for point in record.points(task.budget)])
+        self._add(points_where(stored, task.budget, are_undominated))
+        self.front = front(points_where(stored, task.budget, on_front))
 
     @property
     def spent(self) -> int:
@@ -173,10 +182,10 @@ class Trials:
     def finish(self, number: int, outcome: Outcome) -> TrialRecord:
         """Store a trial's outcome, then tell the sampler.
 
-        A curve with a number in it that is not finite becomes a failure.
+        A curve with a number in it that is out of range becomes a failure.
         """
         row = self._rows[number]
-        record = row.record.with_outcome(validated_outcome(outcome))
+        record = row.record.with_outcome(outcome.validated())
         self._studies.finish(record, row.optuna_study, row.trial_id)
         self._count(row, -1)
         row.state = record.state
@@ -272,21 +281,6 @@ class Trials:
         return _Drawn(config, bounds, budget_violation(bounds, self.task.budget))
 
 
-def validated_outcome(outcome: Outcome) -> Outcome:
-    """The outcome, or a failure if its curve is none: empty, or with a number that cannot be."""
-    if outcome.state not in (State.FINISHED, State.STOPPED):
-        return outcome
-    if not outcome.points:
-        return Outcome.failure("a trained network must have at least one operating point, got none")
-    for p in outcome.points:
-        if not (math.isfinite(p.accuracy) and math.isfinite(p.macs)):
-            return Outcome.failure(f"accuracy and MACs must be finite, got {p.accuracy} and {p.macs}")
-        if not (0 <= p.accuracy <= 1 and p.macs >= 0):
-            rule = "accuracy must be in [0, 1] and MACs must not be negative"
-            return Outcome.failure(f"{rule}, got {p.accuracy} and {p.macs}")
-    return outcome
-
-
 def read_outcome(answer: object) -> Outcome:
     """What a worker answered for a trial; a failure where that is no outcome, whatever it is."""
     try:
@@ -295,25 +289,9 @@ def read_outcome(answer: object) -> Outcome:
         outcome = Outcome.loads(answer)
         if not outcome.state.spends:
             raise ValueError(f"a trial cannot end as {outcome.state}")
-        outcome = validated_outcome(outcome)
-        _check_types(outcome)
     except Exception as error:  # of another version, or of code that does not know what it answers
         return Outcome.failure(f"the worker's answer cannot be read: {shortened(error)}")
     return outcome
-
-
-def _check_types(outcome: Outcome) -> None:
-    numbers = [outcome.params, outcome.training_macs, outcome.seconds]
-    for p in outcome.points:
-        numbers += [p.accuracy, p.macs, *p.route_share, *([] if p.latency is None else [p.latency])]
-        if not isinstance(p.knob, dict):
-            raise TypeError(f"a knob must be a mapping, got {type(p.knob).__name__}")
-    for number in numbers:
-        if not isinstance(number, int | float) or not 0 <= number < math.inf:
-            raise TypeError(f"a number must be finite and not negative, got {number!r}")
-    for text in (outcome.reason, outcome.traceback):
-        if not isinstance(text, str | None):
-            raise TypeError(f"a reason must be a text, got {type(text).__name__}")
 
 
 def _text(config: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import socket
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from routesearch.errors import Refusal, described, origin
+from routesearch.errors import Refusal, described, full_traceback, origin
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, TrialRecord
 from routesearch.results.timing import Timing
@@ -236,7 +235,7 @@ def _without(config: StudyConfig, methods: Collection[str]) -> StudyConfig:
 
 def failure_of(error: BaseException, seconds: float = 0.0) -> Outcome:
     """The failure of a trial that raised ``error``; called where it is handled."""
-    story, reason = traceback.format_exc(), described(error)
+    story, reason = full_traceback(error), described(error)
     # MemoryError, torch's OutOfMemoryError for a GPU, and what torch raises where the CPU's memory ends
     name = type(error).__name__
     if name in ("MemoryError", "OutOfMemoryError") or "DefaultCPUAllocator: can't allocate" in reason:

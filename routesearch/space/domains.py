@@ -18,7 +18,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from routesearch.utils.validation import short
+from routesearch.errors.texts import shown
 
 Suggest = Callable[[str, BaseDistribution], Any]
 """Draws one value: ``suggest(name, distribution)``."""
@@ -126,7 +126,7 @@ class Scalar(Domain):
         for bound in (low, high):
             rule = None if bound is None else self.violation(bound)
             if rule is not None:
-                raise ValueError(f"{rule} must hold, got {short(bound)}")
+                raise ValueError(f"{rule} must hold, got {shown(bound)}")
         low, high = d.low if low is None else low, d.high if high is None else high
         if low > high:
             raise ValueError(f"low <= high must hold, got low={low}, high={high}")
@@ -237,7 +237,7 @@ class Cuts(Domain):
         first, last = self.first if low is None else low, self.last if high is None else high
         for bound in (first, last):
             if type(bound) is not int or not self.first <= bound <= self.last:
-                raise ValueError(f"{self.first} <= position <= {self.last} must hold, got {short(bound)}")
+                raise ValueError(f"{self.first} <= position <= {self.last} must hold, got {shown(bound)}")
         if last - first + 1 < self.least:
             raise ValueError(f"room for {self.least} of them must stay, got low={first}, high={last}")
         return replace(self, first=first, last=last)

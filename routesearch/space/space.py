@@ -21,8 +21,9 @@ from optuna.distributions import BaseDistribution
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from routesearch.errors import Refusal
+from routesearch.errors.texts import shown
 from routesearch.space.domains import Choices, Domain, Scalar, Suggest, draw
-from routesearch.utils.validation import explain, short
+from routesearch.utils.validation import explain
 
 
 class Space(BaseModel):
@@ -94,7 +95,7 @@ class SearchSpace:
             if rule is not None:
                 raise Refusal(
                     f"{self.config.__qualname__}.{name}: {rule} must hold for its default,"
-                    f" got {short(values[name])}"
+                    f" got {shown(values[name])}"
                 )
 
     def narrow(self, wishes: Mapping[str, Any]) -> SearchSpace:
@@ -106,7 +107,7 @@ class SearchSpace:
         domains, defaults = dict(self.domains), dict(self.defaults)
         for name, wish in wishes.items():
             if name not in self.config.model_fields:
-                raise Refusal(f"unknown field {short(name)}; fields: {', '.join(self.config.model_fields)}")
+                raise Refusal(f"unknown field {shown(name)}; fields: {', '.join(self.config.model_fields)}")
             declared = domains.get(name)
             if isinstance(wish, Mapping):
                 domains[name] = self._narrowed(name, wish, declared)
@@ -126,7 +127,7 @@ class SearchSpace:
             return Choices(tuple(self._checked(name, v, declared) for v in wish["choices"]))
         if not wish or set(wish) - {"low", "high"}:
             raise Refusal(
-                f"{name}: a mapping must be {{choices: [...]}} or {{low:, high:}}, got {short(dict(wish))}"
+                f"{name}: a mapping must be {{choices: [...]}} or {{low:, high:}}, got {shown(wish)}"
             )
         if declared is None:
             rule = "low and high need a declared range, and this field has none"
@@ -139,7 +140,7 @@ class SearchSpace:
     def _checked(self, name: str, value: Any, declared: Domain | None) -> Any:
         rule = declared.violation(value) if declared is not None else None
         if rule is not None:
-            raise Refusal(f"{name}: {rule} must hold, got {short(value)}")
+            raise Refusal(f"{name}: {rule} must hold, got {shown(value)}")
         try:
             model = self.config.model_validate(self.defaults | {name: value})
         except ValidationError as error:

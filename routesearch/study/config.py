@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from routesearch.errors import Refusal
+from routesearch.errors.texts import shown
 from routesearch.study.recipe import Recipe
 from routesearch.utils.paths import check_utf8_folder, expand, located
 from routesearch.utils.units import parse_latency, parse_macs, parse_time
-from routesearch.utils.validation import MAX_TEXT, Part, explain, nearest, parse_yaml, short
+from routesearch.utils.validation import MAX_TEXT, Part, explain, nearest, parse_yaml
 
 NOT_YET = {
     "confirm": "confirmation by more seeds",
@@ -52,7 +53,7 @@ def parse_backbone(text: str) -> tuple[str, float]:
     """
     found = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:@(\d+(?:\.\d+)?|\.\d+))?", text)
     if found is None or len(text) > MAX_NAME or (found[2] is not None and float(found[2]) <= 0):
-        raise Refusal(f"a backbone must be NAME or NAME@WIDTH such as nin@0.25, got {short(text)}")
+        raise Refusal(f"a backbone must be NAME or NAME@WIDTH such as nin@0.25, got {shown(text)}")
     return found[1], 1.0 if found[2] is None else float(found[2])
 
 
@@ -91,7 +92,7 @@ def _backbone(text: str) -> str:
 def _named(data: dict[str, Any]) -> dict[str, Any]:
     name = data.get("name")
     if not isinstance(name, str) or len(name) > MAX_NAME:
-        raise Refusal(f"data.name: a data set's name must be given, got {short(name)}")
+        raise Refusal(f"data.name: a data set's name must be given, got {shown(name)}")
     return data
 
 
@@ -243,7 +244,7 @@ def load_study(path: Path | str, overrides: Mapping[str, Any] | None = None) -> 
         raise Refusal(f"{path}: a study must be a readable YAML file: {reason}") from None
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
-        raise Refusal(f"{path}: a study must be a mapping with data, backbone and methods, got {short(raw)}")
+        raise Refusal(f"{path}: a study must be a mapping with data, backbone and methods, got {shown(raw)}")
     for key, value in (overrides or {}).items():
         _override(raw, key, value)
     return _validate(path, raw)
@@ -263,7 +264,7 @@ def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
         if inner is None:
             inner = here[part] = {}
         if not isinstance(inner, dict):
-            raise Refusal(f"--set {dotted}: {'.'.join(parts[: i + 1])} is {short(inner)}, which has no keys")
+            raise Refusal(f"--set {dotted}: {'.'.join(parts[: i + 1])} is {shown(inner)}, which has no keys")
         here = inner
     here[parts[-1]] = value
 
@@ -279,7 +280,7 @@ def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
     values.pop("confirm", None)
     if "budget" in values and _is_macs(values["budget"]):
         budget = values["budget"]
-        rule = f"must be a mapping with max_macs, got {short(budget)}; did you mean {{max_macs: {budget}}}?"
+        rule = f"must be a mapping with max_macs, got {shown(budget)}; did you mean {{max_macs: {budget}}}?"
         raise Refusal(f"{path}: budget: {rule}")
     if isinstance(values.get("budget"), dict):
         values["budget"] = {k: v for k, v in values["budget"].items() if f"budget.{k}" not in NOT_YET}
@@ -291,7 +292,7 @@ def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
         values["methods"] = _mapped(str(path), values["methods"])
     if "methods" in values and not isinstance(values["methods"], dict):
         rule = "must be a list such as [static], or a mapping of methods to their fields"
-        raise Refusal(f"{path}: methods: {rule}, got {short(values['methods'])}")
+        raise Refusal(f"{path}: methods: {rule}, got {shown(values['methods'])}")
     if isinstance(values.get("methods"), dict):
         values["methods"] = {str(k): {} if v is None else v for k, v in values["methods"].items()}
     for key in ("budget", "search", "training", "resources", "storage", "tracking", "latency", "plugins"):
@@ -322,9 +323,9 @@ def _mapped(where: str, methods: Sequence[Any]) -> dict[str, Any]:
         pair = item.items() if isinstance(item, dict) else [(item, {})]
         for name, fields in pair:
             if not isinstance(name, str):
-                raise Refusal(f"{where}: methods: a method must be a name, got {short(name)}")
+                raise Refusal(f"{where}: methods: a method must be a name, got {shown(name)}")
             if name in mapped:
-                raise Refusal(f"{where}: methods: each method must be named once, got {short(name)} twice")
+                raise Refusal(f"{where}: methods: each method must be named once, got {shown(name)} twice")
             mapped[name] = fields
     return mapped
 

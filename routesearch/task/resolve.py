@@ -18,6 +18,7 @@ from routesearch.backbones.base import Backbone, reference_cost
 from routesearch.data.base import Data, Dataset, Shape
 from routesearch.data.survey import Survey
 from routesearch.errors import CodeFailed, Refusal
+from routesearch.errors.texts import shown
 from routesearch.methods.base import RoutedNet
 from routesearch.methods.running import price
 from routesearch.plugin.loader import PluginTable, Registry, load_plugins
@@ -27,7 +28,7 @@ from routesearch.space.space import SearchSpace, Space
 from routesearch.study.config import StudyConfig, digest, parse_backbone
 from routesearch.training.pretrained import content_digest, is_whole, read_weights
 from routesearch.utils.paths import expand, located
-from routesearch.utils.validation import explain, short
+from routesearch.utils.validation import explain
 
 NETWORK, CONFUSION = "trunk", "confusion"
 """Parts of the shared trunk (:class:`Trunk`), each trained and kept by itself."""
@@ -308,7 +309,7 @@ def _with_paths(file: str, dataset: Dataset) -> Dataset:
             try:
                 found[key] = Path(expand(str(value)))
             except ValueError as error:
-                raise Refusal(f"{file}: data.{key}: {error}, got {short(str(value))}") from None
+                raise Refusal(f"{file}: data.{key}: {error}, got {shown(str(value))}") from None
     return dataset.model_copy(update=found)
 
 

@@ -23,8 +23,9 @@ from routesearch.data.base import SPLITS, Data, Dataset, Source
 from routesearch.data.checks import check_declared, check_source
 from routesearch.data.images import Images, to_nhwc
 from routesearch.errors import Refusal
+from routesearch.errors.texts import shown
 from routesearch.testing.declarations import broken, declare
-from routesearch.utils.validation import explain, short
+from routesearch.utils.validation import explain
 
 NOWHERE = Path("no such folder")
 DARK = 0.02
@@ -141,7 +142,7 @@ class DatasetContract:
             try:
                 again = kind.model_validate(json.loads(json.dumps(made.model_dump(mode="json"))))
             except (ValueError, TypeError) as error:  # pydantic's and json's
-                raise broken(f"{kind.name}: settings must survive JSON", short(str(error))) from error
+                raise broken(f"{kind.name}: settings must survive JSON", shown(str(error))) from error
             if again != made:
                 raise broken(f"{kind.name}: settings must survive JSON", f"{again!r} of {made!r}")
 

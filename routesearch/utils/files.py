@@ -9,18 +9,6 @@ from pathlib import Path
 from routesearch.errors import Refusal
 
 
-def printable(path: Path | str) -> str:
-    """A path as a message shows it: bytes that are no UTF-8, and control characters, as escapes."""
-    return "".join(c if c.isprintable() else _escaped(c) for c in str(path))
-
-
-def _escaped(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte of a file's name that is no UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii")
-
-
 def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Put ``content`` at ``path`` in one step; an older file stays until then.
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from routesearch.errors import Refusal
+from routesearch.errors import MAX_NAME, Refusal
+from routesearch.errors.texts import MAX_MESSAGE, one_line, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -58,7 +59,7 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark and "\n" in text.strip() else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        raise Refusal(f"{where}{line}: not valid YAML: {cut(str(reason))}") from None
+        raise Refusal(f"{where}{line}: not valid YAML: {one_line(str(reason), MAX_MESSAGE)}") from None
     except RecursionError:
         raise Refusal(f"{where}: not valid YAML: {_DEEP}") from None
     except (
@@ -67,7 +68,7 @@ def parse_yaml(text: str, where: str) -> Any:
         TypeError,
         AttributeError,
     ) as error:  # such as !!int x
-        raise Refusal(f"{where}: not valid YAML: {cut(str(error))}") from None
+        raise Refusal(f"{where}: not valid YAML: {one_line(str(error), MAX_MESSAGE)}") from None
 
 
 _DEEP = f"brackets within brackets, too deep (more than {MAX_DEPTH})"
@@ -97,7 +98,7 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int | float) and key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {short(key)} is given twice", key_node.start_mark
+                    None, None, f"key {shown(key)} is given twice", key_node.start_mark
                 )
             seen.add(key if isinstance(key, str | int | float) else id(key_node))
         return super().construct_mapping(node, deep)
@@ -163,16 +164,15 @@ def explain(error: ValidationError, model: type[BaseModel], under: str = "") -> 
     first = error.errors()[0]
     if not first["loc"]:  # a constraint on the whole mapping
         where = f"{under}: " if under else ""
-        return f"{where}{_law(first, model)}, got {short(first['input'])}"
+        return f"{where}{_law(first, model)}, got {shown(first['input'])}"
     unknown = first["type"] == "extra_forbidden"
     *above, last = first["loc"]
     path = [str(part) for part in above if not _names_a_type(part)]
     if unknown or not _names_a_type(last):  # an unknown key may be called anything
         path.append(str(last))
-    shown = [part if part.isprintable() else ascii(part)[1:-1] for part in path]
-    key = cut(".".join([under, *shown] if under else shown))
+    key = one_line(".".join([under, *path] if under else path), MAX_MESSAGE)
     if unknown:
-        return f"unknown key {key!r}{nearest(path[-1], _model_at(model, path[:-1]))}"
+        return f"unknown key {shown(key)}{nearest(path[-1], _model_at(model, path[:-1]))}"
     if first["type"] == "missing":
         return f"{key} must be given"
     return f"{key}: {_law(first, _model_at(model, path))}, got {_got(first['input'])}"
@@ -180,7 +180,7 @@ def explain(error: ValidationError, model: type[BaseModel], under: str = "") -> 
 
 def _got(value: Any) -> str:
     """A value, and where YAML has made true or false of a word, what to do."""
-    return f"{value} (a text such as no or on needs quotes)" if isinstance(value, bool) else short(value)
+    return f"{value} (a text such as no or on needs quotes)" if isinstance(value, bool) else shown(value)
 
 
 def _names_a_type(part: int | str) -> bool:
@@ -222,21 +222,10 @@ def _model_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
 def nearest(name: str, model: type[BaseModel]) -> str:
     """What the user may have meant by an unknown key."""
     keys = _keys(model)
-    close = difflib.get_close_matches(name, keys, 1)
+    close = difflib.get_close_matches(name, keys, 1) if len(name) <= MAX_NAME else []
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(keys)}"
 
 
 def _keys(model: type[BaseModel]) -> list[str]:
     """What a study file may say, without the keys that are not offered yet."""
     return [k for k, f in model.model_fields.items() if not f.exclude and f.annotation is not type(None)]
-
-
-def short(value: Any) -> str:
-    """A value as a message shows it: at most 80 characters."""
-    return cut(repr(value), 80)
-
-
-def cut(text: str, most: int = 200) -> str:
-    """A text as a message shows it, one line."""
-    text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -88,12 +88,12 @@ def test_what_goes_wrong_in_a_trial_is_its_record_and_the_search_goes_on(
     assert re.fullmatch(r"ValueError: the method is broken \(fake_study\.py:\d+\)", reasons[0] or "")
     lost = "the worker was lost: the process"
     assert reasons[1] == f"{lost} was killed from outside, perhaps by the system for want of memory"
-    assert reasons[2] == "accuracy and MACs must be finite, got nan and 1.0"
+    assert reasons[2] == "point 0: accuracy must be a number in [0, 1], got nan"
     assert re.fullmatch(r"the process was asked to end: SystemExit: 3 \(fake_study\.py:\d+\)", reasons[3])
     assert re.fullmatch(rf"{lost} called os\._exit\(3\) \(fake_study\.py:\d+\)", reasons[5])
     assert re.fullmatch(rf"{lost} crashed: Segmentation fault \(fake_study\.py:\d+\)", reasons[7])
     assert reasons[8] == "took longer than resources.trial_time = 4s"
-    assert reasons[9] == "accuracy must be in [0, 1] and MACs must not be negative, got 17.0 and 1.0"
+    assert reasons[9] == "point 0: accuracy must be a number in [0, 1], got 17.0"
     assert reasons[10].startswith("the worker's answer cannot be read: JSONDecodeError: ")
     assert "invalid literal for int() with base 10: 'no number'" in reasons[11]
     assert not any("process was used by a trial" in reason for reason in reasons)

@@ -15,12 +15,16 @@ from routesearch.results.record import Outcome, State, TrialRecord
 NUMBERS = st.floats(0, 1e15, allow_nan=False)
 KNOBS = st.dictionaries(st.text(max_size=5), NUMBERS | st.lists(NUMBERS, max_size=3) | st.text(max_size=3))
 POINTS = st.builds(
-    OperatingPoint, KNOBS, st.floats(0, 1), NUMBERS, st.lists(st.floats(0, 1), max_size=4).map(tuple)
+    OperatingPoint,
+    KNOBS,
+    st.floats(0, 1),
+    st.floats(1e-3, 1e15),
+    st.lists(st.floats(0, 1), max_size=4).map(tuple),
 )
 OUTCOMES = st.builds(
     Outcome,
     st.sampled_from([State.FINISHED, State.STOPPED]),
-    st.lists(POINTS, max_size=4).map(tuple),
+    st.lists(POINTS, min_size=1, max_size=4).map(tuple),
     st.integers(0, 10**12),
     st.integers(0, 10**18),
     st.floats(0, 1e6),
