@@ -12,10 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from routesearch.errors.texts import MAX_MESSAGE, MAX_SAID, MAX_TRACEBACK, bounded, one_line, shown
-
-MAX_NAME = 100
-"""Characters of a name; a longer one is no misspelling of a known one, and comparing it takes long."""
+from routesearch.errors.texts import MAX_MESSAGE, MAX_SAID, MAX_TRACEBACK, MAX_VALUE, bounded, one_line, shown
 
 
 class RouteSearchError(Exception):
@@ -32,7 +29,8 @@ class UnknownName(Refusal):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name = kind, name
         offers = sorted(known)
-        close = difflib.get_close_matches(name, offers, 1) if len(name) <= MAX_NAME else []
+        # A long name is no misspelling of a known one, and comparing it takes long.
+        close = difflib.get_close_matches(name, offers, 1) if len(name) <= MAX_VALUE else []
         hint = f"; did you mean {close[0]!r}?" if close else ";"
         super().__init__(f"no {kind} {shown(name)}{hint} installed: {', '.join(offers) or 'none'}")
 
@@ -98,7 +96,7 @@ def full_traceback(error: BaseException) -> str:
 
 
 def _name(error: BaseException) -> str:
-    return one_line(type(error).__name__, MAX_NAME)
+    return one_line(type(error).__name__, MAX_VALUE)
 
 
 def _message(error: BaseException) -> str:

@@ -14,12 +14,14 @@ import pluggy
 
 from routesearch.backbones.base import Backbone
 from routesearch.data.base import Dataset
-from routesearch.errors import Refusal, UnknownName
+from routesearch.errors import Refusal, UnknownName, shortened
+from routesearch.errors.texts import MAX_REASON, MAX_SAID, one_line, shown
 from routesearch.methods.base import RoutedNet
 from routesearch.plugin import hookspecs
 from routesearch.plugin.files import code_digest, load_file
 from routesearch.plugin.hookspecs import GROUP
 from routesearch.space.space import SearchSpace, Space
+from routesearch.utils.names import FIELD_RULE, NAME_RULE, is_field, is_name
 
 T = TypeVar("T")
 
@@ -103,13 +105,13 @@ def _register(
     manager: pluggy.PluginManager, registry: Registry, name: str, load: Callable[[], object]
 ) -> None:
     def problem(text: str) -> None:
-        registry.problems.append(f"plugin {name!r}: {' '.join(text.split())}")
+        registry.problems.append(one_line(f"plugin {shown(name, MAX_SAID)}: {text}", MAX_REASON))
 
     try:
         plugin = load()
         manager.register(plugin, name)
     except (Exception, SystemExit) as error:  # a plugin's module may raise anything at import
-        problem(f"cannot be loaded: {type(error).__name__}: {error}")
+        problem(f"cannot be loaded: {shortened(error, MAX_SAID)}")
         return
     known = {n for n in vars(hookspecs) if n.startswith(f"{GROUP}_")}
     callers = manager.get_hookcallers(plugin) or []
@@ -144,12 +146,14 @@ def _collect(
     try:
         offered = list(offer())
     except Exception as error:  # whatever a plugin's hook raises must not stop the others
-        problem(f"its hook failed: {type(error).__name__}: {error}")
+        problem(f"its hook failed: {shortened(error, MAX_SAID)}")
         return
     for item in offered:
         name = getattr(item, "name", None)
         if not (isinstance(item, type) and issubclass(item, base) and isinstance(name, str)):
-            problem(f"a {shelf.kind} must be a subclass of {base.__name__} with a name, got {item!r}")
+            problem(f"a {shelf.kind} must be a subclass of {base.__name__} with a name, got {shown(item)}")
+        elif not is_name(name):
+            problem(f"the name of a {shelf.kind} must be {NAME_RULE}, got {shown(name)}")
         elif unfinished := sorted(getattr(item, "__abstractmethods__", ())):
             problem(f"{shelf.kind} {name!r} must define {', '.join(unfinished)}")
         elif flaw := _flaw(item):
@@ -167,7 +171,10 @@ def _flaw(item: type) -> str | None:
     if not issubclass(item, RoutedNet):
         return None
     if not (isinstance(item.Config, type) and issubclass(item.Config, Space)):
-        return f"its Config must be a subclass of Space, got {item.Config!r}"
+        return f"its Config must be a subclass of Space, got {shown(item.Config)}"
+    for name in item.Config.model_fields:
+        if not is_field(name):
+            return f"a field's name must be {FIELD_RULE}, got {shown(name)}"
     try:
         SearchSpace(item.Config)
     except Refusal as refusal:

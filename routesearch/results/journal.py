@@ -113,7 +113,9 @@ class Journal:
         try:
             with collection_paused():
                 return open_storage(self._replay, writable=self._lock is not None)
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        except (Refusal, OSError):
+            raise
+        except Exception as error:  # Optuna trusts its lines
             how = f"cannot be replayed by Optuna ({shortened(error)})"
             raise self._file.damaged(how, self._replay.line) from error
 

@@ -14,6 +14,7 @@ from routesearch.errors.texts import MAX_REASON, MAX_TRACEBACK, bounded, one_lin
 from routesearch.results.budget import Budget
 from routesearch.results.checks import check_curve, check_outcome, check_proposal, decode, need
 from routesearch.results.points import Interval, OperatingPoint, Point, knob_key
+from routesearch.utils.names import FIELD_RULE, is_field
 
 
 class State(StrEnum):
@@ -75,6 +76,8 @@ class Outcome:
         try:
             check_curve(self._rows())
             text = self.dumps()
+            for name in {name for p in self.points for name in p.knob}:
+                need(is_field(name), "a knob's name", FIELD_RULE, name)
             if len(text) > MAX_KNOB:
                 for p in self.points:
                     size = len(json.dumps(p.knob))

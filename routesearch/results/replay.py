@@ -88,7 +88,7 @@ class Replay:
         self.line += 1
         try:
             self._apply(entry)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise self._damaged(f"is no operation of Optuna's ({shortened(error)})") from None
 
     def _damaged(self, how: str) -> Damaged:

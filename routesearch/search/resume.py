@@ -13,6 +13,7 @@ from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search.observations import budget_violation
 from routesearch.search.optuna_studies import BEGUN, OptunaStudies
 from routesearch.search.trials import Trials
+from routesearch.utils.memory import collection_paused
 
 if TYPE_CHECKING:
     from routesearch.task.resolve import Task
@@ -35,10 +36,11 @@ def open_trials(journal: Journal, task: Task) -> tuple[Trials, StudyResults]:
     Raises:
         Refusal: as :func:`check_same_study`.
     """
-    check_same_study(journal, task)
-    recover(journal, task)
-    results = StudyResults(task.config, journal)
-    return Trials(journal, task, results.records), results
+    with collection_paused():
+        check_same_study(journal, task)
+        recover(journal, task)
+        results = StudyResults(task.config, journal)
+        return Trials(journal, task, results.records), results
 
 
 def check_same_study(journal: Journal, task: Task) -> None:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from routesearch.errors import Refusal
 from routesearch.errors.texts import shown
 from routesearch.study.recipe import Recipe
+from routesearch.utils.names import MAX_NAME, NAME_RULE, is_name
 from routesearch.utils.paths import check_utf8_folder, expand, located
 from routesearch.utils.units import parse_latency, parse_macs, parse_time
 from routesearch.utils.validation import MAX_TEXT, Part, explain, nearest, parse_yaml
@@ -30,8 +31,6 @@ USUAL_NAME = "study.yaml"
 MAX_BATCH = 1 << 16
 """Images of a batch that is timed, at most."""
 
-MAX_NAME = 100
-"""Characters of a name at most: of a study, a data set, a method."""
 
 Sampler = Literal["tpe", "random", "nsga2", "qmc", "gp"]
 """The Optuna samplers that a study may name."""
@@ -59,8 +58,8 @@ def parse_backbone(text: str) -> tuple[str, float]:
 
 def _plain_name(text: str) -> str:
     """A name that can be a folder's and leads nowhere else."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
-        raise ValueError("must be letters, digits, '.', '_' and '-', a letter or digit first, 100 at most")
+    if not is_name(text):
+        raise ValueError(f"must be {NAME_RULE}")
     return text
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from routesearch.errors import MAX_NAME, Refusal
-from routesearch.errors.texts import MAX_MESSAGE, one_line, shown
+from routesearch.errors import Refusal
+from routesearch.errors.texts import MAX_MESSAGE, MAX_VALUE, one_line, shown
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -222,7 +222,7 @@ def _model_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
 def nearest(name: str, model: type[BaseModel]) -> str:
     """What the user may have meant by an unknown key."""
     keys = _keys(model)
-    close = difflib.get_close_matches(name, keys, 1) if len(name) <= MAX_NAME else []
+    close = difflib.get_close_matches(name, keys, 1) if len(name) <= MAX_VALUE else []
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(keys)}"
 
 

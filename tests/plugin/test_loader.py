@@ -163,6 +163,39 @@ BROKEN = {
 }
 
 
+@pytest.mark.parametrize("name", ["..", "", "a/b", "two words", "line\nend", "\x1b[2J", "x" * 3000, "\ud800"])
+def test_a_name_that_is_no_plain_one_is_refused_when_it_is_loaded(
+    name: str, write: Callable[..., Path], fixtures: Path
+) -> None:
+    body = METHOD.replace("'mine'", ascii(name)).replace('"mine"', ascii(name))
+    assert ascii(name) in body
+    path = write(body + "\n    @hookimpl\n    def routesearch_methods(): return [Mine]\n")
+    registry = load_plugins([path, fixtures / "own_method.py"])
+    [problem] = registry.problems
+    assert "the name of a method must be letters, digits, '.', '_' and '-'" in problem
+    assert problem.isprintable()
+    assert len(problem) < 600
+    assert name not in registry.methods.items
+    assert "skipper" in registry.methods.items or len(registry.methods.items) > 1
+
+
+def test_a_field_with_a_name_that_is_none_is_refused(write: Callable[..., Path]) -> None:
+    config = (
+        "        Config = __import__('pydantic').create_model('C', __base__=Space, **{'a b': (int, 1)})\n"
+    )
+    [problem] = load_plugins(
+        [write(METHOD + config + "    @hookimpl\n    def routesearch_methods(): return [Mine]\n")]
+    ).problems
+    assert "a field's name must be letters, digits and '_', no digit first, 100 at most, got 'a b'" in problem
+
+
+def test_a_plugins_endless_message_is_bounded(write: Callable[..., Path]) -> None:
+    [problem] = load_plugins([write("raise ValueError('\x1b[2J' + 30_000_000 * 'x')")]).problems
+    assert len(problem) < 2100
+    assert problem.isprintable()
+    assert "characters left out" in problem
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_plugin_is_one_line_and_the_rest_loads(
     case: str, write: Callable[..., Path], fixtures: Path

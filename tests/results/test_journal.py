@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -81,7 +82,8 @@ def test_a_last_line_longer_than_a_block_is_found(folder: Path) -> None:
 
 def test_damage_before_the_last_line_is_refused_by_its_line(folder: Path) -> None:
     fill(folder)
-    lines = (folder / LOG).read_bytes().splitlines(keepends=True)
+    whole = (folder / LOG).read_bytes()
+    lines = whole.splitlines(keepends=True)
     lines[2] = b"\0" * len(lines[2])
     (folder / LOG).write_bytes(b"".join([*lines[:2], lines[2] + b"\n", *lines[3:]]))
     for mode in (Journal.open_for_writing, Journal.open_for_reading):
@@ -89,8 +91,112 @@ def test_damage_before_the_last_line_is_refused_by_its_line(folder: Path) -> Non
             Refusal, match=r"^the journal .*journal\.log is damaged: line 3 is incomplete, and"
         ):
             mode(folder)
-    Path(folder / LOG).write_bytes(b"".join([*lines[:2], *lines[3:]]))
+    (folder / LOG).write_bytes(whole)
     fill(folder)  # a refused opening leaves no lock behind
+
+
+@pytest.mark.parametrize("mode", [Journal.open_for_writing, Journal.open_for_reading])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [*lines[:3], *lines[4:]],
+        lambda lines: [*lines[:4], *lines[3:]],
+        lambda lines: [*lines[:3], lines[4], lines[3], *lines[5:]],
+        lambda lines: [*lines[:3], lines[3].replace(b'"fact 0":0', b'"fact 0":1'), *lines[4:]],
+        lambda lines: lines[1:],
+        lambda lines: [*lines[:-1], lines[-1].replace(b'"fact 2":2', b'"fact 2":7')],
+    ],
+    ids=["removed", "repeated", "swapped", "edited", "first removed", "last edited"],
+)
+def test_a_line_that_is_not_where_it_was_written_is_seen(
+    change: Callable[[list[bytes]], list[bytes]], mode: Callable[[Path], Journal], folder: Path
+) -> None:
+    fill(folder)
+    lines = (folder / LOG).read_bytes().splitlines(keepends=True)
+    (folder / LOG).write_bytes(b"".join(change(lines)))
+    with pytest.raises(Refusal, match=r"is damaged: line \d was changed, or a line before it was removed"):
+        mode(folder)
+
+
+def test_optuna_reads_a_journal_with_checksums(folder: Path) -> None:
+    """They are a key more in each line, so that Optuna's own tools still open it."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    fill(folder)
+    [study] = JournalStorage(JournalFileBackend(str(folder / LOG))).get_all_studies()
+    assert study.user_attrs["fact 2"] == 2
+
+
+def without_checksums(folder: Path) -> None:
+    """Make a journal what the first format was."""
+    lines = (folder / LOG).read_bytes().splitlines()
+    entries = [{k: v for k, v in json.loads(line).items() if k != "check"} for line in lines]
+    kept = [e for e in entries if "format" not in e.get("user_attr", {})]
+    text = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in kept)
+    (folder / LOG).write_text(text)
+
+
+def test_a_journal_of_the_first_format_opens_and_gets_checksums_as_it_goes_on(folder: Path) -> None:
+    fill(folder)
+    without_checksums(folder)
+    before = (folder / LOG).read_bytes()
+    with Journal.open_for_reading(folder) as journal:
+        assert journal.get("fact 2") == 2
+        assert journal.get("format") is None
+    with Journal.open_for_writing(folder) as journal:
+        journal.set("after", 1)
+    with Journal.open_for_reading(folder) as journal:
+        assert [journal.get(key) for key in ("fact 2", "after", "format")] == [2, 1, 2]
+    whole = (folder / LOG).read_bytes()
+    assert whole.startswith(before)
+    lines = whole.splitlines(keepends=True)
+    (folder / LOG).write_bytes(b"".join([*lines[:2], *lines[3:]]))  # one of the first format's
+    with pytest.raises(Refusal, match="is damaged"):
+        Journal.open_for_reading(folder)
+    (folder / LOG).write_bytes(whole + lines[2])  # an earlier version went on with it
+    with pytest.raises(Refusal, match=r"line 8 has no checksum, and those before it have"):
+        Journal.open_for_reading(folder)
+
+
+def test_a_newer_format_says_so(folder: Path) -> None:
+    Journal.open_for_writing(folder).close()
+    with (folder / LOG).open("ab") as file:  # whatever its lines end with
+        file.write(b'{"op_code":2,"worker_id":"w","study_id":0,"user_attr":{"format":3}}\n')
+    lines = (folder / LOG).read_bytes().splitlines(keepends=True)
+    (folder / LOG).write_bytes(b"".join(line.replace(b'"check"', b'"sum"') for line in lines))
+    for mode in (Journal.open_for_writing, Journal.open_for_reading):
+        with pytest.raises(
+            Refusal,
+            match=r"^the journal .*journal\.log was written by a newer routesearch"
+            r" \(format 3, this reads up to 2\): update routesearch$",
+        ):
+            mode(folder)
+
+
+def test_a_cut_line_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(folder)
+    with (folder / LOG).open("ab") as file:
+        file.write(b'{"op_code":2,')
+    with caplog.at_level("WARNING", "routesearch"):
+        Journal.open_for_reading(folder).close()
+        assert caplog.messages == [], "a search may be writing it"
+        Journal.open_for_writing(folder).close()
+    [told] = caplog.messages
+    assert told.endswith("was incomplete, as a crash leaves it: 13 bytes removed")
+    (folder / LOG).write_bytes((folder / LOG).read_bytes() + b"\0\0\n")
+    with caplog.at_level("WARNING", "routesearch"):
+        Journal.open_for_reading(folder).close()
+    assert caplog.messages[1:] == [f"the last line of the journal {folder / LOG} is damaged and left out"]
+
+
+def test_line_ends_do_not_count(folder: Path) -> None:
+    fill(folder)
+    (folder / LOG).write_bytes((folder / LOG).read_bytes().replace(b"\n", b"\r\n"))
+    with Journal.open_for_writing(folder) as journal:
+        journal.set("after", 1)
+    with Journal.open_for_reading(folder) as journal:
+        assert (journal.get("fact 2"), journal.get("after")) == (2, 1)
 
 
 def test_reading_changes_nothing_even_with_a_torn_line(folder: Path) -> None:

@@ -60,7 +60,7 @@ def test_another_librarys_message_is_one_line_and_not_too_long() -> None:
 def test_an_error_says_where_it_was() -> None:
     with pytest.raises(ValueError, match="wrong") as caught, noted("in stage 2 of 3"), noted("at knob {}"):
         raise ValueError("wrong\n  text")
-    told = "ValueError: wrong text, at knob {}, in stage 2 of 3 (test_errors.py:"
+    told = "ValueError: wrong text, at knob {}, in stage 2 of 3 (test_kinds.py:"
     assert described(caught.value).startswith(told)
 
 
@@ -68,7 +68,7 @@ def test_the_line_is_the_authors_own() -> None:
     """Not the standard library's, which may have called it or been called by it."""
     with pytest.raises(TypeError) as caught:
         functools.reduce(lambda a, b: a + b, [1, "2"])
-    assert re.fullmatch(r" \(test_errors\.py:\d+\)", origin(caught.value))
+    assert re.fullmatch(r" \(test_kinds\.py:\d+\)", origin(caught.value))
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         statistics.mean(map(float, ["x"]))
-    assert re.fullmatch(r" \(test_errors\.py:\d+\)", origin(caught.value))
+    assert re.fullmatch(r" \(test_kinds\.py:\d+\)", origin(caught.value))
