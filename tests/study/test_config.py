@@ -53,7 +53,7 @@ def test_every_default_at_once(tmp_path: Path) -> None:
             "clip_norm": 5.0,
             "precision": "float32",
         },
-        "resources": {"cpu": 1.0, "gpu": 0.0},
+        "resources": {"cpu": 1.0, "gpu": 0.0, "retries": 2, "trial_time": None},
         "storage": {"dir": None, "journal": None},
         "tracking": {"uri": None},
         "latency": {"batch": None},
@@ -74,7 +74,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         budget: {max_macs: 0.5x}
         search: {trials: 7, sampler: random, time_limit: 10m, seed: 3}
         training: {epochs: 2, learning_rate: 1e-3}
-        resources: {cpu: 2, gpu: 0.5}
+        resources: {cpu: 2, gpu: 0.5, retries: 0, trial_time: 1.5h}
         storage: {dir: ../here, journal: null}
         tracking: {uri: http://localhost:5000}
         plugins: [mine.py, sub/other.py]
@@ -87,6 +87,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         1e-3,
         0.5,
     )
+    assert (config.resources.retries, config.resources.trial_time) == (0, 5400.0)
     assert config.dir == tmp_path.parent / "here"
     assert config.plugin_files == [tmp_path / "mine.py", tmp_path / "sub" / "other.py"]
 
@@ -158,6 +159,8 @@ REFUSED = {
     "training: {learning_rate: .nan}": "training.learning_rate: must be a finite number, got nan",
     "training: {optimizer: adam}": "training.optimizer: must be 'adamw' or 'sgd', got 'adam'",
     "training: {clip_norm: 0}": "training.clip_norm: must be greater than 0, got 0",
+    "resources: {retries: -1}": "resources.retries: must be greater than or equal to 0, got -1",
+    "resources: {trial_time: 0}": "resources.trial_time: a time must be more than 0",
     "resources: {cpu: 0}": "resources.cpu: must be greater than 0, got 0",
     "resources: {gpu: -1}": "resources.gpu: must be greater than or equal to 0, got -1",
     "storage: {dir: ''}": "storage.dir: must be a path, without control characters, got ''",
