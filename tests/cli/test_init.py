@@ -156,6 +156,19 @@ def test_any_path_survives_the_file(run: Any, photos: Path, tmp_path: Path, path
     assert load_study(tmp_path / "mine" / "study.yaml").data["path"] == str(tmp_path / path)
 
 
+@pytest.mark.parametrize("name", ["a$b", "${HOME}", "~", "~me", "100$"])
+def test_a_folder_is_found_again_whatever_it_is_called(
+    run: Any, photos: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a command line ``$`` and ``~`` are the shell's; in a study file they stand for something."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    photos.rename(tmp_path / "mine" / name)
+    assert run("init", ".", "--data", f"./{name}").status == 0
+    found = run("plan", "study.yaml")
+    assert found.status == 0, found.err
+
+
 def spoil(photos: Path, how: str) -> Path:
     if how == "missing":
         return photos / "nowhere"

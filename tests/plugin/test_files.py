@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import sys
 from collections.abc import Callable
@@ -69,6 +70,14 @@ def test_what_is_installed_is_found_as_ever(write: Write) -> None:
     write("json.py", "raise RuntimeError\n")
     main = write("main.py", "import json, torch.nn\nTEXT = json.dumps([1])\n")
     assert load_file(main).TEXT == "[1]"
+
+
+@pytest.mark.parametrize("name", ["random", "torch", "numpy", "routesearch"])
+def test_what_plugins_are_written_with_is_never_a_neighbours(write: Write, name: str) -> None:
+    file = write("plugin.py", f"import {name} as found")
+    write(f"{name}.py", "raise SystemExit('imported from beside the plugin')")
+    assert load_file(file).found is importlib.import_module(name)
+    assert with_neighbours(file) == [file]
 
 
 def test_classes_of_a_neighbour_can_be_pickled(write: Write) -> None:
