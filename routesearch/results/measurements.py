@@ -53,7 +53,7 @@ def _check_fact(name: str, value: Any) -> None:
         texts = isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
         need(texts, "it", "a mapping of texts", value)
     elif name == "inputs":
-        inputs = need_keys(value, ("shape", "classes", "mean", "std"))
+        inputs = need_keys(value, ("shape", "classes", "mean", "std"), optional=("pixel_range",))
         for key in inputs:
             need(isinstance(inputs[key], list), key, "a list", inputs[key])
     elif name.startswith((_TEST, _TIMING)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 import numpy.typing as npt
 
 from routesearch.errors import Refusal
-from routesearch.saved.card import Card, read_card
-from routesearch.utils.arrays import read_arrays
+from routesearch.errors.texts import MAX_MESSAGE
+from routesearch.saved.card import PLUGINS, Card, read_card
+from routesearch.utils.arrays import read_arrays, read_forms
 from routesearch.utils.files import file_digest
 from routesearch.utils.folders import check_replaceable
 
-CARD, WEIGHTS, PLUGINS = "model.json", "model.safetensors", "plugins"
+CARD, WEIGHTS = "model.json", "model.safetensors"
+
+MAX_WEIGHTS = 8 << 30
+"""Bytes; a network of two thousand million parameters."""
 
 
 def replaceable(folder: Path) -> None:
@@ -41,7 +46,24 @@ def write(draft: Path, card: Card, weights: Path, plugins: Mapping[str, Path]) -
     (draft / CARD).write_text(text, encoding="utf-8")
 
 
-def read(folder: Path) -> tuple[Card, dict[str, npt.NDArray[Any]]]:
+class Weights:
+    """A model's weights on disk, whose content is what ``model.json`` names; read when they are asked for.
+
+    Attributes:
+        file: a safetensors file.
+        forms: name of a tensor -> its type (``F32``) and shape.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.forms = read_forms(file)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All of them, in memory."""
+        return read_arrays(self.file)[0]
+
+
+def read(folder: Path) -> tuple[Card, Weights]:
     """What a model's folder holds.
 
     Raises:
@@ -52,14 +74,27 @@ def read(folder: Path) -> tuple[Card, dict[str, npt.NDArray[Any]]]:
         raise Refusal(f"a saved model is a folder, got {folder}, which {what}")
     card, file = read_card(folder / CARD), folder / WEIGHTS
     try:
+        size = file.stat().st_size
+        if not file.is_file() or size > MAX_WEIGHTS:
+            got = f"{size:,} bytes" if file.is_file() else "something else"
+            raise Refusal(f"{file} must be a plain file of {MAX_WEIGHTS >> 30} GiB at most, got {got}")
         found = file_digest(file)
         if found != card.weights:
             rule = "must be the weights that model.json names by their SHA-256"
             raise Refusal(
                 f"{file} {rule}, got {found[:16]}… and not {card.weights[:16]}…: damaged or exchanged"
             )
-        return card, read_arrays(file)[0]
+        return card, Weights(file)
     except FileNotFoundError:
         raise Refusal(f"{folder}: a saved model has its weights in {WEIGHTS}, got none") from None
     except (OSError, ValueError) as error:
-        raise Refusal(f"{file} cannot be read: {error}") from None
+        raise Refusal(f"{file} cannot be read: {' '.join(str(error).split())[:MAX_MESSAGE]}") from None
+
+
+def code_file(folder: Path, name: str | None) -> Path | None:
+    """A file with code that ``model.json`` names, where it is a plain one whose name needs no quotes."""
+    if name is None or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./-]*\.py", name):
+        return None
+    file = folder / name
+    inside = file.is_file() and file.resolve() == folder.resolve() / name  # no link, and no way out
+    return file if inside and name.startswith(f"{PLUGINS}/") else None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from routesearch.data.moments import normalised
 from routesearch.data.pixels import as_pixels
-from routesearch.errors import Refusal, UnknownName, origin, shortened
+from routesearch.errors import Refusal
 from routesearch.evaluation.latency import BATCHES, SECONDS, time_network
-from routesearch.methods.base import RoutedNet, Trunk
+from routesearch.methods.base import RoutedNet
 from routesearch.methods.running import run
-from routesearch.plugin.loader import PluginTable, Registry, load_plugins
+from routesearch.plugin.loader import load_plugins
 from routesearch.results.timing import Timing
 from routesearch.routing.billing import Routed
-from routesearch.saved.card import Card, Part
+from routesearch.saved.card import Card
 from routesearch.saved.folder import read
-from routesearch.study.config import parse_backbone
+from routesearch.saved.network import rebuild
 from routesearch.training.loop import to_device
-from routesearch.utils.validation import explain
-
-log = logging.getLogger("routesearch")
 
 BATCH = 256
 """Images that go through the network at a time."""
@@ -109,6 +104,8 @@ class SavedModel:
         if not batches or min(batches) < 1:
             raise Refusal(f"batch sizes must be 1 or more, got {list(batches)}")
         share = self.card.validation.route_share
+        if not share:
+            raise Refusal("validation.route_share must tell which ways to take, got none in model.json")
         return time_network(self.net, self.card.knob, share, self.device, batches, seconds)
 
     def _routed(self, pixels: Tensor) -> Routed:
@@ -131,73 +128,9 @@ def load(folder: Path | str, *, plugins: Sequence[Path | str] = (), device: str 
         Refusal: the folder is no model, damaged or of a newer format; a plugin is missing; no such device.
     """
     folder, where = Path(folder), _device(device)
-    card, arrays = read(folder)
+    card, weights = read(folder)
     registry = load_plugins([Path(file) for file in plugins])
-    return SavedModel(card, rebuild(card, arrays, registry, folder), where)
-
-
-def rebuild(card: Card, arrays: Mapping[str, npt.NDArray[Any]], registry: Registry, where: Path) -> RoutedNet:
-    """The network that a card describes, with these weights.
-
-    Args:
-        where: how a refusal or a warning calls the model.
-
-    Raises:
-        Refusal: the method or the backbone is missing, refuses its config, or has other weights.
-    """
-    try:
-        with torch.random.fork_rng(devices=[]):  # weights are drawn only to be overwritten
-            net = _build(card, where, registry)
-        net.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
-    except Refusal as refusal:
-        raise Refusal(f"{where}: {refusal}") from None
-    except Exception as error:  # a plugin's code may raise anything, and load_state_dict on other weights
-        rule = f"the weights must fit the network that {card.method} builds"
-        raise Refusal(f"{where}: {rule}, got {shortened(error)}{origin(error)}") from error
-    return net
-
-
-def _build(card: Card, folder: Path, registry: Registry) -> RoutedNet:
-    method = _find(registry.methods, card.method, card, "method", folder, registry)
-    name, width = parse_backbone(card.backbone)
-    kind = _find(registry.backbones, name, card, "backbone", folder, registry)
-    backbone = kind(card.shape, len(card.classes), width)
-    try:
-        config = method.space(backbone).parse(card.config)
-    except ValidationError as error:
-        raise Refusal(explain(error, method.Config, "config")) from None
-    trunk = None
-    if method.needs_confusion:
-        if card.trunk is None:
-            raise Refusal(f"{card.method} builds by the trunk's confusion, got none in model.json")
-        trunk = Trunk({}, card.trunk.accuracy, card.trunk.confusion)
-    net: RoutedNet = method(config, backbone, trunk)
-    return net
-
-
-def _find(
-    shelf: PluginTable[Any], name: str, card: Card, part: Part, folder: Path, registry: Registry
-) -> type[Any]:
-    """The method's or the backbone's class; a warning where its code is not what the model was saved with."""
-    code = card.code.get(part)
-    try:
-        found = shelf.find(name)
-    except UnknownName as unknown:
-        if code is None:
-            raise Refusal(f"{unknown}{registry.not_loaded()}") from None
-        if code.file is not None:
-            copy = folder / code.file
-            rule = f"the {part} {name!r} is code in a plain file, which runs only where it is named"
-            how = f"read {copy}, then give it as --plugin, or in Python as plugins=[...]"
-            raise Refusal(f"{rule}: {how}{registry.not_loaded()}") from None
-        raise Refusal(
-            f"the {part} {name!r} comes from {code.version} (plugin {code.plugin!r}), "
-            f"which must be installed{registry.not_loaded()}"
-        ) from None
-    now = registry.code[shelf.origin[name]]
-    if code is not None and now != code.version:
-        log.warning("%s: the %s %r was saved with %s, this is %s", folder, part, name, code.version, now)
-    return found
+    return SavedModel(card, rebuild(card, weights, registry, folder), where)
 
 
 def _pixels(images: Any, card: Card) -> Tensor:

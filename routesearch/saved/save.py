@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from routesearch.data.source import UNIT
 from routesearch.errors import Refusal
@@ -16,20 +18,28 @@ from routesearch.plugin.files import with_neighbours
 from routesearch.plugin.loader import PluginTable
 from routesearch.results.points import Point
 from routesearch.results.reader import StudyResults
-from routesearch.saved.card import Card, Code, Files, Measured, Part, TrunkFacts
-from routesearch.saved.folder import PLUGINS, read, replaceable, write
-from routesearch.saved.model import rebuild
+from routesearch.saved.card import MODES, PLUGINS, Card, Code, Files, Measured, Part, TrunkFacts
+from routesearch.saved.folder import read, replaceable, write
+from routesearch.saved.network import rebuild
 from routesearch.search.trial_weights import weights_path
 from routesearch.task.resolve import CONFUSION, Task, resolve
 from routesearch.training.confusion import read_confusion
 from routesearch.utils.folders import folder_draft
+from routesearch.utils.validation import explain
 
 log = logging.getLogger("routesearch")
 
-MODES = {1: "L", 3: "RGB"}
-"""Channels -> how Pillow calls such images."""
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Raises Refusal where a study holds what no card can, such as two classes of one name."""
+    try:
+        yield
+    except ValidationError as error:
+        raise Refusal(f"it cannot be a saved model: {explain(error, Card)}") from None
 
 
+@_refusing()
 def save(results: StudyResults, point: Point, folder: Path) -> None:
     """Write a trained network at a knob as a folder; the network is rebuilt once before it takes its name.
 
@@ -79,8 +89,7 @@ def save(results: StudyResults, point: Point, folder: Path) -> None:
     )
     with folder_draft(folder, replaceable, "a model") as draft:
         write(draft, card, weights, copies)
-        written, arrays = read(draft)
-        rebuild(written, arrays, task.registry, weights)
+        rebuild(*read(draft), task.registry, weights)
 
 
 def _measured(point: Point) -> Measured:

@@ -15,7 +15,7 @@ import numpy as np
 
 from routesearch.errors import Refusal, RouteSearchError, RunFailed, headline
 from routesearch.results.reader import StudyResults
-from routesearch.saved import Card, SavedModel, load, read
+from routesearch.saved import Card, SavedModel, code_file, load, read
 from routesearch.tracking.client import artifact_folder, connect, tracking_uri
 from routesearch.tracking.experiment import TRIAL, open_experiment
 from routesearch.tracking.own_database import check_writable, mend
@@ -163,8 +163,9 @@ def _signature(card: Card) -> ModelSignature:
 def _requirements(card: Card) -> list[str]:
     """The packages that a server needs, as pip names them."""
     versions = [
-        f"torch {card.versions['torch'].partition('+')[0]}",
-        f"routesearch {card.versions['routesearch']}",
+        f"{name} {card.versions[name].partition('+')[0]}"
+        for name in ("torch", "routesearch")
+        if name in card.versions
     ]
     versions += [code.version for code in card.code.values() if code.file is None]
     pairs = [version.split(" ") for version in versions]
@@ -197,6 +198,5 @@ def _load_pyfunc(path: str) -> Served:
     Plain files with code that lie in the folder are run: who loads a model from a registry runs its code.
     """
     card, _ = read(Path(path))
-    return Served(
-        load(path, plugins=sorted({Path(path) / code.file for code in card.code.values() if code.file}))
-    )
+    files = {code_file(Path(path), code.file) for code in card.code.values()}
+    return Served(load(path, plugins=sorted(file for file in files if file is not None)))

@@ -54,3 +54,20 @@ def read_arrays(path: Path) -> Stored:
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+def read_forms(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type (as safetensors calls it: ``F32``) and shape of each array of a file; the arrays are not read.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return {name: (str(p.get_dtype()), tuple(p.get_shape())) for name, p in parts.items()}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error

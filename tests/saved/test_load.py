@@ -48,7 +48,7 @@ def test_no_code_of_a_folder_runs_unasked(model: Path) -> None:
     trap.write_text(f"open({str(model / 'ran')!r}, 'w')")
     told = refusal(model)
     assert "the method 'skipper' is code in a plain file, which runs only where it is named" in told
-    assert f"read {model / 'plugins' / 'own_method.py'}, then give it as --plugin" in told
+    assert f"read {model / 'plugins' / 'own_method.py'} first, then give it as --plugin" in told
     assert not (model / "ran").exists()
 
 
@@ -70,7 +70,7 @@ def test_a_plugin_that_is_not_installed_is_named(
     code = json.loads((model / "model.json").read_text())["code"]
     code["method"] = {"plugin": "fog", "version": "routesearch-fog 2.1", "file": None}
     edit(method="foggy", code=code)
-    rule = "the method 'foggy' comes from routesearch-fog 2.1 (plugin 'fog'), which must be installed"
+    rule = "the method 'foggy' is not installed; its model.json names 'routesearch-fog 2.1' (plugin 'fog')"
     assert rule in refusal(model, plugins=plugins)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from routesearch import Refusal, Study, load
 from routesearch.results.journal import Journal
+from routesearch.results.journal_file import JournalFile
 from routesearch.saved.card import read_card
 from routesearch.search.resume import open_trials
 from routesearch.search.trial_network import build_net
@@ -140,7 +142,8 @@ def test_weights_that_are_gone_or_damaged_are_told(study: Study, tmp_path: Path)
         study.save(tmp_path / "model", "10x")
     write_arrays(weights, {"other": np.zeros(3)})
     with pytest.raises(
-        Refusal, match=r"must fit the network that skipper builds, got RuntimeError: .*Missing key"
+        Refusal,
+        match=r"must fit the network that skipper builds, got 'gates.2.1.bias': none where it has F32 \[1\]",
     ):
         study.save(tmp_path / "model", "10x")
     weights.unlink()
@@ -149,10 +152,19 @@ def test_weights_that_are_gone_or_damaged_are_told(study: Study, tmp_path: Path)
     assert not [f for f in tmp_path.iterdir() if "model" in f.name]
 
 
+def rewrite_journal(log: Path, change: Callable[[str], str]) -> None:
+    """Change a journal as nobody but its writer can: with checksums that are right."""
+    plain = re.sub(r',"check":"[0-9a-f]{8}"}', "}", log.read_text())
+    entries = [json.loads(line) for line in change(plain).splitlines()]
+    log.unlink()
+    log.touch()
+    JournalFile(log).append(entries)
+
+
 def test_a_study_that_does_not_know_its_images_yet(study: Study, tmp_path: Path) -> None:
     """One that an older version searched."""
     log = study.config.dir / "journal.log"
-    log.write_text("".join(line for line in log.open() if '"inputs"' not in line))
+    rewrite_journal(log, lambda text: "".join(x for x in text.splitlines(True) if '"inputs"' not in x))
     with pytest.raises(
         Refusal, match="must know the mean and deviation of its images: run `routesearch search`"
     ):
@@ -163,9 +175,8 @@ def test_the_range_of_pixels_is_the_studys(study: Study, tmp_path: Path) -> None
     study.save(tmp_path / "plain", "10x")
     assert read_card(tmp_path / "plain" / "model.json").pixel_range == (0, 1)
     log = study.config.dir / "journal.log"
-    text = log.read_text()
-    assert '"pixel_range":[0.0,1.0]' in text
-    log.write_text(text.replace('"pixel_range":[0.0,1.0]', '"pixel_range":[-4,5.0]'))
+    assert '"pixel_range":[0.0,1.0]' in log.read_text()
+    rewrite_journal(log, lambda text: text.replace('"pixel_range":[0.0,1.0]', '"pixel_range":[-4,5.0]'))
     study.save(tmp_path / "noisy", "10x")
     assert read_card(tmp_path / "noisy" / "model.json").pixel_range == (-4, 5)
 
