@@ -95,18 +95,30 @@ class Runner:
         folder = Path(folder)
         try:
             self.program: dict[str, Any] = json.loads((folder / "program.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{folder} must hold an exported model's program.json, got: {error}") from None
+        if not isinstance(self.program, dict):
+            raise ValueError(f"{folder}: program.json must hold a mapping, got {repr(self.program)[:80]}")
         if self.program.get("kind") != "routesearch program" or self.program.get("format") != FORMAT:
             got = f"{self.program.get('kind')!r}, {self.program.get('format')!r}"
             raise ValueError(f"kind 'routesearch program', format {FORMAT} must hold, got {got}")
+        try:
+            _check(self.program)
+        except (KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{folder}: program.json is damaged: {type(error).__name__}: {error}") from None
         self.classes: list[str] = self.program["classes"]
         pieces = self.program["pieces"]
         files = [folder / piece["file"] for piece in pieces]
-        if self.program["engine"] == "onnx":
-            self._graphs = [_onnx(file, threads, providers, len(files)) for file in files]
-        else:
-            self._graphs = [_torch(file, threads) for file in files]
+        try:
+            if self.program["engine"] == "onnx":
+                self._graphs = [_onnx(file, threads, providers, len(files)) for file in files]
+            else:
+                self._graphs = [_torch(file, threads) for file in files]
+        except ImportError:
+            raise
+        except Exception as error:  # the libraries' own kinds
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{folder}: its graphs cannot be loaded: {reason}") from None
 
     def predict(self, images: Any, batch_size: int = 256) -> Prediction:
         """Label images.
@@ -222,6 +234,70 @@ class Runner:
         mean, std = np.array(self.program["mean"]), np.array(self.program["std"])
         scale, shift = (1 / (white * std)).astype(np.float32), (-mean / std).astype(np.float32)
         return np.ascontiguousarray((rows.astype(np.float32) * scale + shift).transpose(0, 3, 1, 2))
+
+
+def _check(program: dict[str, Any]) -> None:
+    """Raise unless a program can be followed: an error of any kind that looking for its parts may end in."""
+    channels, height, width = program["shape"]
+    mean, std, classes = program["mean"], program["std"], program["classes"]
+    if not all(isinstance(each, int) and 0 < each <= 1 << 14 for each in (channels, height, width)):
+        raise ValueError(f"shape must be three numbers of 1 to {1 << 14}, got {program['shape']}")
+    numbers = all(isinstance(each, int | float) for each in (*mean, *std))
+    if not numbers or not len(mean) == len(std) == channels or not min(std) > 0:
+        raise ValueError("mean and std must have a number per channel, and std more than 0")
+    if not all(isinstance(name, str) for name in classes) or len(set(classes)) < max(2, len(classes)):
+        raise ValueError("classes must be two names or more, each once")
+    if program["engine"] not in ("onnx", "torch"):
+        raise ValueError(f"engine must be onnx or torch, got {program['engine']!r}")
+    for piece in program["pieces"]:
+        if piece["file"] in (".", "..") or Path(piece["file"]).name != piece["file"]:
+            raise ValueError(f"a piece must be a file of the folder, got {piece['file']!r}")
+    _check_way(program["way"], {program["images"]}, program)
+
+
+def _check_way(way: dict[str, Any], known: set[str], program: dict[str, Any]) -> None:
+    """Raise unless every step's values come from the steps before it."""
+    known, ended = set(known), False
+    _check_count("macs", way["macs"])
+    for step in way["steps"]:
+        needs: list[str] = []
+        gives: list[str] = []
+        if step["do"] == "run":
+            needs, gives = (
+                program["pieces"][step["piece"]]["inputs"],
+                program["pieces"][step["piece"]]["outputs"],
+            )
+        elif step["do"] == "patch":
+            needs, gives = (
+                [step["mask"], step["into"], *(outer for outer, _ in step["state"])],
+                [step["value"]],
+            )
+            _check_count("macs", step["macs"])
+            inside = {inner for _, inner in step["state"]}
+            for piece in (program["pieces"][inner["piece"]] for inner in step["steps"]):
+                needs += sorted(set(piece["inputs"]) - inside)
+                inside.update(piece["outputs"])
+            needs += [] if step["out"] in inside else [step["out"]]
+        elif step["do"] == "split":
+            needs = [step["choice"], *(outer for each in step["ways"] for outer, _ in each["state"])]
+            for branch in step["ways"]:
+                _check_way(branch, {inner for _, inner in branch["state"]}, program)
+        elif step["do"] == "finish":
+            needs = [step["logits"]]
+            _check_count("route", step["route"])
+        else:
+            raise ValueError(f"a step must run, patch, split or finish, got {step['do']!r}")
+        if missing := set(needs) - known:
+            raise ValueError(f"step {step['do']!r} must have its values, got none for {sorted(missing)[0]!r}")
+        known.update(gives)
+        ended = step["do"] in ("split", "finish")
+    if not ended:
+        raise ValueError("a way must end in a split or in logits")
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, int) or not 0 <= value < 1 << 62:
+        raise ValueError(f"{name} must be 0 or more, got {repr(value)[:40]}")
 
 
 def _cut(state: Sequence[Sequence[str]], values: dict[str, Array], take: Array) -> dict[str, Array]:

@@ -90,3 +90,40 @@ def test_its_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
         captured = capsys.readouterr()
         assert captured.out == ""
         assert len(captured.err.splitlines()) == 1
+
+
+def reached(value: Any) -> list[tuple[Any, Any]]:
+    """Every container of a document with every key of it."""
+    keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    below = [pair for key in keys for pair in reached(value[key])]
+    return [(value, key) for key in keys] + below
+
+
+@pytest.mark.parametrize("other", [None, -1, "x", "../x", [], {}, [[1]], "gone"])
+def test_a_damaged_program_is_told(folder: Path, tmp_path: Path, other: Any) -> None:
+    """Whichever of its fields it is: a ValueError, or a program that runs to its end."""
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    text = (folder / "program.json").read_text()
+    images = np.zeros((2, *json.loads(text)["shape"][1:], json.loads(text)["shape"][0]), np.uint8)
+    refused = 0
+    for number in range(len(reached(json.loads(text)))):
+        values = json.loads(text)
+        container, key = reached(values)[number]
+        if other == "gone":
+            del container[key]
+        else:
+            container[key] = other
+        (copy / "program.json").write_text(json.dumps(values))
+        try:
+            Runner(copy).predict(images)
+        except ValueError:
+            refused += 1
+    assert refused > number / 3
+
+
+def test_damaged_graphs_are_told(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    piece = next(copy.glob("piece*"))
+    piece.write_bytes(piece.read_bytes()[:100])
+    with pytest.raises(ValueError, match="its graphs cannot be loaded"):
+        Runner(copy)
