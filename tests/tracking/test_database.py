@@ -24,6 +24,7 @@ from routesearch.tracking import database as module
 from routesearch.tracking.addresses import uri_of
 from routesearch.tracking.client import connect, default_uri, import_mlflow
 from routesearch.tracking.database import Condition, alone, examine, make, move_aside, upgrade
+from routesearch.tracking.registry import register
 
 OLDER = "c48cb773bb87"
 """A schema of MLflow 1."""
@@ -346,6 +347,17 @@ def test_a_broken_one_is_moved_aside_and_filled_again(
     assert "\n" not in told[0]
     publish(results)  # and once more there is nothing to mend
     assert len(list(mine.parent.glob("mlflow.db.broken-*"))) == 1
+
+
+def test_a_model_is_registered_where_a_broken_one_was(
+    results: StudyResults, trained_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its trial's run is there by then."""
+    (results.config.dir / "mlflow.db").write_bytes(b"SQLite format 3\0 and no more")
+    assert register(results, "mine", trained_model) == "models:/mine/1"
+    assert shown(results) == 7
+    assert connect(default_uri(results.config.dir)).get_model_version("mine", "1").run_id
+    assert "no whole database" in caplog.text
 
 
 def test_an_older_one_keeps_what_is_in_it(results: StudyResults, caplog: pytest.LogCaptureFixture) -> None:
