@@ -63,9 +63,10 @@ def search(
 
     task = opened.task
     tell_problems(task.registry.problems)
-    with showing_decoding():
-        tell_survey(task.data.survey)
     try:
+        with showing_decoding():
+            survey = task.data.survey
+        tell_survey(survey)
         with watching(opened.config.name, task.backbone_macs, task.budget) as progress:
             summary = opened.search(address=address, fresh=fresh, on_progress=progress)
     except KeyboardInterrupt:

@@ -56,8 +56,9 @@ def find_class_folders(root: Path, passed: PassedOver) -> ClassFolders:
         Refusal: there are no class folders, or it is not clear which folders are splits.
     """
     if not root.is_dir():
-        what = "no folder" if not root.exists() else "a folder must be at"
-        raise Refusal(f"image_folder: {what} {printable(root)}: the layout is {LAYOUT}")
+        got = f"no folder {printable(root)}"
+        got = f"path must be a folder, got {printable(root)}" if root.exists() else got
+        raise Refusal(f"image_folder: {got}: the layout is {LAYOUT}")
     names = subfolders(root, "", passed)
     splits = {name: split for name in names if (split := split_of(name))}
     holders = {
@@ -66,10 +67,11 @@ def find_class_folders(root: Path, passed: PassedOver) -> ClassFolders:
     if any(splits[name] == "train" for name in holders):
         return _split_folders(root, names, splits, holders, passed)
     if holders:
-        rule = f"beside {_listed(holders)} must lie train, with a folder for each class in it"
-        _refuse(root, f"{rule}, got {_listed(names)}")
+        rule = "must hold a folder train, with a folder for each class in it"
+        _refuse(root, f"{rule}, beside {_listed(holders)}, got {_listed(names)}")
     if names and all(_ALMOST.fullmatch(name.casefold()) or name in splits for name in names):
-        _refuse(root, f"the folders must be classes, or train, val and test of these, got {_listed(names)}")
+        rule = "folders that are called like splits must be train, val and test, with class folders in them"
+        _refuse(root, f"{rule}, got {_listed(names)} without any")
     if len(splits) > 1:
         rule = "must hold class folders, or train, val and test of these"
         _refuse(root, f"{rule}, got both: {_listed(splits)} beside {_listed(set(names) - set(splits))}")
@@ -98,7 +100,7 @@ def _split_folders(
         if split is None and _word(name) not in _UNLABELLED:
             others = [other for other in names if other not in splits]
             rule = f"beside {printable(root / train)} only val and test may lie"
-            raise Refusal(f"image_folder: {rule}, got {_listed(others)}")
+            raise Refusal(f"image_folder: {rule} (a class's folder belongs into it), got {_listed(others)}")
         if split in (None, "test") and name not in holders:
             passed.add(UNLABELLED, name)
             continue

@@ -41,7 +41,7 @@ LOOP = "a link back to a folder around it"
 FOLDER_LINK = "a link to a folder among images, not followed"
 SPECIAL = "a device, pipe or socket"
 BESIDE = "an image beside the class folders, without a class"
-NEEDS = "it needs "
+NEEDS = "needs "
 UNLABELLED = "a folder without class folders, so without labels"
 
 

@@ -10,10 +10,10 @@ NOT_READ = frozenset({"BUFR", "CUR", "EPS", "FITS", "GRIB", "HDF5", "ICNS", "ICO
 """Pillow's formats that are left alone: icons, measurements, films, and those that start another program."""
 
 NEEDED = {
-    ".avif": "pillow 11.3 or newer",
-    ".heic": "the package pillow-heif",
-    ".heif": "the package pillow-heif",
-    ".hif": "the package pillow-heif",
+    ".avif": "`pip install 'pillow>=11.3'`",
+    ".heic": "`pip install pillow-heif`",
+    ".heif": "`pip install pillow-heif`",
+    ".hif": "`pip install pillow-heif`",
 }
 """What reads files of these suffixes, where this installation does not."""
 

@@ -104,9 +104,8 @@ class ImageFolder(Dataset):
             empty = [name for name, names in zip(found.classes, by_class, strict=True) if not names]
             if empty and (split == "train" or len(empty) == len(by_class)):
                 where = printable(root / next(iter(folders.values())).rpartition("/")[0])
-                raise Refusal(
-                    f"image_folder: {_no_images(where, empty, len(by_class), passed)}: the layout is {LAYOUT}"
-                )
+                told = _no_images(where, empty, len(by_class), passed)
+                raise Refusal(f"image_folder: {told}: the layout is {LAYOUT}")
             if empty:
                 remarks.append(f"no image in {split} of {some(empty)}")
             for name, names in zip(found.classes, by_class, strict=True):
@@ -129,7 +128,7 @@ class ImageFolder(Dataset):
 def _no_images(where: str, empty: list[str], classes: int, passed: PassedOver) -> str:
     """What a refusal says of class folders without images, and what to install where that helps."""
     needs = {what: names for what, names in passed.by_reason().items() if what.startswith(NEEDS)}
-    why = "".join(f"; {len(names):,} files: {what} ({some(names)})" for what, names in needs.items())
+    why = "".join(f"; passed over {len(names):,}: {what} ({some(names)})" for what, names in needs.items())
     if len(empty) == classes:
         return f"no images in {where}{why}"
     return f"every class folder in {where} must hold an image, got none in {some(empty)}{why}"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -214,8 +215,9 @@ def test_a_folder_that_cannot_be_made(run: Any, photos: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_it_runs(run: Any, started: Path) -> None:
-    """A folder of photos becomes a front."""
+def test_it_runs(run: Any, started: Path, photos: Path, tmp_path: Path) -> None:
+    """A folder of photos becomes a front and a model that reads the folder; one's name is no text."""
+    (photos / "dark" / "00.png").rename(photos / "dark" / os.fsdecode(b"\xff.png"))
     settings: Callable[[str], tuple[str, str]] = lambda text: ("--set", text)  # noqa: E731
     quick = [*settings("training.epochs=1"), *settings("training.trunk_epochs=1"), "--trials", "4"]
     done = run("search", started, "--json", "--max-macs", "0.8x", *quick)
@@ -223,3 +225,61 @@ def test_it_runs(run: Any, started: Path) -> None:
     assert done.json["finished"] == 4
     assert done.json["front"]
     assert run("front", started, "--split", "test").status == 0
+    assert run("best", started, "--max-macs", "10x", "--save", tmp_path / "model").status == 0
+    done = run("predict", tmp_path / "model", photos)
+    assert (done.status, done.err, len(done.out.splitlines())) == (0, "", 41)
+    assert f"{photos}/dark/\\xff.png" in done.out
+
+
+def mess_up(photos: Path) -> None:
+    """Files that cannot be read, and files that are no images."""
+    for number in range(12):
+        (photos / "dark" / f"x{number:02}.jpg").write_bytes(b"")
+    for name in ("notes.txt", "more.txt", "Thumbs.db"):
+        (photos / "light" / name).write_bytes(b"x")
+
+
+def test_broken_files_are_refused_together_and_left_out_on_demand(
+    run: Any, photos: Path, tmp_path: Path
+) -> None:
+    mess_up(photos)
+    done = run("init", tmp_path / "mine", "--data", photos)
+    assert (done.status, done.out) == (2, "")
+    first = ", ".join(f"dark/x0{number}.jpg (it is empty)" for number in range(3))
+    assert done.lines == [
+        (
+            f"routesearch: image_folder: 12 of 52 images cannot be read: {first} and 9 more;"
+            " repair or remove them, or leave them out by --skip-broken"
+        )
+    ]
+    assert not (tmp_path / "mine").exists()
+    done = run("init", tmp_path / "mine", "--data", photos, "--skip-broken")
+    assert done.status == 0
+    assert "Found 2 classes (dark, light): 40 images" in done.out
+    assert done.lines == [
+        "routesearch: data: left out 12 that cannot be read (data.skip_broken: true)",
+        *(f"routesearch: data: left out dark/x{number:02}.jpg: it is empty" for number in range(10)),
+        "routesearch: data: left out 2 more; `routesearch -v` names all",
+        "routesearch: data: passed over 1: made by a system or program (light/Thumbs.db)",
+        "routesearch: data: passed over 2: no image by its suffix (light/more.txt, light/notes.txt)",
+    ]
+    assert load_study(tmp_path / "mine" / "study.yaml").data["skip_broken"] is True
+
+
+def test_all_broken_files_are_named_where_that_is_asked_for(run: Any, photos: Path, tmp_path: Path) -> None:
+    mess_up(photos)
+    for words in ((), ("--skip-broken",)):
+        err = run("-v", "init", tmp_path / "mine", "--data", photos, *words).err
+        assert all(f"dark/x{number:02}.jpg" in err for number in range(12))
+
+
+def test_kaggles_folders_in_themselves(run: Any, photos: Path, tmp_path: Path) -> None:
+    photos.rename(tmp_path / "seg_train")
+    (tmp_path / "all" / "seg_train").mkdir(parents=True)
+    (tmp_path / "seg_train").rename(tmp_path / "all" / "seg_train" / "seg_train")
+    (tmp_path / "all" / "seg_pred" / "seg_pred").mkdir(parents=True)
+    done = run("init", tmp_path / "mine", "--data", tmp_path / "all")
+    assert "Found 2 classes (dark, light): 40 images" in done.out
+    told = "passed over 1: a folder without class folders, so without labels (seg_pred)"
+    assert done.lines == [f"routesearch: data: {told}"]
+    assert len(resolve(load_study(tmp_path / "mine" / "study.yaml")).data.train) == 24

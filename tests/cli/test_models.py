@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -92,31 +93,17 @@ def test_unreadable_files_among_good_ones(
     run: Any, trained_model: Path, pictures: list[Path], allowed: list[Any], tmp_path: Path
 ) -> None:
     pictures[1].write_bytes(pictures[1].read_bytes()[:40])
-    (empty := tmp_path / "empty").mkdir()
-    done = run("predict", trained_model, *pictures, tmp_path / "missing.png", empty, *allowed, "--json")
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+    bad = [pictures[1], tmp_path / "missing.png", tmp_path / "pipe.png"]
+    done = run("predict", trained_model, *pictures, *bad[1:], *allowed, "--json")
     assert done.status == 1
     good = [pictures[0], *pictures[2:]]
     assert [row["file"] for row in done.json["predictions"]] == [str(path) for path in good]
-    bad = [pictures[1], tmp_path / "missing.png", empty]
-    assert sorted(each["file"] for each in done.json["unreadable"]) == sorted(map(str, bad))
+    assert [each["file"] for each in done.json["unreadable"]] == [str(path) for path in bad]
     *named, last = done.lines
     assert len(named) == 3
-    assert all(any(str(path) in line for line in named) for path in bad)
-    assert f"{empty} is a folder without images" in done.err
+    assert all(f"{path} cannot be read as an image" in line for path, line in zip(bad, named, strict=True))
     assert last == "routesearch: every file must be a readable image, got 3 of 6 that are not"
-
-
-def test_a_folder_gives_every_image_below_it(
-    run: Any, trained_model: Path, pictures: list[Path], allowed: list[Any], tmp_path: Path
-) -> None:
-    (inner := tmp_path / "inner").mkdir()
-    pictures[0].rename(inner / "z.png")
-    (tmp_path / "notes.txt").write_text("no image")
-    done = run("predict", trained_model, tmp_path, *allowed, "--json")
-    assert done.status == 0
-    found = [row["file"] for row in done.json["predictions"]]
-    assert sorted(found) == sorted(map(str, [*pictures[1:], inner / "z.png"]))
-    assert "notes.txt" in done.err
 
 
 def test_images_in_an_array(run: Any, trained_model: Path, allowed: list[Any], tmp_path: Path) -> None:
@@ -156,6 +143,41 @@ def test_images_in_an_array(run: Any, trained_model: Path, allowed: list[Any], t
         assert reason.startswith(str(path))
         assert told in reason
         assert "\n" not in reason
+
+
+def test_a_folder_of_pictures(
+    run: Any, trained_model: Path, pictures: list[Path], allowed: list[Any], tmp_path: Path
+) -> None:
+    """As its images would be read for a search: sorted, and what is passed over is told."""
+    folder = tmp_path / "new"
+    (folder / "deep").mkdir(parents=True)
+    strange = os.fsdecode(b"\xff.png")
+    for picture, name in zip(pictures, ("b.PNG", "deep/a.png", "a.png", strange), strict=True):
+        picture.rename(folder / name)
+    (folder / "notes.txt").write_text("x")
+    (folder / ".DS_Store").write_text("x")
+    done = run("predict", trained_model, folder, *allowed, "--json")
+    assert done.status == 0
+    names = ["a.png", "b.PNG", "deep/a.png", strange]
+    assert [row["file"] for row in done.json["predictions"]] == [str(folder / name) for name in names]
+    assert done.lines == [
+        f"routesearch: {folder}: passed over 1: made by a system or program (.DS_Store)",
+        f"routesearch: {folder}: passed over 1: no image by its suffix (notes.txt)",
+    ]
+    rows = run("predict", trained_model, folder, *allowed).out.splitlines()[1:]
+    assert rows[-1].split()[0] == f"{folder}/\\xff.png"
+
+
+def test_a_folder_without_pictures(
+    run: Any, trained_model: Path, pictures: list[Path], allowed: list[Any], tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = run("predict", trained_model, empty, pictures[0], *allowed, "--json")
+    assert done.status == 1
+    assert len(done.json["predictions"]) == 1
+    assert done.json["unreadable"] == [{"file": str(empty), "reason": f"{empty} is a folder without images"}]
+    assert done.lines[-1] == "routesearch: every file must be a readable image, got 1 of 2 that are not"
 
 
 def test_only_unreadable_files(run: Any, trained_model: Path, allowed: list[Any], tmp_path: Path) -> None:

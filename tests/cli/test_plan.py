@@ -92,3 +92,22 @@ def test_more_cores_than_there_are(run: Any, write_study: Callable[..., Path]) -
     assert done.status == 0
     assert "a trial asks for 4096 cores" in done.err
     assert "at a time" not in done.out
+
+
+def test_what_lies_in_a_folder_is_told_once(run: Any, write_study: Callable[..., Path], photos: Path) -> None:
+    (photos / "dark" / "notes.txt").write_text("x")
+    (photos / "dark" / "a.jpg").write_bytes(b"")
+    data = {"name": "image_folder", "path": str(photos), "size": 16, "split_seed": 0}
+    file = write_study(data=data, methods=["static"])
+    refused = run("plan", file, "--json")
+    assert (refused.status, refused.out, len(refused.lines)) == (2, "", 1)
+    assert "data: image_folder: 1 of 41 images cannot be read: dark/a.jpg (it is empty); " in refused.err
+    assert "data.skip_broken: true" in refused.err
+    done = run("plan", file, "--set", "data.skip_broken=true", "--json")
+    assert set(done.json) == {"methods"}
+    assert done.lines == [
+        f"routesearch: data: {photos}: 2 classes; images: 40 (dark 20, light 20)",
+        "routesearch: data: left out 1 that cannot be read (data.skip_broken: true)",
+        "routesearch: data: left out dark/a.jpg: it is empty",
+        "routesearch: data: passed over 1: no image by its suffix (dark/notes.txt)",
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from routesearch.data import ImageFolder, read_image
+from routesearch.data import SPLITS, Data, ImageFolder, folder_walk
 from routesearch.errors import Refusal
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -85,102 +85,6 @@ def test_what_is_not_an_image_is_passed_over(tmp_path: Path) -> None:
     assert len(data.train) + len(data.validation) + len(data.test) == 11
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tiff", ".gif", ".ppm"])
-def test_formats(tmp_path: Path, suffix: str) -> None:
-    paint(tmp_path / f"a{suffix}", (200, 100, 50), size=(64, 40))
-    pixels = read_image(tmp_path / f"a{suffix}", (8, 8))
-    assert pixels.shape == (8, 8, 3)
-    assert pixels.dtype == np.uint8
-    assert np.abs(pixels.astype(int) - [200, 100, 50]).max() <= 4
-
-
-@pytest.mark.parametrize(
-    ("mode", "colour"),
-    [("L", (120,)), ("RGBA", (120, 120, 120, 255)), ("LA", (120, 255)), ("P", (7,)), ("1", (1,))],
-)
-def test_modes_become_rgb(tmp_path: Path, mode: str, colour: tuple[int, ...]) -> None:
-    paint(tmp_path / "a.png", colour, mode=mode)
-    pixels = read_image(tmp_path / "a.png", (8, 8))
-    expected = {"P": 7, "1": 255}.get(mode, 120)
-    if mode == "P":  # a palette without entries of its own is grey
-        expected = int(np.asarray(Image.open(tmp_path / "a.png").convert("RGB"))[0, 0, 0])
-    assert (pixels == expected).all()
-
-
-def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
-    Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(tmp_path / "a.png")
-    assert (read_image(tmp_path / "a.png", (8, 8)) == 40_000 >> 8).all()
-
-
-def test_the_middle_is_kept_and_nothing_is_squeezed(tmp_path: Path) -> None:
-    wide = np.zeros((10, 30, 3), np.uint8)
-    wide[:, :10], wide[:, 10:20], wide[:, 20:] = RED, GREEN, BLUE
-    Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert (read_image(tmp_path / "wide.png", (10, 10)) == GREEN).all()
-    Image.fromarray(wide.transpose(1, 0, 2)).save(tmp_path / "tall.png")
-    assert (read_image(tmp_path / "tall.png", (10, 10)) == GREEN).all()
-    assert np.array_equal(read_image(tmp_path / "wide.png", (10, 30)), wide)
-
-
-def test_the_cameras_orientation_is_followed(tmp_path: Path) -> None:
-    half = np.zeros((16, 16, 3), np.uint8)
-    half[:8], half[8:] = RED, BLUE
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
-    Image.fromarray(half).save(tmp_path / "a.png", exif=exif)
-    pixels = read_image(tmp_path / "a.png", (16, 16))
-    assert np.array_equal(pixels, np.rot90(half, -1))
-
-
-@pytest.mark.parametrize("width", [1, 7, 37, 333, 1001])
-@pytest.mark.parametrize("height", [1, 5, 41, 127])
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_any_size_fits(tmp_path: Path, width: int, height: int, suffix: str) -> None:
-    paint(tmp_path / f"a{suffix}", (90, 90, 90), size=(width, height))
-    pixels = read_image(tmp_path / f"a{suffix}", (23, 11))
-    assert pixels.shape == (23, 11, 3)
-    assert np.abs(pixels.astype(int) - 90).max() <= 2
-
-
-@pytest.mark.parametrize("size", [(27, 60), (60, 27), (27, 27)])
-def test_sizes_whose_quotient_rounds_up_fit(tmp_path: Path, size: tuple[int, int]) -> None:
-    assert 27 / 23 * 23 > 27
-    paint(tmp_path / "a.png", size=size)
-    assert (read_image(tmp_path / "a.png", (23, 23)) == RED).all()
-
-
-def test_a_large_jpeg_is_read_as_exactly_as_its_full_size_shows_it(tmp_path: Path) -> None:
-    """Decoding at a smaller scale is quicker, and must not shift or blur the picture."""
-    ramp = np.linspace(0, 255, 640).astype(np.uint8)
-    Image.fromarray(np.stack([np.tile(ramp, (480, 1))] * 3, 2)).save(tmp_path / "a.jpg", quality=95)
-    with Image.open(tmp_path / "a.jpg") as image:
-        full = image.resize((32, 32), Image.Resampling.BOX, (80, 0, 560, 480))
-    small = read_image(tmp_path / "a.jpg", (32, 32))
-    assert np.abs(small.astype(int) - np.asarray(full).astype(int))[:, 1:-1].max() <= 2
-
-
-def test_a_large_jpeg_keeps_its_detail(tmp_path: Path) -> None:
-    stripes = np.zeros((480, 640, 3), np.uint8)
-    stripes[:, np.arange(640) // 8 % 2 == 1] = 255
-    Image.fromarray(stripes).save(tmp_path / "a.jpg", quality=95)
-    assert read_image(tmp_path / "a.jpg", (240, 240)).std() > 100
-
-
-def test_a_transparent_palette_gives_no_warning(tmp_path: Path) -> None:
-    picture = Image.new("P", (9, 9), 1)
-    picture.putpalette([0, 0, 0, 10, 20, 30])
-    picture.save(tmp_path / "a.png", transparency=b"\x00\x80")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        pixels = read_image(tmp_path / "a.png", (8, 8))
-    assert (pixels == [132, 137, 142]).all()  # half of it, half white
-
-
-def test_grey_on_demand(tmp_path: Path) -> None:
-    paint(tmp_path / "a.jpg", (90, 90, 90))
-    assert read_image(tmp_path / "a.jpg", (8, 6), "L").shape == (8, 6)
-
-
 @pytest.mark.parametrize("damage", ["text", "empty", "torn", "torn jpeg", "float"])
 def test_a_broken_image_is_named(tmp_path: Path, damage: str) -> None:
     fill(tmp_path / "photos")
@@ -213,7 +117,7 @@ def test_a_missing_folder_is_refused_with_the_layout(tmp_path: Path) -> None:
             ["cats/a.png", "dogs/a.txt"],
             "every class folder in .*photos must hold an image, got none in dogs: the layout is",
         ),
-        (["train/a/1.png", "train/b/1.png", "holiday/a/1.png"], "only val and test may lie, got holiday"),
+        (["train/a/1.png", "train/b/1.png", "holiday/a/1.png"], "only val and test may lie .*, got holiday"),
         (
             ["train/a/1.png", "train/b/1.png", "val/a/1.png", "validation/a/1.png"],
             "must hold one folder for validation, got val, validation",
@@ -255,3 +159,147 @@ def test_moving_the_folder_changes_nothing_and_size_does(tmp_path: Path) -> None
     (tmp_path / "photos").rename(tmp_path / "pictures")
     assert load(tmp_path / "pictures").fingerprint() == before
     assert ImageFolder(path=Path("pictures"), size=9).load(tmp_path).fingerprint() != before
+
+
+def break_some(photos: Path) -> None:
+    (photos / "cats" / "a.jpg").write_bytes(b"")
+    (photos / "birds" / "z.png").write_text("hello")
+
+
+@pytest.mark.parametrize("memory", ["4G", "1"])
+def test_all_broken_files_are_counted_in_one_line(tmp_path: Path, memory: str) -> None:
+    fill(tmp_path / "photos")
+    break_some(tmp_path / "photos")
+    for number in range(5):
+        (tmp_path / "photos" / "cats" / f"b{number}.jpg").write_bytes(b"")
+    dataset = ImageFolder(path=tmp_path / "photos", size=8, memory=memory)
+    for look in (dataset.load, dataset.survey):
+        with pytest.raises(Refusal) as refusal:
+            look(Path())
+        assert str(refusal.value) == (
+            "image_folder: 7 of 17 images cannot be read: birds/z.png (it is no image, or of a kind that"
+            " Pillow does not read), cats/a.jpg (it is empty), cats/b0.jpg (it is empty) and 4 more; repair"
+            " or remove them, or leave them out by data.skip_broken: true (-v names all)"
+        )
+
+
+@pytest.mark.parametrize("memory", ["4G", "1"])
+def test_without_the_broken_files_all_is_as_if_they_had_never_been_there(tmp_path: Path, memory: str) -> None:
+    fill(tmp_path / "photos", 9)
+    settings = {"path": tmp_path / "photos", "size": 8, "memory": memory, "train": 7, "skip_broken": True}
+    before = ImageFolder(**settings).load(Path())
+    break_some(tmp_path / "photos")
+    after = ImageFolder(**settings).load(Path())
+    assert after.fingerprint() == before.fingerprint()
+    assert (after.mean, after.std) == (before.mean, before.std)
+    assert after.survey.counts == {"train": {"birds": 9, "cats": 9}}
+    assert list(after.survey.broken) == ["birds/z.png", "cats/a.jpg"]
+    assert ImageFolder(**settings).survey(Path()) == after.survey
+
+
+def test_leaving_files_out_decides_numbers_and_is_a_new_study(tmp_path: Path) -> None:
+    plain, skipping = (ImageFolder(path=tmp_path, skip_broken=skip).settings() for skip in (False, True))
+    assert "skip_broken" not in plain  # as it was before there was the setting
+    assert skipping == {**plain, "skip_broken": True}
+
+
+def test_a_class_of_broken_files_alone_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "photos", 3)
+    for file in (tmp_path / "photos" / "cats").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(Refusal, match="some image of each class must be readable in train, got none of cats"):
+        load(tmp_path / "photos", skip_broken=True)
+
+
+def test_only_images_that_are_used_are_looked_at(tmp_path: Path) -> None:
+    """A study of few images of very many must not wait for all of them."""
+    fill(tmp_path / "photos", 40)
+    names = sorted((tmp_path / "photos").rglob("*.png"))
+    used = load(tmp_path / "photos", train=6, validation=2, test=2)
+    for broken in names:
+        content = broken.read_bytes()
+        broken.write_bytes(b"")
+        try:
+            again = load(tmp_path / "photos", train=6, validation=2, test=2)
+        except Refusal:
+            broken.write_bytes(content)
+            continue
+        assert again.fingerprint() == used.fingerprint()
+    assert sum(file.stat().st_size > 0 for file in names) == 10
+
+
+def test_the_survey(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for split in ("train", "test"):
+        fill(photos / split, 4)
+    for file in (photos / "test" / "cats").iterdir():
+        file.unlink()
+    paint(photos / "train" / "cats" / "more" / "5.png")
+    (photos / "train" / "cats" / "notes.txt").write_text("x")
+    (photos / "__MACOSX").mkdir()
+    pictures = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    pictures[0].save(photos / "train" / "birds" / "a.gif", save_all=True, append_images=pictures[1:])
+    survey = ImageFolder(path=photos, size=8).survey(Path())
+    assert survey.lines() == [
+        f"{photos}: 2 classes; images: train 10 (birds 5, cats 5); test 4 (birds 4, cats 0)",
+        "passed over 1: made by a system or program (__MACOSX)",
+        "passed over 1: no image by its suffix (train/cats/notes.txt)",
+        "no image in test of cats",
+        "images in folders within class folders count for their class: 1 (train/cats/more/5.png)",
+        "of several frames or pages the first is read: 1 (train/birds/a.gif)",
+    ]
+    assert ImageFolder(path=photos, size=8).load(Path()).survey == survey
+
+
+def test_a_survey_stays_where_it_was_made(tmp_path: Path) -> None:
+    fill(tmp_path / "photos")
+    data = load(tmp_path / "photos")
+    assert data.survey.counts
+    assert Data.from_numpy(data.to_numpy()).survey.counts == {}
+    assert data.to("cpu").survey == data.survey
+
+
+def test_what_to_install_is_said_where_that_is_all_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_walk, "readable_suffixes", lambda: frozenset({".png"}))
+    monkeypatch.setattr(
+        folder_walk, "needed", lambda suffix: "`pip install x`" if suffix == ".heic" else None
+    )
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "1.heic").write_bytes(b"x")
+    rule = (
+        r"no images in .*photos; passed over 2: needs `pip install x` \(a/1.heic, b/1.heic\): the layout is"
+    )
+    with pytest.raises(Refusal, match=rule):
+        load(tmp_path / "photos")
+
+
+def test_classes_that_are_too_small_are_all_named_with_the_cure(tmp_path: Path) -> None:
+    fill(tmp_path / "photos")
+    for name, count in (("ants", 1), ("bees", 2)):
+        for number in range(count):
+            paint(tmp_path / "photos" / name / f"{number}.png")
+    with pytest.raises(
+        Refusal, match=r"got 1 of 'ants', 2 of 'bees'; add images, leave the class out, or give"
+    ):
+        load(tmp_path / "photos")
+
+
+def test_one_image_of_a_class_is_enough_where_the_splits_are_given(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        fill(tmp_path / "photos" / split, 1)
+    data = load(tmp_path / "photos")
+    assert (len(data.train), len(data.validation), len(data.test)) == (2, 2, 2)
+
+
+def test_file_names_that_are_no_text(tmp_path: Path) -> None:
+    fill(tmp_path / "photos")
+    source = tmp_path / "photos" / "cats" / "0.png"
+    source.rename(source.with_name(os.fsdecode(b"\xff\xfe.png")))
+    for memory in ("4G", "1"):
+        dataset = ImageFolder(path=tmp_path / "photos", size=8, memory=memory)
+        data = Data.from_numpy(dataset.load(Path()).to_numpy())
+        assert sum(len(data.split(name)) for name in SPLITS) == 10
+        assert sum(int((data.split(name).pixels[:, 0] == 255).sum()) for name in SPLITS) == 5 * 64
