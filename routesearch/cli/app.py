@@ -15,7 +15,7 @@ from routesearch import __version__
 from routesearch.cli import catalogue, check, export, init, latency, models, new_plugin, plan, results, search
 from routesearch.cli.output import PROGRAM, answering, log, start_logging
 from routesearch.errors import Refusal, RouteSearchError, full_traceback, shortened
-from routesearch.errors.texts import MAX_LINE, one_line, printable_lines
+from routesearch.errors.texts import MAX_LINE, one_line
 from routesearch.utils.process_environment import (
     check_working_directory,
     print_anything,
@@ -127,4 +127,4 @@ def complain(text: str, error: BaseException | None = None) -> None:
     """One line on standard error; the traceback too where the user asked for detail."""
     sys.stderr.write(f"{PROGRAM}: {one_line(text)}\n")
     if error is not None and log.isEnabledFor(logging.DEBUG):
-        sys.stderr.write(printable_lines(full_traceback(error)))
+        sys.stderr.write(full_traceback(error))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from routesearch.errors import RouteSearchError
-from routesearch.errors.texts import MAX_TRACEBACK, bounded, one_line, printable_lines
+from routesearch.errors.texts import MAX_TRACEBACK, one_line, printable_lines, several_lines
 
 if TYPE_CHECKING:
     from routesearch.report import Table
@@ -93,7 +93,7 @@ class _Lines(logging.Handler):
                 text = one_line(text)
             elif record.exc_info:
                 text += "\n" + logging.Formatter().formatException(record.exc_info)
-            sys.stderr.write(f"{PROGRAM}: {level}{printable_lines(bounded(text, MAX_TRACEBACK))}\n")
+            sys.stderr.write(f"{PROGRAM}: {level}{several_lines(text, MAX_TRACEBACK)}\n")
             sys.stderr.flush()
         except BrokenPipeError:
             raise

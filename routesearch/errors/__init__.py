@@ -12,7 +12,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from routesearch.errors.texts import MAX_MESSAGE, MAX_SAID, MAX_TRACEBACK, MAX_VALUE, bounded, one_line, shown
+from routesearch.errors.texts import (
+    MAX_MESSAGE,
+    MAX_SAID,
+    MAX_TRACEBACK,
+    MAX_VALUE,
+    bounded,
+    one_line,
+    several_lines,
+    shown,
+)
 
 
 class RouteSearchError(Exception):
@@ -91,8 +100,8 @@ def shortened(error: BaseException, most: int = MAX_MESSAGE) -> str:
 
 
 def full_traceback(error: BaseException) -> str:
-    """An error with its traceback, its middle left out where it is long."""
-    return bounded("".join(traceback.format_exception(error)), MAX_TRACEBACK)
+    """An error with its traceback, fit to be shown; its middle left out where it is long."""
+    return several_lines("".join(traceback.format_exception(error)), MAX_TRACEBACK)
 
 
 def _name(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,20 @@ def one_line(text: str, most: int = MAX_LINE) -> str:
     """The text as one line of bounded length, fit to be shown."""
     if len(text) > _LONG:
         text = bounded(text, most)
-    return printable(bounded(" ".join(text.split()), most))
+    return _fitted(" ".join(text.split()), most, printable)
+
+
+def several_lines(text: str, most: int) -> str:
+    """The text as lines of bounded length in all, fit to be shown."""
+    return _fitted(text, most, printable_lines)
+
+
+def _fitted(text: str, most: int, escape: Callable[[str], str]) -> str:
+    """The text bounded and escaped; escapes are longer than what they stand for, and count."""
+    size = most
+    while len(told := escape(bounded(text, size))) > most:
+        size = min(size - 1, size * most // len(told))
+    return told
 
 
 def shown(value: object, most: int = MAX_VALUE) -> str:

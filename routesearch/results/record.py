@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from routesearch.errors import Refusal, described, shortened
-from routesearch.errors.texts import MAX_REASON, MAX_TRACEBACK, bounded, one_line, printable_lines
+from routesearch.errors.texts import MAX_REASON, MAX_TRACEBACK, one_line, several_lines
 from routesearch.results.budget import Budget
 from routesearch.results.checks import check_curve, check_outcome, check_proposal, decode, need
 from routesearch.results.points import Interval, OperatingPoint, Point, knob_key
@@ -68,8 +68,7 @@ class Outcome:
         if self.reason is not None:
             object.__setattr__(self, "reason", one_line(self.reason, MAX_REASON))
         if self.traceback is not None:
-            whole = printable_lines(bounded(self.traceback, MAX_TRACEBACK))
-            object.__setattr__(self, "traceback", whole)
+            object.__setattr__(self, "traceback", several_lines(self.traceback, MAX_TRACEBACK))
 
     def validated(self) -> Outcome:
         """Itself; or a failure if it cannot be stored, or would be refused when it is read."""

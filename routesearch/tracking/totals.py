@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from routesearch.errors.texts import bounded, printable
 from routesearch.report import PALETTE
 from routesearch.results.points import Point, front, undominated
 from routesearch.results.record import State, TrialRecord
+
+MAX_SETTING = 5_000
+"""Characters of a setting; MLflow cuts a parameter after 6,000."""
 
 
 @dataclass
@@ -65,5 +69,5 @@ class Totals:
 
 
 def as_text(value: Any) -> str:
-    """A setting as MLflow takes it: text as it is, everything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value)
+    """A setting as MLflow takes it: text as it is shown, everything else as JSON, not too long."""
+    return bounded(printable(value) if isinstance(value, str) else json.dumps(value), MAX_SETTING)
