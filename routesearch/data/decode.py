@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import stat
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,12 +99,13 @@ def _check_is_file(file: Path) -> None:
 
 
 def _pixels(image: Image.Image, size: tuple[int, int], mode: str) -> Pixels:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     height, width = size
     # a JPEG is decoded at the smallest scale that is large enough, whichever side is up
     image.draft(mode, (max(size), max(size)))
-    ImageOps.exif_transpose(image, in_place=True)
+    image.load()
+    _turn(image)
     picture = _on_white(_eight_bits(image)).convert(mode)
     scale = min(picture.width / width, picture.height / height)
     left = max(0.0, (picture.width - scale * width) / 2)
@@ -111,6 +113,14 @@ def _pixels(image: Image.Image, size: tuple[int, int], mode: str) -> Pixels:
     box = (left, top, picture.width - left, picture.height - top)
     small = picture.resize((width, height), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
     return np.asarray(small)
+
+
+def _turn(image: Image.Image) -> None:
+    """Turn a decoded image as its camera says; one whose EXIF cannot be read stays as it is."""
+    from PIL import ImageOps
+
+    with contextlib.suppress(SyntaxError, ValueError, TypeError, LookupError, struct.error):
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

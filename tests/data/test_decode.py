@@ -315,6 +315,14 @@ def test_the_cameras_orientation_is_followed(tmp_path: Path) -> None:
     assert np.array_equal(pixels, np.rot90(half, -1))
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II", b"Exif\0\0"])
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_a_broken_exif_breaks_no_picture(tmp_path: Path, suffix: str, exif: bytes) -> None:
+    Image.new("RGB", (9, 9), (90, 90, 90)).save(tmp_path / f"a{suffix}", exif=exif)
+    assert first(tmp_path / f"a{suffix}") == [90, 90, 90]
+
+
 @pytest.mark.parametrize("width", [1, 7, 37, 333, 1001])
 @pytest.mark.parametrize("height", [1, 5, 41, 127])
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
