@@ -13,6 +13,7 @@ from routesearch.data.hybrid import Hybrid
 from routesearch.data.image_folder import ImageFolder
 from routesearch.data.pixels import as_pixels
 from routesearch.data.streamed import StreamedImages
+from routesearch.data.survey import Survey
 from routesearch.data.svhn import SVHN
 
 DATASETS: tuple[type[Dataset], ...] = (
@@ -45,6 +46,7 @@ __all__ = [
     "Shape",
     "Source",
     "StreamedImages",
+    "Survey",
     "as_pixels",
     "read_image",
 ]

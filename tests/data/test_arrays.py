@@ -362,3 +362,12 @@ def _refusal(ask: Callable[[Path], Any], folder: Path) -> str:
     except Refusal as refusal:
         return str(refusal)
     return ""
+
+
+def test_a_survey_refuses_what_a_search_would_and_has_nothing_to_tell_else(tmp_path: Path) -> None:
+    dataset = Arrays(path=tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", x_train=X, y_train=Y)
+    assert dataset.survey(Path()).lines() == []
+    np.savez(tmp_path / "a.npz", x_train=X[:2], y_train=Y[:2])
+    with pytest.raises(Refusal, match="a class needs 3 images or more|labels"):
+        dataset.survey(Path())
