@@ -5,14 +5,16 @@
     .venv/bin/python bench/search.py ask        # ask + tell beside 1,000 stored trials, refused ones too
     .venv/bin/python bench/search.py memory     # the driver from trial 50 to trial 1,000, MLflow included
     .venv/bin/python bench/search.py read       # front, best and trials of a study of 1,000 trials
+    .venv/bin/python bench/search.py open       # front, best and a search that goes on, of 8,000 trials
 
 Goals: under 0.3 s of Ray for a trial; under 50 ms for ask + tell; at most 150 MB more from trial 50 to
-1,000, and under 1.2 GB in all.
+1,000, and under 1.2 GB in all; 8,000 trials open in under 3 s.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import statistics
@@ -24,7 +26,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from routesearch.results.journal import Journal
+from routesearch.results.journal import LOG, Journal
+from routesearch.results.journal_file import JournalFile
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
@@ -36,7 +39,7 @@ from routesearch.search.worker import TrialRunner, WorkerResources
 from routesearch.study.config import load_study
 from routesearch.task.resolve import Task, resolve
 
-WHAT = ("ray", "ask", "memory", "read")
+WHAT = ("ray", "ask", "memory", "read", "open")
 ROUTESEARCH = str(Path(sys.executable).with_name("routesearch"))
 STUDY = Path(__file__).parents[1] / "studies" / "quickstart.yaml"
 PEAK = """
@@ -45,9 +48,26 @@ started = time.perf_counter()
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
 _, status, used = os.wait4(process.pid, 0)
 assert status == 0
-print(time.perf_counter() - started, used.ru_maxrss / 1000)
+print(time.perf_counter() - started, used.ru_maxrss / 1000, used.ru_utime + used.ru_stime)
 """
-"""Seconds and peak MB of a command, from a small process: a child's peak starts at its parent's size."""
+"""Seconds, peak MB and seconds of processor time of a command, from a small process: a child's peak starts at
+its parent's size."""
+GO_ON = """
+import sys, time
+from pathlib import Path
+from routesearch.results.journal import LOG, Journal
+from routesearch.results.journal_file import JournalFile
+from routesearch.search.resume import open_trials
+from routesearch.study.config import load_study
+from routesearch.task.resolve import resolve
+task = resolve(load_study(Path(sys.argv[1]), {"storage.dir": sys.argv[2], "search.trials": 1_000_000}))
+task.fingerprint()
+clocks = time.perf_counter(), time.process_time()
+with Journal.open_for_writing(task.dir) as journal:
+    open_trials(journal, task)
+    print(time.perf_counter() - clocks[0], time.process_time() - clocks[1])
+"""
+"""Seconds and seconds of processor time until a search that is continued has its trials."""
 
 
 class EmptyRunner(TrialRunner):
@@ -90,15 +110,19 @@ class EmptyRunner(TrialRunner):
         pass
 
 
-def curve(trial: TrialRecord) -> Outcome:
+def curve(trial: TrialRecord, sizes: tuple[int, int] = (256, 256)) -> Outcome:
     rng = random.Random(trial.seed)
+    count = rng.randint(*sizes)
     low, high = (0, 1) if trial.bounds is None else (trial.bounds.min, trial.bounds.max)
     top = rng.uniform(0.5, 0.95)
     points = tuple(
         OperatingPoint(
-            {"thresholds": [rng.random(), rng.random()]}, top * i / 256, low + (high - low) * i / 256
+            {"thresholds": [rng.random(), rng.random()]},
+            top * i / count,
+            low + (high - low) * i / count,
+            (rng.random(), rng.random(), rng.random()),
         )
-        for i in range(1, 257)
+        for i in range(1, count + 1)
     )
     return Outcome(State.FINISHED, points, params=100_000, training_macs=10**12, seconds=1.0)
 
@@ -122,7 +146,7 @@ def bench_ray(trials: int) -> None:
         print(f"{trials} empty trials on {os.cpu_count()} cores: {per_trial:.3f} s a trial of wall time")
 
 
-def fill(trials: Trials, task: Task, stored: int, refused: int) -> None:
+def fill(trials: Trials, task: Task, stored: int, refused: int, points: tuple[int, int] = (256, 256)) -> None:
     """Write a history, as a sampler of no cost would have: what counts is how much there is."""
     rng = random.Random(0)
     object.__setattr__(task.config.search, "sampler", "random")
@@ -130,7 +154,7 @@ def fill(trials: Trials, task: Task, stored: int, refused: int) -> None:
         record = trials.ask(rng.choice(list(task.spaces)))
         if record.state is State.RUNNING:
             if trials.spent < stored:
-                trials.finish(record.number, curve(record))
+                trials.finish(record.number, curve(record, points))
             else:
                 trials.finish(record.number, Outcome.failure("enough"))
     object.__setattr__(task.config.search, "sampler", "tpe")
@@ -195,10 +219,68 @@ def bench_read(stored: int, repeats: int = 5) -> None:
             for _ in range(repeats):
                 words = [ROUTESEARCH, command, str(STUDY), "--set", f"storage.dir={folder}", "--json"]
                 done = subprocess.run([sys.executable, "-c", PEAK, *words], capture_output=True, check=True)
-                taken, peak = map(float, done.stdout.split())
+                taken, peak, _ = map(float, done.stdout.split())
                 seconds.append(taken)
                 peaks.append(peak)
             print(f"{command:>6} of {stored} trials: {statistics.median(seconds):.2f} s, {max(peaks):.0f} MB")
+
+
+def bench_open(stored: int, repeats: int = 5) -> None:
+    """Seconds until a study of ``stored`` trials is open: of whole commands, and in a search that goes on."""
+    for points in ((1, 5), (20, 60)):
+        with tempfile.TemporaryDirectory() as folder:
+            task = task_in(folder, stored)
+            base = min(stored, 200)
+            with Journal.open_for_writing(Path(folder)) as journal:
+                fill(open_trials(journal, task)[0], task, base, 0, points)
+            multiply(Path(folder), stored // base)
+            size = (Path(folder) / LOG).stat().st_size / 1e6
+            print(f"{stored} trials of {points[0]} to {points[1]} points, {size:.0f} MB:")
+            commands = {
+                name: [
+                    sys.executable,
+                    "-c",
+                    PEAK,
+                    ROUTESEARCH,
+                    name,
+                    str(STUDY),
+                    "--set",
+                    f"storage.dir={folder}",
+                ]
+                for name in ("front", "best")
+            }
+            for name, words in (
+                commands | {"search": [sys.executable, "-c", GO_ON, str(STUDY), folder]}
+            ).items():
+                rows = []
+                for _ in range(repeats):
+                    done = subprocess.run(words, capture_output=True, check=True, text=True)
+                    found = [*map(float, done.stdout.split())]
+                    rows.append((found[0], found[-1]))
+                wall, processor = map(statistics.median, zip(*rows, strict=True))
+                print(f"  {name:>6}: {wall:.2f} s, {processor:.2f} s of processor time")
+
+
+def multiply(folder: Path, times: int) -> None:
+    """Make a study ``times`` as large: its trials again and again, with new numbers."""
+    path = folder / LOG
+    entries = [json.loads(line) for line in path.read_bytes().splitlines()]
+    for entry in entries:
+        del entry["check"]
+    own = [entry for entry in entries if "trial_id" in entry or entry["op_code"] == 4]
+    begun = sum(entry["op_code"] == 4 for entry in own)
+    asked = sum("asked" in entry.get("user_attr", {}) for entry in own)
+    for again in range(1, times):
+        for entry in own:
+            copy = dict(entry)
+            if "trial_id" in entry:
+                copy["trial_id"] = entry["trial_id"] + again * begun
+            if "asked" in entry.get("user_attr", {}):
+                old = entry["user_attr"]["asked"]
+                copy["user_attr"] = {"asked": old | {"number": old["number"] + again * asked}}
+            entries.append(copy)
+    path.write_bytes(b"")
+    JournalFile(path).append(entries)
 
 
 def resident() -> float:
@@ -211,7 +293,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="?", choices=WHAT, help="default: one after the other")
-    parser.add_argument("--trials", type=int, help="default: 200 for ray, 1,000 for the others")
+    parser.add_argument(
+        "--trials", type=int, help="default: 200 for ray, 8,000 for open, 1,000 for the others"
+    )
     options = parser.parse_args()
     if options.what is None:
         for what in WHAT:  # a process each: memory is measured from a fresh start
@@ -222,8 +306,10 @@ def main() -> None:
         bench_ask(options.trials or 1000, options.trials or 1000, 25)
     elif options.what == "memory":
         bench_memory(options.trials or 1000)
-    else:
+    elif options.what == "read":
         bench_read(options.trials or 1000)
+    else:
+        bench_open(options.trials or 8000)
 
 
 if __name__ == "__main__":

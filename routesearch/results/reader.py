@@ -41,11 +41,16 @@ def read_record(path: Path, stored: StoredTrial) -> TrialRecord:
     Raises:
         Refusal: it is none, naming journal, line, trial and key.
     """
+    line = stored.asked_line
     try:
-        return TrialRecord.of(stored.asked, None if stored.outcome is None else Outcome.loads(stored.outcome))
+        record = TrialRecord.of(stored.asked)
+        if stored.outcome is None:
+            return record
+        line = stored.outcome_line
+        return record.with_outcome(Outcome.loads(stored.outcome))
     except Refusal as refusal:
         number = stored.asked.get("number") if isinstance(stored.asked, dict) else None
-        raise Refusal(f"the journal {path}, line {stored.line}, trial {shown(number)}: {refusal}") from None
+        raise Refusal(f"the journal {path}, line {line}, trial {shown(number)}: {refusal}") from None
 
 
 def points_where(records: Iterable[TrialRecord], budget: Budget, choose: Choose) -> list[Point]:

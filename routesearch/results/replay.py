@@ -37,13 +37,14 @@ class StoredTrial:
     Attributes:
         asked: what was proposed; None for one that is no trial of the study (yet).
         outcome: its result as text; None while it runs.
-        line: of the journal, where the last of these stands.
+        asked_line, outcome_line: of the journal, where they stand.
         ended: whether Optuna has it as ended; nothing is set in it afterwards.
     """
 
     asked: Any = None
     outcome: Any = None
-    line: int = 0
+    asked_line: int = 0
+    outcome_line: int = 0
     ended: bool = False
 
 
@@ -154,13 +155,13 @@ class Replay:
             if name == ASKED:
                 if trial.asked is not None or trial.ended:
                     raise self._damaged(f"proposes a trial that was proposed before: {lost}")
-                trial.asked, trial.line = value, self.line
+                trial.asked, trial.asked_line = value, self.line
             elif name == OUTCOME:
                 if trial.asked is None or trial.outcome is not None or trial.ended:
                     raise self._damaged(
                         f"has the result of a trial that was not proposed, or has one: {lost}"
                     )
-                trial.outcome, trial.line = value, self.line
+                trial.outcome, trial.outcome_line = value, self.line
 
     def _end(self, trial: StoredTrial) -> None:
         if trial.asked is not None and trial.outcome is None:
