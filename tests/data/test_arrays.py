@@ -369,5 +369,5 @@ def test_a_survey_refuses_what_a_search_would_and_has_nothing_to_tell_else(tmp_p
     np.savez(tmp_path / "a.npz", x_train=X, y_train=Y)
     assert dataset.survey(Path()).lines() == []
     np.savez(tmp_path / "a.npz", x_train=X[:2], y_train=Y[:2])
-    with pytest.raises(Refusal, match="a class needs 3 images or more|labels"):
+    with pytest.raises(Refusal, match="a class needs 3 images or more"):
         dataset.survey(Path())
