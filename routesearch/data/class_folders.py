@@ -86,7 +86,8 @@ def find_class_folders(root: Path, passed: PassedOver) -> ClassFolders:
         for name in splits
     )
     classes = _classes(root, "", names)
-    return ClassFolders(tuple(sorted(classes)), {"train": classes}, remarks)
+    folders = {"train": classes}
+    return ClassFolders(tuple(sorted(classes)), folders, remarks + _shared(root, folders))
 
 
 def _split_folders(
@@ -120,7 +121,24 @@ def _split_folders(
             rule = "train, val and test must hold the same class folders"
             where = printable(root / holders[spelled[split]])
             raise Refusal(f"image_folder: {rule}; {where} {' and '.join(told)}")
-    return ClassFolders(tuple(sorted(expected)), {split: found[split] for split in _SPLITS if split in found})
+    folders = {split: found[split] for split in _SPLITS if split in found}
+    return ClassFolders(tuple(sorted(expected)), folders, _shared(root, folders))
+
+
+def _shared(root: Path, folders: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    """Remarks on splits that links have in one place; two classes in one place are refused."""
+    seen: dict[Path, tuple[str, str]] = {}
+    remarks: dict[str, None] = {}
+    for split, classes in folders.items():
+        for folder in classes.values():
+            other, before = seen.setdefault((root / folder).resolve(), (split, folder))
+            if before != folder and other == split:
+                _refuse(root, f"class folders must be apart, got {before} and {folder}, links to one folder")
+            if before != folder:
+                remarks[
+                    f"{other} and {split} have images in common: {before} and {folder} are one folder"
+                ] = None
+    return tuple(list(remarks)[:1])
 
 
 def _descend(root: Path, name: str) -> str:

@@ -144,3 +144,15 @@ def test_names_are_the_same_from_every_system(tmp_path: Path) -> None:
     assert found.classes == ("Vz", "V\xe9lo")
     assert found.folders["train"]["V\xe9lo"] == "train/Ve\u0301lo"
     assert found.folders["test"]["V\xe9lo"] == "test/V\xe9lo"
+
+
+def test_two_classes_in_one_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "c").symlink_to("a")
+    with pytest.raises(Refusal, match="class folders must be apart, got a and c, links to one folder"):
+        laid_out(tmp_path, "a/1.png", "b/1.png")
+
+
+def test_splits_in_one_folder_are_said(tmp_path: Path) -> None:
+    (tmp_path / "test").symlink_to("val")
+    found, _ = laid_out(tmp_path, *splits("train", "val"))
+    assert found.remarks == ("validation and test have images in common: val/a and test/a are one folder",)
