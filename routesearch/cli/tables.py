@@ -28,6 +28,8 @@ _AFTER = " ,=/[(:;_-"
 """Characters after which a line is better broken than elsewhere; a space is best."""
 
 Measure = Callable[[str], int]
+Row = list[list[str]]
+"""Cells, each in lines."""
 
 
 def plain(table: Table) -> list[str]:
@@ -42,9 +44,8 @@ def draw(table: Table, console: Console) -> None:
     from rich.cells import cell_len
     from rich.text import Text
 
-    shown, left_out = fitted(table, console.width - 1, cell_len)  # some terminals break a line that is full
-    rows = [[cell.split("\n") for cell in row] for row in (shown.columns, *shown.rows)]
-    widths = [max(cell_len(line) for row in rows for line in row[i]) for i in range(len(shown.columns))]
+    rows, left_out = fitted(table, console.width - 1, cell_len)  # some terminals break a line that is full
+    widths = [max(cell_len(line) for lines in column for line in lines) for column in zip(*rows, strict=True)]
     head, *_ = rows
     most = max(map(len, head))
     head[:] = [[""] * (most - len(cell)) + cell for cell in head]  # headings stand on the rule below them
@@ -59,8 +60,8 @@ def draw(table: Table, console: Console) -> None:
         console.print(f"No room for {', '.join(left_out)}.", markup=False)
 
 
-def fitted(table: Table, width: int, measure: Measure = len) -> tuple[Table, tuple[str, ...]]:
-    """A table no wider than ``width``, its texts broken into lines, and the columns that were left out.
+def fitted(table: Table, width: int, measure: Measure = len) -> tuple[list[Row], tuple[str, ...]]:
+    """The headings and rows of a table no wider than ``width``, and the columns that were left out for it.
 
     The first column always stays; where even that is wider, so is the table.
 
@@ -77,10 +78,10 @@ def fitted(table: Table, width: int, measure: Measure = len) -> tuple[Table, tup
         left_out.append(name)
     widths = widths or [_least(table, 0, measure)]
     rows = [
-        tuple("\n".join(wrapped(cell, w, measure)) for cell, w in zip(row, widths, strict=True))
+        [wrapped(cell, w, measure) for cell, w in zip(row, widths, strict=True)]
         for row in (table.columns, *table.rows)
     ]
-    return Table(rows[0], tuple(rows[1:]), table.texts, table.spare), tuple(left_out)
+    return rows, tuple(left_out)
 
 
 def wrapped(text: str, width: int, measure: Measure = len) -> list[str]:

@@ -342,7 +342,7 @@ def test_a_folder_that_moved_takes_its_artifacts_along(
 def test_a_study_where_all_failed_is_shown_too(
     records: list[TrialRecord], folder: Path, publish: Callable[..., ExperimentSync]
 ) -> None:
-    publish([records[16]], budget=Budget())
+    publish([replace(records[16], number=0)], budget=Budget())
     seen = Seen(folder)
     assert seen.history("front_accuracy") == {}
     assert seen.parent.data.metrics["hypervolume"] == 0.0
