@@ -102,7 +102,7 @@ class EmptyRunner(TrialRunner):
     ) -> list[Timing]:
         return []
 
-    def train_trunk(self, part: str, seed: int, resources: WorkerResources) -> Any:
+    def train_trunk_part(self, part: str, seed: int, resources: WorkerResources) -> Any:
         return {}, {}
 
     @classmethod
