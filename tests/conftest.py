@@ -244,7 +244,7 @@ def make_results() -> Callable[..., StudyResults]:
             outcome = None if record.outcome is None else record.outcome.dumps()
             stored.append(StoredTrial(record.proposal(), outcome))
         journal: Any = SimpleNamespace(
-            id=study, path=Path("journal.log"), facts=lambda: facts, stored=lambda: stored
+            id=study, path=Path("journal.log"), facts=lambda: facts, proposed=lambda: stored
         )
         macs = None if budget.max_macs is None else f"{budget.max_macs:.12g}"
         config = StudyConfig(

@@ -17,6 +17,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,6 +151,23 @@ class Journal:
     def stored(self) -> list[StoredTrial]:
         """What was proposed to and became of all Optuna trials, by Optuna's ids; not to be changed."""
         return self._read().trials
+
+    def proposed(self) -> list[StoredTrial]:
+        """The trials of the study as they stand now, by Optuna's ids.
+
+        Raises:
+            Refusal: one of them is missing, or there twice: they are numbered one after the other.
+        """
+        found = [copy(trial) for trial in self.stored() if trial.asked is not None]
+        given: list[Any] = [trial.asked.get("number") for trial in found if isinstance(trial.asked, dict)]
+        numbers = sorted(number for number in given if type(number) is int)
+        for place, number in enumerate(numbers):
+            if number != place and len(numbers) == len(found):  # others are refused when they are read
+                how = f"trial {number} is there twice" if number < place else f"trial {place} is missing"
+                raise Refusal(
+                    f"the journal {self.path} is damaged: {how} (restore a copy, or --fresh starts anew)"
+                )
+        return found
 
     def get(self, key: str) -> Any:
         """A fact of the whole study (a JSON value), or None."""

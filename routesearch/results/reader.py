@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from copy import copy
 from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -98,7 +97,7 @@ class StudyResults:
             "id": journal.id,
             "facts": journal.facts(),
             "_path": journal.path,
-            "_stored": [copy(trial) for trial in journal.stored() if trial.asked is not None],
+            "_stored": journal.proposed(),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -120,13 +119,6 @@ class StudyResults:
         with collection_paused():
             found = [read_record(self._path, stored) for stored in self._stored]
             found.sort(key=lambda record: record.number)
-        for place, record in enumerate(found):
-            if record.number != place:  # trials are numbered one after the other
-                how = "there twice" if record.number < place else "missing"
-                raise Refusal(
-                    f"the journal {self._path} is damaged: trial {min(place, record.number)} is {how}"
-                    " (restore a copy, or --fresh starts anew)"
-                )
         return found
 
     @cached_property

@@ -128,3 +128,24 @@ def test_the_best_within_other_bounds(records: list[TrialRecord], make_results: 
         results.best_within(max_latency="2ms")
     with pytest.raises(Refusal, match=r"^quickstart: no trial has finished yet"):
         make_results([]).best_within()
+
+
+def test_a_trial_missing_in_a_journal_without_checksums_is_seen(trained_study: Path, tmp_path: Path) -> None:
+    """Numbers follow each other; the lines of a trial may be gone without a trace in Optuna's operations."""
+    import json
+    import shutil
+
+    from routesearch.results.journal import LOG
+
+    shutil.copytree(trained_study.parent, tmp_path / "copy")
+    study = Study.load(tmp_path / "copy" / trained_study.name)
+    log = study.config.dir / LOG
+    entries = [json.loads(line) for line in log.read_bytes().splitlines()]
+    for entry in entries:
+        del entry["check"]
+        asked = entry.get("user_attr", {}).get("asked")
+        if asked is not None and asked["number"] == 0:
+            asked["number"] = 2
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    with pytest.raises(Refusal, match=r"journal\.log is damaged: trial 0 is missing"):
+        study.results()
