@@ -290,7 +290,8 @@ def read_outcome(answer: object) -> Outcome:
         if not outcome.state.spends:
             raise ValueError(f"a trial cannot end as {outcome.state}")
     except Exception as error:  # of another version, or of code that does not know what it answers
-        return Outcome.failure(f"the worker's answer cannot be read: {shortened(error)}")
+        why = str(error) if isinstance(error, Refusal) else shortened(error)
+        return Outcome.failure(f"the worker's answer cannot be read: {why}")
     return outcome
 
 

@@ -95,7 +95,10 @@ class Bomb:
 
 
 class Odd(Outcome):
-    """An outcome that is sent as something else."""
+    """An outcome that is sent as something else, by a worker that checks nothing."""
+
+    def validated(self) -> Outcome:
+        return self
 
     def dumps(self) -> Any:
         return Bomb() if self.reason == "bomb" else "{"

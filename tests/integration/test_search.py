@@ -94,7 +94,7 @@ def test_what_goes_wrong_in_a_trial_is_its_record_and_the_search_goes_on(
     assert re.fullmatch(rf"{lost} crashed: Segmentation fault \(fake_study\.py:\d+\)", reasons[7])
     assert reasons[8] == "took longer than resources.trial_time = 4s"
     assert reasons[9] == "point 0: accuracy must be a number in [0, 1], got 17.0"
-    assert reasons[10].startswith("the outcome must be JSON: JSONDecodeError: ")
+    assert reasons[10].startswith("the worker's answer cannot be read: the outcome must be JSON: ")
     assert "invalid literal for int() with base 10: 'no number'" in reasons[11]
     assert not any("process was used by a trial" in reason for reason in reasons)
     assert kept[0].outcome is not None
