@@ -163,7 +163,9 @@ def _sides(file: Path) -> tuple[int, int]:
 def _look_at_arrays(data: Path, seen: Path) -> Found:
     from routesearch.data import SPLITS, Arrays
 
-    source = Arrays(path=data.resolve()).checked_read(Path())
+    dataset = Arrays(path=data.resolve())
+    source = dataset.checked_read(Path())
+    dataset.survey(Path())  # refuses what a search would
     splits = {name: getattr(source, name) for name in SPLITS}
     counts = {name: len(images) for name, images in splits.items() if images is not None}
     channels, height, width = source.train.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,7 +15,7 @@ from routesearch.data.base import Dataset, Images, Shape, Source
 from routesearch.data.labels import as_classes, as_names, as_numbers
 from routesearch.data.npz import Npz
 from routesearch.data.pixels import as_pixels, shape_of
-from routesearch.data.survey import Survey
+from routesearch.data.survey import Survey, some
 from routesearch.errors import Refusal
 
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -106,15 +106,15 @@ def _names(stored: Npz) -> dict[str, tuple[str, str]]:
     if not schemes:
         how = ": numpy.savez(file, x_train=x, y_train=y)" if "arr_0" in there else ""
         med = "or train_images, train_labels, ... as in MedMNIST"
-        raise Refusal(f"{file}: {_rule(_NAMES)} ({med}), got {_some(stored.names)}{how}")
+        raise Refusal(f"{file}: {_rule(_NAMES)} ({med}), got {_named(stored.names)}{how}")
     scheme = schemes[0]
     if len(schemes) > 1:
-        raise Refusal(f"{file}: {_rule(scheme)}, got MedMNIST's names beside them: {_some(stored.names)}")
+        raise Refusal(f"{file}: {_rule(scheme)}, got MedMNIST's names beside them: {_named(stored.names)}")
     known = [name for pair in scheme.values() for name in pair]
     if unknown := sorted(n for n in there - {*known, CLASS_NAMES} if not _AUX.fullmatch(n)):
         close = difflib.get_close_matches(unknown[0], known, 1)
         hint = f"; did you mean {close[0]}?" if close and close[0] not in there else ""
-        raise Refusal(f"{file}: {_rule(scheme)}, got {_some(unknown)}{hint}")
+        raise Refusal(f"{file}: {_rule(scheme)}, got {_named(unknown)}{hint}")
     for split, pair in scheme.items():
         if (split == "train" or there & set(pair)) and (
             lacking := [name for name in pair if name not in there]
@@ -134,7 +134,5 @@ def _rule(scheme: Mapping[str, tuple[str, str]]) -> str:
     return f"arrays must be named {known}, {CLASS_NAMES}, aux_NAME_train"
 
 
-def _some(names: Any) -> str:
-    """The first few of several names."""
-    few = [str(name) for name in names]
-    return ", ".join(few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "") if few else "none"
+def _named(names: Iterable[str]) -> str:
+    return some(list(names), 8) or "none"

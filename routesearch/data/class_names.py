@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from routesearch.errors import Refusal
-from routesearch.errors.texts import shown
+from routesearch.errors.texts import printable, shown
 
 LONGEST = 200
 """Characters of a class name, at most."""
 
 FORMER = {"T-shirt or top": "T-shirt/top"}
 """What earlier versions called a class: fingerprints keep that, so that studies begun then go on."""
-
-_UNPRINTED = {"Cc", "Zl", "Zp"}
-"""Unicode's categories of control characters and of what separates lines and paragraphs."""
 
 
 def check_class_names(where: str, names: Sequence[Any]) -> None:
@@ -52,7 +49,7 @@ def _broken(name: Any) -> str | None:
         return f"have at most {LONGEST} characters"
     if any("\ud800" <= character <= "\udfff" for character in name):
         return "be valid UTF-8"
-    if any(unicodedata.category(character) in _UNPRINTED for character in name):
+    if printable(name) != name:
         return "hold no control character or line break"
     if name in (".", "..") or "/" in name or "\\" in name:
         return "hold no path: no / or \\, and not . or .."

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from routesearch.data.formats import needed, readable_formats
-from routesearch.errors import Refusal
-from routesearch.errors.texts import MAX_MESSAGE, printable
+from routesearch.errors import Refusal, message_of
+from routesearch.errors.texts import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -185,5 +185,4 @@ def _reason(file: Path, error: Exception) -> str:
         return f"it needs {package}" if package else "it is no image, or of a kind that Pillow does not read"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + "…"
+    return message_of(error)

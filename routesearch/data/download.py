@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from routesearch.errors import Refusal
+from routesearch.errors import Refusal, message_of
 
 
 @contextlib.contextmanager
@@ -17,5 +17,5 @@ def downloading(name: str, root: Path) -> Iterator[None]:
         with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the command's own output
             yield
     except (OSError, RuntimeError) as error:  # no network, no space, or files that fail their checksum
-        reason = " ".join(str(error).split())
+        reason = message_of(error)
         raise Refusal(f"{name}: download into {root} failed: {reason}") from error

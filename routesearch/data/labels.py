@@ -12,6 +12,7 @@ from torch import Tensor
 
 from routesearch.data.class_names import composed
 from routesearch.data.pixels import last_part
+from routesearch.data.survey import some
 from routesearch.errors import Refusal
 from routesearch.errors.texts import shown
 
@@ -48,8 +49,8 @@ def as_classes(
     classes: Sequence[Any] = values.tolist()
     if texts:
         if names is not None and set(names) != set(classes):
-            odd = sorted(set(names) ^ set(classes))
-            raise Refusal(f"{file}: class_names must be the labels in {train}, got {_some(odd)} in one alone")
+            odd = some([shown(name) for name in sorted(set(names) ^ set(classes))], 5)
+            raise Refusal(f"{file}: class_names must be the labels in {train}, got {odd} in one alone")
         classes = classes if names is None else names
     else:
         _check_numbers(values, f"{file}: {train}")
@@ -60,7 +61,9 @@ def as_classes(
         if absent := np.setdiff1d(plain[what], values).tolist():
             count = int(np.isin(plain[what], absent).sum())
             rule = f"{what} must hold no class that {train} lacks"
-            raise Refusal(f"{file}: {rule}, got {_some(absent)} ({count} of {len(plain[what])} labels)")
+            raise Refusal(
+                f"{file}: {rule}, got {some([*map(shown, absent)], 5)} ({count} of {len(plain[what])} labels)"
+            )
     label = {name: number for number, name in enumerate(classes)}
     numbers = np.array([label[value] for value in values.tolist()], np.int64)
     labels = {what: torch.from_numpy(numbers[np.searchsorted(values, a)]) for what, a in plain.items()}
@@ -152,8 +155,3 @@ def _check_numbers(values: Array, what: str) -> None:
     how = f"{y} - 1" if low == 1 and high == len(values) else ranked
     rule = f"{what} must be 0 to C-1 with none left out"
     raise Refusal(f"{rule}, got {len(values)} different ones up to {high}, the least {low}: {how}")
-
-
-def _some(values: Sequence[Any]) -> str:
-    """The first few of several."""
-    return ", ".join(map(shown, values[:5])) + (", …" if len(values) > 5 else "")

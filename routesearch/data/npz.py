@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routesearch.errors import Refusal
+from routesearch.errors import Refusal, message_of
 
 
 class Npz:
@@ -82,7 +82,7 @@ class Npz:
         except MemoryError as error:
             raise Refusal(f"{where} is larger than the memory at hand: {error}") from error
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = message_of(error)
             if "allow_pickle=False" in reason and name:
                 how = "np.stack(images) where all are of one size, np.array(labels) of numbers or texts"
                 raise Refusal(f"{where} holds Python objects, which are not read: {how}") from error

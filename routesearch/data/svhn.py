@@ -12,7 +12,7 @@ from pydantic import Field
 
 from routesearch.data.base import Dataset, Images, Shape, Source
 from routesearch.data.download import downloading
-from routesearch.errors import Refusal
+from routesearch.errors import Refusal, message_of
 
 
 class SVHN(Dataset):
@@ -71,7 +71,7 @@ def _images(file: Path) -> Images:
     try:
         stored: dict[str, Any] = loadmat(file, variable_names=("X", "y"))
     except Exception as error:  # the reader raises nearly anything on a broken file
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = message_of(error)
         raise Refusal(f"{file} cannot be read as a MATLAB file: {reason}") from error
     if lacking := [name for name in ("X", "y") if name not in stored]:
         raise Refusal(f"{file} must hold X and y, got no {' and no '.join(lacking)}")

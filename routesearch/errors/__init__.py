@@ -99,6 +99,11 @@ def shortened(error: BaseException, most: int = MAX_MESSAGE) -> str:
     return f"{_name(error)}: {one_line(_message(error), most)}"
 
 
+def message_of(error: BaseException) -> str:
+    """What another library's error says, in one line; its name where it says nothing."""
+    return one_line(_message(error), MAX_MESSAGE) or _name(error)
+
+
 def full_traceback(error: BaseException) -> str:
     """An error with its traceback, fit to be shown; its middle left out where it is long."""
     return several_lines("".join(traceback.format_exception(error)), MAX_TRACEBACK)

@@ -59,7 +59,10 @@ class JournalFile:
                 if number <= self.line:  # looked at before
                     yield text, self._checked
                     continue
-                if not text.endswith(b"\n") or not self._take(text, number):
+                if not text.endswith(b"\n"):
+                    self.torn = text
+                    return  # a search may be writing it now: what follows would be its other half
+                if not self._take(text, number):
                     self.torn = text
                     continue
                 self.line = number

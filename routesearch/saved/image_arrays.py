@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routesearch.errors import Refusal
+from routesearch.errors import Refusal, message_of
 
 SUFFIX = ".npy"
 
@@ -25,5 +25,5 @@ def read_array(path: Path) -> npt.NDArray[Any]:
     except OSError as error:
         raise Refusal(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # numpy's reader raises nearly anything on a broken file
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = message_of(error)
         raise Refusal(f"{path} cannot be read as an array (numpy.save): {reason}") from error

@@ -19,6 +19,7 @@ from optuna.trial import Trial, TrialState
 from pydantic import ValidationError
 
 from routesearch.errors import Refusal, shortened
+from routesearch.errors.texts import MAX_REASON, one_line
 from routesearch.results.journal import ASKED, Journal
 from routesearch.results.measurements import with_test_results, with_timings
 from routesearch.results.points import (
@@ -277,7 +278,7 @@ class Trials:
             config = model.model_dump(mode="json")
             bounds = self.task.bounds(method, model)
         except (Refusal, ValidationError) as error:
-            return _Drawn(config or dict(trial.params), None, " ".join(str(error).split()))
+            return _Drawn(config or dict(trial.params), None, one_line(str(error), MAX_REASON))
         return _Drawn(config, bounds, budget_violation(bounds, self.task.budget))
 
 

@@ -137,7 +137,7 @@ class _Loop:
             self.steps += 1
             broken |= ~torch.isfinite(loss.detach())
             whole = self.steps % self.per_epoch == 0
-            if (whole or step + 1 == steps) and not learnt:
+            if not learnt and (step + 1 == self.per_epoch or step + 1 == steps):
                 raise RunFailed(
                     "a stage's loss must depend on parameters that the stage trains, got one that does not"
                 )

@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 
 from routesearch.errors import Refusal
+from routesearch.errors.texts import printable
 
 _VARIABLE = re.compile(r"\$(?:(\$)|(\w+)|\{(\w+)\})", re.ASCII)
-# Also separators of lines and paragraphs, and what reverses text: a message could not show such a path.
-_UNSEEN = re.compile("[\\0-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069]")
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes; Linux takes no more
 
 
@@ -49,10 +48,10 @@ def _value(found: re.Match[str]) -> str:
 
 def check_path(path: str) -> None:
     """Raise ValueError unless a file can have that path, in UTF-8: MLflow, JSON and Ray take no other."""
-    if not path or _UNSEEN.search(path):
-        raise ValueError("must be a path, without control characters")
     if not is_utf8(path):
         raise ValueError("must be a path in UTF-8")
+    if not path or printable(path) != path:  # a message could not show it
+        raise ValueError("must be a path, without control characters")
     whole = path.encode()
     if len(whole) > _LONGEST_PATH or any(len(part) > _LONGEST_NAME for part in whole.split(b"/")):
         rule = f"names of {_LONGEST_NAME} bytes and {_LONGEST_PATH} in all at most"

@@ -130,6 +130,14 @@ def test_arrays(run: Any, tmp_path: Path) -> None:
     assert resolve(load_study(tmp_path / "mine" / "study.yaml")).shape == (3, 12, 10)
 
 
+def test_arrays_that_a_search_would_refuse(run: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((5, 8, 8), np.uint8), y_train=np.array([0, 0, 0, 1, 1]))
+    done = run("init", tmp_path / "mine", "--data", tmp_path / "a.npz")
+    assert (done.status, len(done.lines)) == (2, 1)
+    assert "a class needs 3 images or more to be cut in 3 splits, got 2 of '1'" in done.err
+    assert not (tmp_path / "mine").exists()
+
+
 def test_without_data_it_says_where_they_belong(
     run: Any, tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

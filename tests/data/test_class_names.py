@@ -61,6 +61,7 @@ def test_plain_names_are_taken(name: str) -> None:
         ("a\x7f", "hold no control character"),
         ("a\x85", "hold no control character"),
         ("a\u2028b", "hold no control character or line break"),
+        ("a\u202eb", "hold no control character or line break"),
         (7, "be a text, got 7 for label 1"),
         (None, "be a text, got None"),
     ],

@@ -116,7 +116,7 @@ def test_a_cure_cures(cure: Any, labels: Any) -> None:
         ([0, 1, 3, 3], "y_test must hold no class that y_train lacks, got 3 (2 of 4 labels)"),
         ([-1, 0, 1], "y_test must hold no class that y_train lacks, got -1 (1 of 3 labels)"),
         (["a", "b"], "y_test must be labels of the kind of y_train, got texts and numbers"),
-        (np.arange(100), "got 3, 4, 5, 6, 7, … (97 of 100 labels)"),
+        (np.arange(100), "got 3, 4, 5, 6, 7 and 92 more (97 of 100 labels)"),
         ([0.5], "y_test must be N integers"),
     ],
 )

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from routesearch.errors import Refusal, RunFailed
 from routesearch.results.journal import LOG, Journal, move_aside
+from routesearch.results.journal_file import JournalFile
 
 
 @pytest.fixture
@@ -217,6 +219,24 @@ def test_reading_works_while_a_driver_writes(folder: Path) -> None:
             assert reader.get("a") == 1
             writer.set("a", 2)
             assert reader.get("a") == 2
+
+
+def test_a_line_that_is_finished_while_it_is_read_is_no_damage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader beside a search: at the file's end there is half a line, a moment later the other half."""
+    fill(folder)
+    *lines, last = (folder / LOG).read_bytes().splitlines(keepends=True)
+    parts = [*lines, last[:20], last[20:]]
+
+    class Growing(io.BytesIO):
+        def __iter__(self) -> Iterator[bytes]:  # type: ignore[override]
+            return iter(parts)
+
+    monkeypatch.setattr(Path, "open", lambda self, mode: Growing())
+    file = JournalFile(folder / LOG)
+    assert [text for text, _ in file.read()] == lines
+    assert file.torn == last[:20]
 
 
 def test_a_missing_study_is_refused_and_not_made(folder: Path) -> None:

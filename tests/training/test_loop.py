@@ -447,6 +447,21 @@ def test_a_loss_that_meets_nothing_in_its_first_epoch_fails_then(
     assert len(calls) == STEPS
 
 
+def test_a_stage_that_begins_within_an_epoch_has_an_epoch_to_meet_something(
+    net: Net, train: Callable[..., Fitted]
+) -> None:
+    """Its first step is the epoch's last one, and meets nothing; the second does."""
+    met = iter([False, True])
+
+    def loss(batch: Batch) -> Tensor:
+        found = net.loss(batch)
+        return found if next(met, True) else found.detach()
+
+    before = frozen(net)
+    train(Stage(net.loss, share=STEPS - 1), Stage(loss, share=STEPS + 1), epochs=2)
+    assert changed(net, before) >= STEM | HEAD
+
+
 def test_a_last_batch_of_one_image_trains(data: Data) -> None:
     """Norms on maps of one pixel have a single value a channel then."""
     torch.manual_seed(0)
