@@ -174,8 +174,7 @@ def test_a_folder_is_found_again_whatever_it_is_called(
     monkeypatch.chdir(tmp_path / "mine")
     photos.rename(tmp_path / "mine" / name)
     assert run("init", ".", "--data", f"./{name}").status == 0
-    found = run("plan", "study.yaml")
-    assert found.status == 0, found.err
+    assert len(resolve(load_study("study.yaml")).data.train) > 0
 
 
 def spoil(photos: Path, how: str) -> Path:
