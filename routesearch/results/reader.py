@@ -216,19 +216,23 @@ class StudyResults:
         """
         budget = self.budget
         if max_macs is not None or max_latency is not None:
-            macs = None if max_macs is None else macs_of(_read(parse_macs, max_macs), self.backbone_macs)
-            budget = Budget(macs, _read(parse_latency, max_latency), budget.batch)
+            macs = (
+                None
+                if max_macs is None
+                else macs_of(_read("max_macs", parse_macs, max_macs), self.backbone_macs)
+            )
+            budget = Budget(macs, _read("max_latency", parse_latency, max_latency), budget.batch)
         best = budget.best(self.candidates)
         if best is None:
             raise Refusal(_nothing_within(budget, self.points, self.config.name))
         return best
 
 
-def _read(parse: Callable[[object], T], given: object) -> T:
+def _read(name: str, parse: Callable[[object], T], given: object) -> T:
     try:
         return parse(given)
     except ValueError as error:
-        raise Refusal(f"{error}, got {str(given)!r}") from None
+        raise Refusal(f"{name}: {error}, got {shown(given)}") from None
 
 
 def _nothing_within(budget: Budget, stored: list[Point], study: str) -> str:

@@ -122,7 +122,7 @@ def test_the_best_within_other_bounds(records: list[TrialRecord], make_results: 
     assert results.best_within(tight.macs) == tight
     with pytest.raises(Refusal, match=r"^a stored point must cost at most 10 MACs, the cheapest is [\d,]+ "):
         results.best_within(10)
-    with pytest.raises(Refusal, match=r"^a budget must be MACs such as 40M.*, got 'much'"):
+    with pytest.raises(Refusal, match=r"^max_macs: a budget must be MACs such as 40M.*, got 'much'"):
         results.best_within("much")
     with pytest.raises(Refusal, match="no stored point was timed"):
         results.best_within(max_latency="2ms")
