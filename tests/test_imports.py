@@ -165,7 +165,7 @@ def test_core_keeps_the_line() -> None:
 def test_ray_is_in_the_modules_that_are_named_after_it() -> None:
     """The order of a search, its trials and its journal are read without knowing Ray."""
     found = {path.stem for path in SOURCES if any(each.within("ray") for each in imports(path.read_text()))}
-    assert found == {"ray_cluster", "ray_tasks", "ray_tune", "ray_workers"}
+    assert found == {"ray_cluster", "ray_pulse", "ray_tasks", "ray_tune", "ray_workers"}
 
 
 def test_no_two_units_need_each_other() -> None:

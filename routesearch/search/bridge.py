@@ -72,7 +72,7 @@ class Bridge:
         capacity: how many trials can run at once, as the cluster stands now.
         check: called in every turn of Tune's loop; may raise to end it.
         trial_time: seconds that a trial may take.
-        kill: ends the worker of a trial of Tune's.
+        kill: ends the worker of a trial of Tune's; whether it has one.
         ask_why: what a dead worker wrote of its end; None where that is not known.
     """
 
@@ -83,7 +83,7 @@ class Bridge:
         check: Callable[[], None],
         *,
         trial_time: float | None = None,
-        kill: Callable[[Any], None] = lambda trial: None,
+        kill: Callable[[Any], bool] = lambda trial: True,
         ask_why: Callable[[Mapping[str, Any]], str | None] = lambda worker: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -171,7 +171,8 @@ class Bridge:
     def _note_broken(self, method: str | None, node: str, why: str) -> None:
         """A machine cannot run a method, or none: where no other can either, that is the end of it."""
         self._broken.setdefault(method, {})[node] = why
-        if not self.capacity.nodes() <= self._broken[method].keys() | self._broken.get(None, {}).keys():
+        there = self.capacity.nodes()  # none where Ray was asked at a bad moment: that decides nothing
+        if not there or not there <= self._broken[method].keys() | self._broken.get(None, {}).keys():
             return
         if method is None:
             raise Abort(_no_worker(why))
@@ -214,25 +215,25 @@ class Bridge:
         limit, now = self.trial_time, self._clock()
         if self.runs and self.dispatcher.overdue:
             while self.runs:
-                _, run = self.runs.popitem()
-                self._guard(lambda n=run.record.number: self.dispatcher.cut(n))  # type: ignore[misc]
+                trial_id = next(iter(self.runs))
+                if not self.runs[trial_id].ready:  # it waits for a worker: no fault of its own
+                    self._return(trial_id)
+                    continue
+                number = self.runs.pop(trial_id).record.number
+                self._guard(lambda n=number: self.dispatcher.cut(n))  # type: ignore[misc]
             raise Abort(None)
         for trial_id, run in self.runs.items():
-            if (
-                limit is not None
-                and run.since is not None
-                and run.verdict is None
-                and now - run.since > limit
-            ):
+            if limit is not None and run.since is not None and now - run.since > limit:
                 run.verdict = f"took longer than resources.trial_time = {limit:g}s"
                 self._release([trial_id])
 
     def _release(self, trial_ids: list[str]) -> None:
         """End the workers of trials of Tune's; the places that they hold become free."""
         for trial_id in trial_ids:
-            if trial_id in self.trials and trial_id not in self._released:
+            if trial_id not in self.trials or trial_id in self._released:
+                continue
+            if self._kill(self.trials[trial_id]):
                 self._released.add(trial_id)
-                self._kill(self.trials[trial_id])
 
     def _guard(self, act: Callable[[], Any]) -> Any:
         try:

@@ -11,7 +11,8 @@ from routesearch.results.reader import StudyResults
 from routesearch.search.dispatcher import Dispatcher, Observer, Snapshot
 from routesearch.search.front_measurement import front_is_measured, measure_front_on_test, time_front
 from routesearch.search.interrupt import Interrupts
-from routesearch.search.ray_cluster import Pulse, check_fits, connect
+from routesearch.search.ray_cluster import check_fits, connect
+from routesearch.search.ray_pulse import Pulse
 from routesearch.search.ray_tune import run_trials
 from routesearch.search.ray_workers import Workers
 from routesearch.search.resume import open_trials
@@ -77,7 +78,7 @@ def run_search(
                 per_trial = WorkerResources(resources.cpu, resources.gpu)
                 check_fits(per_trial)
                 interrupts.check()
-                with Pulse() as pulse:
+                with Pulse.of_ray() as pulse:
 
                     def check() -> None:
                         interrupts.check()

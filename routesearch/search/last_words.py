@@ -51,7 +51,7 @@ def last_words(log: str) -> str | None:
     except OSError:
         return None
     if _EXIT in text:
-        return "the process called " + text.rpartition(_EXIT.removesuffix("os._exit"))[2].splitlines()[0]
+        return f"the process called os._exit{text.rpartition(_EXIT)[2].splitlines()[0]}"
     if "Fatal Python error: " in text:
         story = text.rpartition("Fatal Python error: ")[2]
         frames = re.findall(r'File "([^"]+)", line (\d+)', story)

@@ -10,14 +10,13 @@ import shutil
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
 
-from routesearch.errors import Refusal, RunFailed, headline
+from routesearch.errors import Refusal, headline
 from routesearch.search.worker import WorkerResources
 from routesearch.utils.machine import cores, threads
 from routesearch.utils.paths import is_utf8
@@ -31,9 +30,6 @@ _SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """The longest name of a socket that Ray makes below its temporary folder."""
 ROOM = 107 - len(_SOCKET)
 """Bytes of a folder's name at most: Linux takes 107 for a socket's."""
-
-_LAST_CALL = 10.0
-"""Seconds that a search whose Ray died has to end by itself."""
 
 WORKER_ENV = SAFE_PYTHON | {
     # glibc otherwise gives large blocks back to the kernel after each operation: up to 2.7 x in training.
@@ -99,9 +95,19 @@ def connect(address: str | None, cpu: float) -> Iterator[Path]:
             what = "start Ray on this machine" if address is None else f"reach Ray at --address {address}"
             raise Refusal(f"could not {what}: {headline(error)}") from error
         try:
+            _joined.append(object())
             yield scratch
         finally:
             ray.shutdown()
+            _joined.pop()
+
+
+_joined: list[object] = []
+
+
+def joined_ray() -> object | None:
+    """A mark of the Ray that this process joined for a search, until it has left it; None for another's."""
+    return _joined[-1] if _joined else None
 
 
 def _job_config() -> Any:
@@ -136,9 +142,9 @@ def _check_address(address: str) -> None:
 @contextlib.contextmanager
 def short_folder() -> Iterator[Path]:
     """A folder for Ray, short enough for its sockets; those of killed searches are removed."""
-    folder = _new_folder()
+    folder, lock = _new_folder()
     try:
-        with _held(folder / "lock"):
+        with lock:
             for old in folder.parent.glob(f"{PREFIX}*"):  # ours is held
                 with contextlib.suppress(OSError), _held(old / "lock"):
                     shutil.rmtree(old)
@@ -148,19 +154,25 @@ def short_folder() -> Iterator[Path]:
 
 
 PREFIX = f"routesearch-{os.getuid()}-"
+TRIES = 3
+"""Another start may take a new folder for a dead search's, before it is held."""
 
 
-def _new_folder() -> Path:
-    """A new folder in the first place for temporary files that is short enough and can be written.
+def _new_folder() -> tuple[Path, contextlib.ExitStack]:
+    """A new folder, held, in the first place for temporary files that is short enough and can be written.
 
     Raises:
         Refusal: there is no such place.
     """
     most = ROOM - len(f"/{PREFIX}12345678")
     for base in temporary_folders():
-        if len(os.fsencode(base)) <= most and is_utf8(base):
-            with contextlib.suppress(OSError):
-                return Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        if len(os.fsencode(base)) > most or not is_utf8(base):
+            continue
+        for _ in range(TRIES):
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+                stack.enter_context(_held(folder / "lock"))
+                return folder, stack.pop_all()
     rule = f"Ray needs a folder for temporary files that can be written, with a name of {most} bytes at most"
     raise Refusal(f"{rule}: set TMPDIR, got {os.environ.get('TMPDIR', 'none')}")
 
@@ -176,7 +188,7 @@ def _held(path: Path) -> Iterator[None]:
 def check_fits(resources: WorkerResources) -> None:
     """Refuse resources that no machine has: such trials would wait for ever."""
     if Capacity(resources)() == 0:
-        alive = [n["Resources"] for n in _nodes() if n["Alive"]]
+        alive = [n["Resources"] for n in nodes() if n["Alive"]]
         cpu, gpu = (max((n.get(name, 0) for n in alive), default=0) for name in ("CPU", "GPU"))
         raise Refusal(
             f"resources of a trial must fit on one machine, got cpu={resources.cpu:g}, gpu={resources.gpu:g};"
@@ -184,82 +196,12 @@ def check_fits(resources: WorkerResources) -> None:
         )
 
 
-def _nodes() -> list[dict[str, Any]]:
+def nodes() -> list[dict[str, Any]]:
+    """Ray's machines, as it describes them."""
     import ray
 
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call, unused-ignore]
-    return nodes
-
-
-class RayLost(RunFailed):
-    """Ray itself died while a search ran."""
-
-
-class Pulse:
-    """Whether the two processes of Ray that a driver needs still listen, looked at every second in a thread.
-
-    Without them Ray's calls wait for up to a minute, and then Ray's core ends this process with words of its
-    own. Where such a call keeps the search from ending by itself, this ends the process sooner.
-    """
-
-    def __init__(self) -> None:
-        import ray
-
-        context = ray.get_runtime_context()
-        own = next(n for n in _nodes() if n["NodeID"] == context.get_node_id())
-        self._addresses = {
-            "control store (GCS)": context.gcs_address,
-            "node manager (raylet)": f"{own['NodeManagerAddress']}:{own['NodeManagerPort']}",
-        }
-        self._lost: RayLost | None = None
-        self._stopped = threading.Event()
-
-    def __enter__(self) -> Pulse:
-        threading.Thread(target=self._watch, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-
-    def check(self) -> None:
-        """Raise RayLost where one of them is gone."""
-        if self._lost is not None:
-            raise self._lost
-
-    def _watch(self) -> None:
-        import ray
-
-        while self._lost is None and not self._stopped.wait(1):
-            self._lost = next(
-                (_lost(*each) for each in self._addresses.items() if not _listens(each[1])), None
-            )
-        if self._lost is None:
-            return
-        time.sleep(_LAST_CALL)
-        if ray.is_initialized():
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.flush()
-                sys.stderr.write(f"{self._lost}\n")
-                sys.stderr.flush()
-            os._exit(1)
-
-
-def _lost(name: str, address: str) -> RayLost:
-    return RayLost(
-        f"Ray died while the search ran: its {name} at {address} is gone; finished trials are kept, and the"
-        " same command goes on from there"
-    )
-
-
-def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except TimeoutError:  # a busy machine
-        return True
-    except OSError:
-        return False
-    return True
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call, unused-ignore]
+    return found
 
 
 class Capacity:
@@ -279,7 +221,7 @@ class Capacity:
 
     def _look(self) -> dict[str, int]:
         if time.monotonic() - self._when > 5:
-            self._known = {n["NodeID"]: self._fit(n["Resources"]) for n in _nodes() if n["Alive"]}
+            self._known = {n["NodeID"]: self._fit(n["Resources"]) for n in nodes() if n["Alive"]}
             self._when = time.monotonic()
         return self._known
 

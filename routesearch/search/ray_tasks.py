@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from routesearch.errors import Refusal, described
+from routesearch.errors import Refusal, described, headline
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import State, TrialRecord
 from routesearch.results.timing import Timing
@@ -187,7 +187,8 @@ def train_trial(trial: TrialRecord, job: WorkerJob) -> dict[str, Any]:
         if weights:
             _keep(job, trial.number, weights)
     except OSError as error:
-        return {"disk": f"the weights of trial {trial.number} cannot be written: {error.strerror or error}"}
+        why = error.strerror or headline(error)  # another machine's comes with its traceback
+        return {"disk": f"the weights of trial {trial.number} cannot be written: {why}"}
     return {"outcome": text, "failed": outcome.state is State.FAILED}
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from routesearch.errors import RunFailed, headline
 from routesearch.search.bridge import Abort, Bridge
 from routesearch.search.dispatcher import Dispatcher
-from routesearch.search.ray_cluster import RayLost, environment
+from routesearch.search.ray_cluster import environment
+from routesearch.search.ray_pulse import RayLost
 from routesearch.search.ray_tasks import trial_worker, why_it_ended
 from routesearch.search.ray_workers import Workers
 
@@ -133,10 +134,11 @@ def run_trials(
     import ray
     from ray import exceptions, tune
 
-    def kill(trial: Any) -> None:
+    def kill(trial: Any) -> bool:
         actor = trial.temporary_state.ray_actor
         if actor is not None:
             ray.kill(actor)
+        return actor is not None
 
     bridge = Bridge(
         dispatcher,

@@ -103,6 +103,7 @@ class Table:
         self.now = 0.0
         self.stop: BaseException | None = None
         self.killed: list[str] = []
+        self.no_worker = False
         self.trials: list[TuneTrial] = []
         self.bridge = Bridge(
             self.dispatcher,
@@ -119,10 +120,13 @@ class Table:
         if self.stop is not None:
             raise self.stop
 
-    def kill(self, trial: TuneTrial) -> None:
+    def kill(self, trial: TuneTrial) -> bool:
         """As Ray does, if not at once: Tune then finds the trial failed."""
+        if self.no_worker:
+            return False
         self.killed.append(trial.trial_id)
         trial.finished = True
+        return True
 
     def step(self) -> None:
         """A turn of Tune's loop."""
@@ -325,6 +329,14 @@ def test_where_no_machine_can_set_up_the_search_ends_in_a_line_and_spends_nothin
     assert table.dispatcher.heard == []
 
 
+def test_an_answer_of_ray_without_machines_decides_nothing() -> None:
+    table = Table()
+    table.room.machines = set()
+    table.ask("a")
+    table.ready("a", problem="no torch")
+    assert table.dispatcher.said == [("returned", 0)]
+
+
 def test_machines_that_remain_and_cannot_set_up_end_the_search_too() -> None:
     """The one that could is gone, or is not asked for."""
     table = Table(total=3, capacity=1)
@@ -392,6 +404,18 @@ def test_a_trial_that_takes_too_long_is_ended_and_fails() -> None:
     assert table.dispatcher.heard == [(0, Outcome.failure("took longer than resources.trial_time = 60s"))]
 
 
+def test_a_worker_that_is_not_there_yet_is_ended_later() -> None:
+    table = Table(trial_time=60.0)
+    table.ask("a")
+    table.ready("a")
+    table.now, table.no_worker = 61.0, True
+    table.step()
+    assert table.killed == []
+    table.no_worker = False
+    table.step()
+    assert table.killed == ["a"]
+
+
 def test_a_worker_that_hangs_while_it_is_set_up_costs_no_trial() -> None:
     table = Table(trial_time=60.0)
     table.ask("a")
@@ -421,6 +445,16 @@ def test_what_hangs_long_after_the_time_limit_is_left_to_the_next_run() -> None:
         table.step()
     assert stopped.value.reason is None
     assert table.dispatcher.said == [("cut", 0)]
+
+
+def test_what_still_waits_for_a_worker_then_is_no_trials_fault() -> None:
+    table = Table(total=1)
+    table.ask("a")
+    table.step()
+    table.dispatcher.overdue = True
+    with pytest.raises(Abort):
+        table.step()
+    assert table.dispatcher.said == [("returned", 0)]
 
 
 # ---- ends ----------------------------------------------------------------------------------------------

@@ -414,7 +414,7 @@ def test_capacity_is_what_fits_machine_by_machine(
         {"NodeID": "b", "Alive": True, "Resources": {"CPU": 2.0, "GPU": 1.0}},
         {"NodeID": "c", "Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
     ]
-    monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
+    monkeypatch.setattr(cluster, "nodes", lambda: nodes)
     assert Capacity(WorkerResources(cpu, gpu))() == fits
     assert (Capacity(WorkerResources(cpu, gpu)).nodes() == set()) is (fits == 0)
     if not fits:

@@ -9,7 +9,7 @@ import pytest
 
 from routesearch.errors import RunFailed
 from routesearch.search.bridge import Abort
-from routesearch.search.ray_cluster import RayLost
+from routesearch.search.ray_pulse import RayLost
 from routesearch.search.ray_tune import _supervised
 
 
