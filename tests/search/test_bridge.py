@@ -257,41 +257,60 @@ def test_tune_keeps_no_curve_of_a_trial_that_ended() -> None:
 
 
 POINT = [{"t": 1}, 0.5, 10.0, []]
-WORTHLESS: dict[str, Any] = {
-    "nothing": None,
-    "bytes": b"\x80",
-    "no JSON": "{",
-    "another shape": "[1, 2]",
-    "a missing key": json.dumps({"state": "finished"}),
-    "an unknown key": json.dumps({"state": "finished", "points": [POINT], "colour": "red"}),
-    "an unknown state": json.dumps({"state": "splendid", "points": [POINT]}),
-    "a state that is no end": json.dumps({"state": "running", "points": [POINT]}),
-    "no points": json.dumps({"state": "finished", "points": []}),
-    "a short point": json.dumps({"state": "finished", "points": [[{}, 0.5]]}),
-    "a text for a number": json.dumps({"state": "finished", "points": [[{}, "0.5", 1.0, []]]}),
-    "NaN": json.dumps({"state": "finished", "points": [[{}, float("nan"), 1.0, []]]}),
-    "too accurate": json.dumps({"state": "finished", "points": [[{}, 17, 1.0, []]]}),
-    "negative MACs": json.dumps({"state": "finished", "points": [[{}, 0.5, -1.0, []]]}),
-    "a knob that is none": json.dumps({"state": "finished", "points": [[7, 0.5, 1.0, []]]}),
-    "seconds that are none": json.dumps({"state": "finished", "points": [POINT], "seconds": "long"}),
-    "shares that are none": json.dumps({"state": "finished", "points": [[{}, 0.5, 1.0, ["a"]]]}),
-    "parameters that are none": json.dumps({"state": "finished", "points": [POINT], "params": None}),
-    "deep": "[" * 100_000,
+
+
+def changed(**fields: Any) -> str:
+    """A good answer with other values."""
+    good = {"state": "finished", "params": 1, "training_macs": 1, "seconds": 1.0, "points": [POINT]}
+    return json.dumps(good | fields)
+
+
+WORTHLESS: dict[str, tuple[Any, str]] = {
+    "nothing": (None, "it must be a text, got NoneType"),
+    "bytes": (b"\x80", "it must be a text, got bytes"),
+    "no JSON": ("{", "must be JSON"),
+    "another shape": ("[1, 2]", "it must be a mapping, got [1, 2]"),
+    "a missing key": (json.dumps({"state": "finished"}), "params must be there, and is missing"),
+    "an unknown key": (changed(colour="red"), "unknown key 'colour'"),
+    "an unknown state": (changed(state="splendid"), "state must be one of"),
+    "a state that is no end": (changed(state="running"), "state must be one of"),
+    "refused by the worker": (changed(state="refused", points=[]), "a trial cannot end as refused"),
+    "no points": (changed(points=[]), "at least one operating point, got none"),
+    "a short point": (changed(points=[[{}, 0.5]]), "point 0: it must be knob, accuracy, MACs"),
+    "a text for a number": (changed(points=[[{}, "0.5", 1.0, []]]), "accuracy must be a number"),
+    "NaN": (changed(points=[[{}, float("nan"), 1.0, []]]), "NaN is no number of JSON's"),
+    "too accurate": (changed(points=[[{}, 17, 1.0, []]]), "accuracy must be a number in [0, 1], got 17"),
+    "negative MACs": (changed(points=[[{}, 0.5, -1.0, []]]), "macs must be a number above 0"),
+    "a knob that is none": (changed(points=[[7, 0.5, 1.0, []]]), "knob must be a mapping, got 7"),
+    "seconds that are none": (changed(seconds="long"), "seconds must be a number from 0, got 'long'"),
+    "shares that are none": (changed(points=[[{}, 0.5, 1.0, ["a"]]]), "route_share must be numbers"),
+    "parameters that are none": (changed(params=None), "params must be a whole number from 0, got None"),
+    "deep": ("[" * 100_000, "must be JSON"),
 }
 
 
 @pytest.mark.parametrize("what", WORTHLESS)
 def test_an_answer_that_is_no_outcome_is_a_failed_trial_with_a_reason(what: str) -> None:
+    answer, told = WORTHLESS[what]
     table = Table()
     table.ask("a")
     table.ready("a")
-    table.tell("a", outcome=WORTHLESS[what], done=True)
+    table.tell("a", outcome=answer, done=True)
     [(number, outcome)] = table.dispatcher.heard
     assert (number, outcome.state) == (0, State.FAILED)
-    assert outcome.reason
+    assert outcome.reason.startswith("the worker's answer cannot be read: ")
+    assert told in outcome.reason
     assert "\n" not in outcome.reason
     assert len(outcome.reason) < 300
     assert Outcome.loads(outcome.dumps()) == outcome
+
+
+def test_a_good_answer_is_taken() -> None:
+    table = Table()
+    table.ask("a")
+    table.ready("a")
+    table.tell("a", outcome=changed(), done=True)
+    assert [outcome.state for _, outcome in table.dispatcher.heard] == [State.FINISHED]
 
 
 # ---- workers that cannot be set up ---------------------------------------------------------------------
