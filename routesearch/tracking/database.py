@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +27,9 @@ from routesearch.utils.files import sync
 
 SIDE_FILES = ("-journal", "-wal", "-shm")
 """What SQLite keeps beside a file while it is written to: a part of what it holds."""
+
+LOCK = ".mlflow.lock"
+"""What is locked where folders cannot be."""
 
 DRAFT = ".mlflow-"
 """How the folders begin in which databases are made."""
@@ -176,8 +181,13 @@ def upgrade(file: Path) -> Path | None:
             if not _migrated(copy):
                 return None
         sync(copy)
-        aside = move_aside(file, "older")
-        copy.rename(file)
+        aside = _aside(file, "older")
+        try:
+            os.link(file, aside)  # at every moment there is a database of that name
+        except OSError:  # a file system without hard links
+            shutil.copy2(file, aside)
+        _move_side_files(file, aside)
+        copy.replace(file)
         sync(file.parent)
     let_go(uri_of(file))
     return aside
@@ -185,11 +195,11 @@ def upgrade(file: Path) -> Path | None:
 
 def _migrated(copy: Path) -> bool:
     """Migrate as ``mlflow db upgrade`` does; whether that went well."""
-    from mlflow.store.db.utils import _upgrade_db, create_sqlalchemy_engine
+    from mlflow.store.db import utils
 
-    engine = create_sqlalchemy_engine(uri_of(copy))  # type: ignore[no-untyped-call]
+    engine = utils.create_sqlalchemy_engine(uri_of(copy))  # type: ignore[no-untyped-call]
     try:
-        _upgrade_db(engine)  # type: ignore[no-untyped-call]
+        utils._upgrade_db(engine)  # type: ignore[no-untyped-call]
     except Exception:  # a half-made one: a table that is there already, or not there
         return False
     finally:
@@ -203,15 +213,24 @@ def move_aside(file: Path, why: str) -> Path:
     Returns:
         Its new name, ``mlflow.db.broken-20270131-235959``.
     """
+    aside = _aside(file, why)
+    file.rename(aside)
+    _move_side_files(file, aside)
+    let_go(uri_of(file))
+    return aside
+
+
+def _aside(file: Path, why: str) -> Path:
+    """A new name beside a file."""
     stem = f"{file.name}.{why}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = (file.with_name(f"{stem}{tail}") for tail in ("", *"abcdefghijklmnopqrstuvwxyz"))
-    aside = next(name for name in names if not os.path.lexists(name))
-    file.rename(aside)
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def _move_side_files(file: Path, aside: Path) -> None:
     for end in SIDE_FILES:
         with suppress(FileNotFoundError):
             file.with_name(file.name + end).rename(aside.with_name(aside.name + end))
-    let_go(uri_of(file))
-    return aside
 
 
 def let_go(uri: str) -> None:
@@ -232,32 +251,38 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         RunFailed: another process has it for too long.
     """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        give_up = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > give_up:
-                    rule = "another process must be done with MLflow's database"
-                    raise RunFailed(f"{rule} in {folder} within {PATIENCE:.0f} s") from None
-                time.sleep(0.1)
-            except OSError:  # a file system without locks
-                break
+    with ExitStack() as stack:
+        for path, flags in ((folder, os.O_RDONLY), (folder / LOCK, os.O_RDWR | os.O_CREAT)):
+            with suppress(OSError):  # NFS locks no folder, and some file systems lock nothing
+                handle = os.open(path, flags, 0o644)
+                stack.callback(os.close, handle)
+                if _locked(handle, folder):
+                    break
         yield
-    finally:
-        os.close(handle)
+
+
+def _locked(handle: int, folder: Path) -> bool:
+    """Lock a file or folder, waiting for whoever has it."""
+    give_up = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                rule = "another process must be done with MLflow's database"
+                raise RunFailed(f"{rule} in {folder} within {PATIENCE:.0f} s") from None
+            time.sleep(0.1)
 
 
 @contextmanager
 def _draft(folder: Path) -> Iterator[Path]:
     """A folder to make a database in, on the same disk; those of killed processes go first."""
-    for rest in folder.glob(f"{DRAFT}*.part"):
-        if not _running(rest.name.removeprefix(DRAFT).partition("-")[0]):
+    own = f"{DRAFT}{re.sub('[^A-Za-z0-9.]', '.', socket.gethostname())[:60]}-"
+    for rest in folder.glob(f"{own}*.part"):  # what runs on another machine is not known here
+        if not _running(rest.name.removeprefix(own).partition("-")[0]):
             shutil.rmtree(rest, ignore_errors=True)
-    draft = Path(mkdtemp(prefix=f"{DRAFT}{os.getpid()}-", suffix=".part", dir=folder))
+    draft = Path(mkdtemp(prefix=f"{own}{os.getpid()}-", suffix=".part", dir=folder))
     try:
         yield draft
     finally:

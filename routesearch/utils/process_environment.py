@@ -157,11 +157,12 @@ def check_working_directory() -> None:
 
 
 def restart_in_utf8() -> None:
-    """Start this command again in Python's UTF-8 mode where the names of files could only be ASCII.
+    """Start this command again in Python's UTF-8 mode where the names of files are in another encoding.
 
-    That is the C locale with both of Python's own remedies switched off; nothing can change it later.
+    That is the C locale with both of Python's own remedies switched off, or a locale of Latin-1: nothing can
+    change it later, and the processes that are started read names as UTF-8.
     """
-    if sys.getfilesystemencoding() == "ascii" and not sys.flags.utf8_mode and sys.executable:
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode and sys.executable:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 

@@ -110,7 +110,7 @@ def test_texts_that_are_refused(model: Path, text: str) -> None:
 def test_a_file_has_a_size(model: Path) -> None:
     with (model / "model.json").open("r+b") as file:
         file.truncate(MAX_BYTES + 1)
-    assert "16 MiB at most, got 16,777,217 bytes" in told(model / "model.json")
+    assert "64 MiB at most, got 67,108,865 bytes" in told(model / "model.json")
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "endless", "link to nothing"])

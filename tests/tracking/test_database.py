@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import shutil
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -264,6 +267,55 @@ def test_the_lock_is_waited_for_and_not_for_ever(tmp_path: Path, monkeypatch: py
         pass
     with alone(tmp_path):
         pass
+
+
+def test_where_folders_cannot_be_locked_a_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS takes an exclusive lock for writing, and a folder cannot be opened for that."""
+    flock = fcntl.flock
+
+    def as_nfs(handle: int, how: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(handle, how)
+
+    monkeypatch.setattr(module.fcntl, "flock", as_nfs)
+    monkeypatch.setattr(module, "PATIENCE", 0.3)
+    with alone(tmp_path), pytest.raises(RunFailed, match="must be done"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass
+
+
+def test_another_machines_draft_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number of a process says nothing of another machine's."""
+    monkeypatch.setattr(module.socket, "gethostname", lambda: "there")
+    with module._draft(tmp_path) as theirs:
+        gone = tmp_path / theirs.name.replace(str(os.getpid()), "999999999")
+        gone.mkdir()
+        monkeypatch.setattr(module.socket, "gethostname", lambda: "here")
+        with module._draft(tmp_path) as ours:
+            assert theirs.is_dir()
+            assert gone.is_dir()
+            assert ours.parent == tmp_path
+        monkeypatch.setattr(module.socket, "gethostname", lambda: "there")
+        with module._draft(tmp_path):
+            assert theirs.is_dir()
+            assert not gone.exists()
+
+
+def test_an_upgrade_that_is_cut_off_leaves_a_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = older(tmp_path / "mlflow.db")
+    before = file.read_bytes()
+
+    def killed(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        upgrade(file)
+    assert file.read_bytes() == before
 
 
 def test_an_older_one_is_upgraded_as_a_copy(tmp_path: Path) -> None:

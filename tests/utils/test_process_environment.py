@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from routesearch.study.config import load_study
-from routesearch.utils.process_environment import sane_environment, temporary_folders
+from routesearch.utils.process_environment import restart_in_utf8, sane_environment, temporary_folders
 
 SCRIPT = [str(Path(sys.executable).with_name("routesearch"))]
 MODULE = [sys.executable, "-m", "routesearch.cli"]
@@ -229,3 +229,15 @@ def test_a_working_directory_that_was_deleted(tmp_path: Path) -> None:
     told = "routesearch: the working directory must be a folder that is there, go to another: No such file"
     assert done.stderr.startswith(told)
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("encoding", "again"), [("ascii", True), ("iso8859-1", True), ("utf-8", False)])
+def test_a_command_whose_file_names_are_no_utf8_starts_again(
+    encoding: str, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it starts reads names as UTF-8, and they must agree."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
+    restart_in_utf8()
+    assert started == ([[sys.executable, "-X", "utf8", *sys.orig_argv[1:]]] if again else [])
