@@ -1,4 +1,7 @@
-"""Tracking beside a search: a thread writes to MLflow; the search neither waits for it nor fails by it."""
+"""Tracking beside a search: a thread writes to MLflow, and the search does not fail by it.
+
+It waits once, at its start, until MLflow is imported and its database is whole.
+"""
 
 from __future__ import annotations
 
