@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from routesearch.data.class_names import LONGEST
 from routesearch.errors import Refusal
 from routesearch.errors.texts import shown
 from routesearch.saved.plain_json import read_plain_json
@@ -127,7 +128,7 @@ class Card(_Values):
     knob: dict[str, Any]
     backbone: Name
     shape: tuple[int, int, int]
-    classes: tuple[Annotated[str, Field(min_length=1, max_length=1000)], ...] = Field(
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=LONGEST)], ...] = Field(
         min_length=2, max_length=MAX_CLASSES
     )
     mean: tuple[float, ...]

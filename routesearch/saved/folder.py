@@ -13,6 +13,7 @@ import numpy.typing as npt
 from routesearch.errors import Refusal
 from routesearch.errors.texts import MAX_MESSAGE
 from routesearch.saved.card import PLUGINS, Card, read_card
+from routesearch.saved.plain_json import MAX_BYTES
 from routesearch.utils.arrays import read_arrays, read_forms
 from routesearch.utils.files import file_digest
 from routesearch.utils.folders import check_replaceable
@@ -37,13 +38,20 @@ def write(draft: Path, card: Card, weights: Path, plugins: Mapping[str, Path]) -
         card: its ``weights`` is filled in here.
         weights: a safetensors file, copied.
         plugins: name in the folder -> the plain file whose copy that is to be.
+
+    Raises:
+        Refusal: nobody could read the card again, as large as it is.
     """
     shutil.copyfile(weights, draft / WEIGHTS)
     for name, file in plugins.items():
         (draft / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, draft / name)
     text = card.model_copy(update={"weights": file_digest(draft / WEIGHTS)}).dumps()
-    (draft / CARD).write_text(text, encoding="utf-8")
+    content = text.encode("utf-8")
+    if len(content) > MAX_BYTES:
+        rule = f"{CARD} of a saved model must have {MAX_BYTES >> 20} MiB at most"
+        raise Refusal(f"{rule}, got {len(content):,} bytes for {len(card.classes):,} classes")
+    (draft / CARD).write_bytes(content)
 
 
 class Weights:

@@ -17,6 +17,7 @@ import torch
 from routesearch import Refusal, Study, load
 from routesearch.results.journal import Journal
 from routesearch.results.journal_file import JournalFile
+from routesearch.saved import folder as folder_module
 from routesearch.saved.card import read_card
 from routesearch.search.resume import open_trials
 from routesearch.search.trial_network import build_net
@@ -67,6 +68,16 @@ def test_the_data_need_not_be_there(study: Study, tmp_path: Path) -> None:
     (tmp_path / "toy.npz").unlink()
     study.save(tmp_path / "model", "10x")
     assert (tmp_path / "model" / "model.json").is_file()
+
+
+def test_a_card_that_no_one_could_read_again_is_not_written(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "MAX_BYTES", 1 << 10)
+    rule = r"^model\.json of a saved model must have .* MiB at most, got [\d,]+ bytes for 3 classes"
+    with pytest.raises(Refusal, match=rule):
+        study.save(tmp_path / "model", "10x")
+    assert not (tmp_path / "model").exists()
 
 
 def test_an_older_model_is_replaced_and_nothing_else_is(study: Study, tmp_path: Path) -> None:
