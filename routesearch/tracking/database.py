@@ -8,14 +8,14 @@ migrated as a copy.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
-import re
 import shutil
 import socket
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,16 +23,22 @@ from tempfile import mkdtemp
 
 from routesearch.errors import RunFailed
 from routesearch.tracking.addresses import uri_of
+from routesearch.tracking.internals import internal
 from routesearch.utils.files import sync
+
+log = logging.getLogger("routesearch.tracking")
 
 SIDE_FILES = ("-journal", "-wal", "-shm")
 """What SQLite keeps beside a file while it is written to: a part of what it holds."""
 
 LOCK = ".mlflow.lock"
-"""What is locked where folders cannot be."""
+"""An empty file whose lock a process holds while it makes or mends a database beside it; it stays."""
 
 DRAFT = ".mlflow-"
-"""How the folders begin in which databases are made."""
+"""How the folders begin in which databases are made; the process's number and the machine's name follow."""
+
+DAY = 24 * 3600.0
+"""Seconds after which nobody works in a draft any more."""
 
 BUSY = 5.0
 """Seconds that a look waits for another process which writes."""
@@ -169,37 +175,48 @@ def _put(made: Path, file: Path) -> None:
 def upgrade(file: Path) -> Path | None:
     """Migrate an older database to the installed MLflow's schema, as a copy that takes its place.
 
+    There is a database at any time, the older one or the new one.
+
     Returns:
         Where the older one is now; None where it cannot be migrated, and then it is as it was.
     """
     with _draft(file.parent) as folder:
         copy = folder / file.name
         with closing(sqlite3.connect(file, timeout=BUSY, isolation_level=None)) as source:
-            source.execute("BEGIN IMMEDIATE")  # nobody writes until the copy is ready
-            with closing(sqlite3.connect(file)) as reader, closing(sqlite3.connect(copy)) as target:
-                reader.backup(target)
+            source.execute("PRAGMA journal_mode = DELETE")  # else its log would be taken for the copy's
+            source.execute("BEGIN IMMEDIATE")  # nobody writes until the copy is in place
+            _back_up(file, copy)
             if not _migrated(copy):
                 return None
-        sync(copy)
-        aside = _aside(file, "older")
-        try:
-            os.link(file, aside)  # at every moment there is a database of that name
-        except OSError:  # a file system without hard links
-            shutil.copy2(file, aside)
-        _move_side_files(file, aside)
-        copy.replace(file)
-        sync(file.parent)
+            sync(copy)
+            kept, aside = folder / "older", _free(file, "older")
+            try:
+                os.link(file, kept)
+            except OSError:  # a file system without hard links
+                _back_up(file, kept)  # not read as a plain file: closing that would give up SQLite's locks
+                sync(kept)
+            kept.rename(aside)
+            copy.replace(file)
+            sync(file.parent)
     let_go(uri_of(file))
     return aside
 
 
+def _back_up(file: Path, copy: Path) -> None:
+    with closing(sqlite3.connect(file)) as reader, closing(sqlite3.connect(copy)) as target:
+        reader.backup(target)
+
+
 def _migrated(copy: Path) -> bool:
     """Migrate as ``mlflow db upgrade`` does; whether that went well."""
-    from mlflow.store.db import utils
+    from mlflow.store.db.utils import create_sqlalchemy_engine
 
-    engine = utils.create_sqlalchemy_engine(uri_of(copy))  # type: ignore[no-untyped-call]
+    migrate = internal("mlflow.store.db.utils:_upgrade_db", "no older database can be migrated")
+    if migrate is None:
+        return False
+    engine = create_sqlalchemy_engine(uri_of(copy))  # type: ignore[no-untyped-call]
     try:
-        utils._upgrade_db(engine)  # type: ignore[no-untyped-call]
+        migrate(engine)
     except Exception:  # a half-made one: a table that is there already, or not there
         return False
     finally:
@@ -213,33 +230,28 @@ def move_aside(file: Path, why: str) -> Path:
     Returns:
         Its new name, ``mlflow.db.broken-20270131-235959``.
     """
-    aside = _aside(file, why)
+    aside = _free(file, why)
     file.rename(aside)
-    _move_side_files(file, aside)
+    for end in SIDE_FILES:
+        with suppress(FileNotFoundError):
+            file.with_name(file.name + end).rename(aside.with_name(aside.name + end))
     let_go(uri_of(file))
     return aside
 
 
-def _aside(file: Path, why: str) -> Path:
-    """A new name beside a file."""
+def _free(file: Path, why: str) -> Path:
+    """A name beside a database that nothing has."""
     stem = f"{file.name}.{why}-{time.strftime('%Y%m%d-%H%M%S')}"
     names = (file.with_name(f"{stem}{tail}") for tail in ("", *"abcdefghijklmnopqrstuvwxyz"))
     return next(name for name in names if not os.path.lexists(name))
 
 
-def _move_side_files(file: Path, aside: Path) -> None:
-    for end in SIDE_FILES:
-        with suppress(FileNotFoundError):
-            file.with_name(file.name + end).rename(aside.with_name(aside.name + end))
-
-
 def let_go(uri: str) -> None:
     """Close this process's connections, which would go on writing to a file that has lost its name."""
-    from mlflow.store.model_registry import sqlalchemy_store as registry
-    from mlflow.store.tracking import sqlalchemy_store as tracking
-
-    for store in (tracking.SqlAlchemyStore, registry.SqlAlchemyStore):
-        engine = getattr(store, "_engine_map", {}).get(uri)
+    without = "connections to a database that gets another name stay open; start the command again then"
+    for store in ("tracking", "model_registry"):
+        engines = internal(f"mlflow.store.{store}.sqlalchemy_store:SqlAlchemyStore._engine_map", without)
+        engine = (engines or {}).get(uri)
         if engine is not None:
             engine.dispose()
 
@@ -249,44 +261,52 @@ def alone(folder: Path) -> Iterator[None]:
     """Holds other processes off the databases in a folder, by a lock that a killed process gives up.
 
     Raises:
+        OSError: the folder cannot be written.
         RunFailed: another process has it for too long.
     """
-    with ExitStack() as stack:
-        for path, flags in ((folder, os.O_RDONLY), (folder / LOCK, os.O_RDWR | os.O_CREAT)):
-            with suppress(OSError):  # NFS locks no folder, and some file systems lock nothing
-                handle = os.open(path, flags, 0o644)
-                stack.callback(os.close, handle)
-                if _locked(handle, folder):
-                    break
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks what is open for writing
+    try:
+        give_up = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    rule = "another process must be done with MLflow's database"
+                    raise RunFailed(f"{rule} in {folder} within {PATIENCE:.0f} s") from None
+                time.sleep(0.1)
+            except OSError as error:
+                rule = "let one process at a time use MLflow's database there"
+                log.warning("%s allows no file locks (%s): %s", folder, error.strerror, rule)
+                break
         yield
-
-
-def _locked(handle: int, folder: Path) -> bool:
-    """Lock a file or folder, waiting for whoever has it."""
-    give_up = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > give_up:
-                rule = "another process must be done with MLflow's database"
-                raise RunFailed(f"{rule} in {folder} within {PATIENCE:.0f} s") from None
-            time.sleep(0.1)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
 def _draft(folder: Path) -> Iterator[Path]:
     """A folder to make a database in, on the same disk; those of killed processes go first."""
-    own = f"{DRAFT}{re.sub('[^A-Za-z0-9.]', '.', socket.gethostname())[:60]}-"
-    for rest in folder.glob(f"{own}*.part"):  # what runs on another machine is not known here
-        if not _running(rest.name.removeprefix(own).partition("-")[0]):
+    machine = socket.gethostname().replace("/", "_")
+    for rest in folder.glob(f"{DRAFT}*.part"):
+        process, _, of = rest.name.removeprefix(DRAFT).partition("-")
+        killed = of.rpartition("-")[0] == machine and not _running(process)  # another machine has own numbers
+        if killed or _age(rest) > DAY:
             shutil.rmtree(rest, ignore_errors=True)
-    draft = Path(mkdtemp(prefix=f"{own}{os.getpid()}-", suffix=".part", dir=folder))
+    draft = Path(mkdtemp(prefix=f"{DRAFT}{os.getpid()}-{machine}-", suffix=".part", dir=folder))
     try:
         yield draft
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _age(file: Path) -> float:
+    """Seconds since it was changed; 0 for one that is gone."""
+    try:
+        return time.time() - file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _running(process: str) -> bool:

@@ -40,11 +40,16 @@ def mend(results: StudyResults) -> bool:
     import_mlflow(uri)
     anew = False
     try:
-        if examine(file).condition is not Condition.WHOLE:
+        found = examine(file)
+        if found.condition not in (Condition.WHOLE, Condition.NEWER):
             with alone(file.parent):
-                anew = _mend(file, artifacts, examine(file))  # another process may have mended it by now
+                found = examine(file)  # another process may have mended it by now
+                anew = _mend(file, artifacts, found)
     except (OSError, sqlite3.Error) as error:
         raise Refusal(f"{file} must be in a writable folder: {error}") from None
+    if found.condition is Condition.NEWER:
+        rule = f"{file} must be of the MLflow that is installed, or older"
+        raise Refusal(f"{rule}; {found.reason}: upgrade mlflow, or rename the file and publish again")
     try:
         if relocate(file, artifacts, results.id):
             log.info("%s: its artifacts are found where they are now, in %s", file, artifacts)
@@ -58,15 +63,12 @@ def _mend(file: Path, artifacts: Path, found: Finding) -> bool:
     if found.condition is Condition.MISSING:
         make(file, artifacts)
         return False
-    if found.condition is Condition.NEWER:
-        rule = f"{file} must be of the MLflow that is installed, or older"
-        raise Refusal(f"{rule}; {found.reason}: upgrade mlflow, or rename the file and publish again")
     if found.condition is Condition.OLDER:
         aside = upgrade(file)
         if aside is not None:
             log.warning("%s: %s; upgraded, the older one is %s", file, found.reason, aside.name)
             return False
-    if found.condition is Condition.WHOLE:
+    if found.condition in (Condition.WHOLE, Condition.NEWER):
         return False
     aside = move_aside(file, "broken")
     log.warning("%s was no whole database of MLflow's (%s): it is %s now", file, found.reason, aside.name)

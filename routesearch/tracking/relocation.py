@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from routesearch.tracking.experiment import STUDY
+from routesearch.tracking.internals import internal
 
 COLUMNS = (
     ("runs", "artifact_uri"),
@@ -64,9 +65,10 @@ def relocate(database: Path, artifacts: Path, study_id: str) -> int:
 
 def _forget() -> None:
     """MLflow keeps the places of runs for as long as a process lives."""
-    from mlflow.tracking._tracking_service import utils
-
-    getattr(utils, "_artifact_repos_cache", {}).clear()
+    without = "this process may look for artifacts where the study was before; start the command again"
+    places = internal("mlflow.tracking._tracking_service.utils:_artifact_repos_cache", without)
+    if places is not None:
+        places.clear()
 
 
 def _moved(address: str, old: list[str], new: str) -> str | None:

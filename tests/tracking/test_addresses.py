@@ -48,7 +48,7 @@ def test_the_file_that_is_meant_is_the_one_that_is_used(
     assert artifact_folder(uri) == folder / "artifacts"
     connect(uri).create_experiment("mine")
     assert connect(uri).get_experiment_by_name("mine")
-    assert [each.name for each in folder.iterdir()] == ["mlflow.db"]
+    assert sorted(each.name for each in folder.iterdir()) in (["mlflow.db"], [".mlflow.lock", "mlflow.db"])
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 

@@ -8,8 +8,8 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sqlite3
-import stat
 import subprocess
 import sys
 import time
@@ -49,7 +49,8 @@ def file(template: Path, tmp_path: Path) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(each.name for each in folder.iterdir())
+    """What lies there but the lock, which stays."""
+    return sorted(each.name for each in folder.iterdir() if each.name != ".mlflow.lock")
 
 
 def run(file: Path, *statements: str) -> None:
@@ -269,53 +270,52 @@ def test_the_lock_is_waited_for_and_not_for_ever(tmp_path: Path, monkeypatch: py
         pass
 
 
-def test_where_folders_cannot_be_locked_a_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NFS takes an exclusive lock for writing, and a folder cannot be opened for that."""
-    flock = fcntl.flock
-
-    def as_nfs(handle: int, how: int) -> None:
-        if stat.S_ISDIR(os.fstat(handle).st_mode):
-            raise OSError(errno.EBADF, "Bad file descriptor")
-        flock(handle, how)
-
-    monkeypatch.setattr(module.fcntl, "flock", as_nfs)
-    monkeypatch.setattr(module, "PATIENCE", 0.3)
-    with alone(tmp_path), pytest.raises(RunFailed, match="must be done"), alone(tmp_path):
-        pass
-    with alone(tmp_path):
-        pass
-
-
-def test_another_machines_draft_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A number of a process says nothing of another machine's."""
-    monkeypatch.setattr(module.socket, "gethostname", lambda: "there")
-    with module._draft(tmp_path) as theirs:
-        gone = tmp_path / theirs.name.replace(str(os.getpid()), "999999999")
-        gone.mkdir()
-        monkeypatch.setattr(module.socket, "gethostname", lambda: "here")
-        with module._draft(tmp_path) as ours:
-            assert theirs.is_dir()
-            assert gone.is_dir()
-            assert ours.parent == tmp_path
-        monkeypatch.setattr(module.socket, "gethostname", lambda: "there")
-        with module._draft(tmp_path):
-            assert theirs.is_dir()
-            assert not gone.exists()
-
-
-def test_an_upgrade_that_is_cut_off_leaves_a_database(
+def test_the_lock_holds_where_only_a_file_open_for_writing_can_be_locked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = older(tmp_path / "mlflow.db")
-    before = file.read_bytes()
+    """As on NFS."""
+    flock = fcntl.flock
 
-    def killed(self: Path, target: Path) -> Path:
-        raise KeyboardInterrupt
+    def of_nfs(handle: int, operation: int) -> None:
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(handle, operation)
 
-    monkeypatch.setattr(Path, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        upgrade(file)
-    assert file.read_bytes() == before
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    with alone(tmp_path), pytest.raises(RunFailed), alone(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with alone(tmp_path):
+        pass
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(f"{tmp_path} allows no file locks (Operation not supported): let one process at")
+
+
+def test_drafts_of_killed_processes_go_and_those_of_other_machines_only_after_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draft_of(machine: str) -> Path:
+        monkeypatch.setattr(socket, "gethostname", lambda: machine)
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed
+            with module._draft(tmp_path) as draft:
+                return draft
+
+    monkeypatch.setattr(module, "_running", lambda process: False)
+    there, old, here = draft_of("node-2"), draft_of("node-3"), draft_of("node-1")
+    day = 24 * 3600
+    os.utime(old, (time.time() - 2 * day,) * 2)
+    with module._draft(tmp_path) as draft:
+        assert (there.is_dir(), old.exists(), here.exists(), draft.is_dir()) == (True, False, False, True)
 
 
 def test_an_older_one_is_upgraded_as_a_copy(tmp_path: Path) -> None:
@@ -330,6 +330,63 @@ def test_an_older_one_is_upgraded_as_a_copy(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted(["mlflow.db", aside.name])
 
 
+def test_one_that_is_upgraded_with_a_log_beside_it_leaves_none(tmp_path: Path) -> None:
+    """SQLite would read the log of the older one into the new one."""
+    file = older(tmp_path / "mlflow.db")
+    code = f"""
+import os, sqlite3
+db = sqlite3.connect({str(file)!r}, isolation_level=None)
+db.execute("PRAGMA journal_mode = WAL")
+db.execute("INSERT INTO experiments VALUES (8, 'late', 'file:///x', 'active')")
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert file.with_name("mlflow.db-wal").stat().st_size
+    aside = upgrade(file)
+    assert aside is not None
+    assert names(tmp_path) == sorted(["mlflow.db", aside.name])
+    assert examine(file).condition is Condition.WHOLE
+    assert connect(uri_of(file)).get_experiment("8").name == "late"
+    with closing(sqlite3.connect(aside)) as database:
+        assert ("late",) in database.execute("SELECT name FROM experiments").fetchall()
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_kill_while_it_is_upgraded_leaves_a_database(
+    steps: int, links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each of the two names that are given."""
+    file, left = older(tmp_path / "mlflow.db"), steps
+
+    def counted(give: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+        def step(self: Path, target: Path) -> Path:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            return give(self, target)
+
+        return step
+
+    def link(*paths: Path) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", counted(Path.rename))
+        patch.setattr(Path, "replace", counted(Path.replace))
+        if not links:
+            patch.setattr(os, "link", link)
+        with pytest.raises(KeyboardInterrupt):
+            upgrade(file)
+    asides = list(tmp_path.glob("mlflow.db.older-*"))
+    assert len(asides) == steps
+    assert [examine(each).condition for each in (file, *asides)] == [Condition.OLDER] * (1 + steps)
+    assert upgrade(file) is not None
+    assert connect(uri_of(file)).get_experiment("7").name == "old"
+    assert len(list(tmp_path.glob("mlflow.db.older-*"))) == steps + 1
+
+
 def test_one_that_cannot_be_upgraded_is_as_it_was(tmp_path: Path) -> None:
     file = older(tmp_path / "mlflow.db")
     stopped_between(file)
@@ -337,6 +394,17 @@ def test_one_that_cannot_be_upgraded_is_as_it_was(tmp_path: Path) -> None:
     assert upgrade(file) is None
     assert file.read_bytes() == before
     assert names(tmp_path) == ["mlflow.db"]
+
+
+def test_a_mlflow_without_its_migration_migrates_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow.store.db.utils
+
+    file = older(tmp_path / "mlflow.db")
+    monkeypatch.delattr(mlflow.store.db.utils, "_upgrade_db")
+    assert upgrade(file) is None
+    assert examine(file).condition is Condition.OLDER
 
 
 def test_what_is_moved_aside_takes_its_journal_along_and_replaces_nothing(tmp_path: Path) -> None:
