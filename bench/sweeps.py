@@ -26,7 +26,7 @@ POINTS = 10_000
 
 
 class Exits:
-    """As much of a method as a look-up asks for."""
+    """The part of a method that a look-up asks for."""
 
     name = "exits"
 

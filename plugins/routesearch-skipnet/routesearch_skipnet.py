@@ -247,7 +247,7 @@ class SkipNet(RoutedNet):
     @classmethod
     def space(cls, backbone: Backbone) -> SearchSpace:
         if all(shortcut_of(backbone.unit(k)) is None for k in range(2, len(backbone) + 1)):
-            raise Refusal(_law(backbone))
+            raise Refusal(_no_residual_units(backbone))
         return super().space(backbone)
 
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
@@ -261,7 +261,7 @@ class SkipNet(RoutedNet):
         self.sites = [k for k, unit in enumerate(self.units, 1) if isinstance(unit, Residual)]
         """The units that a gate decides about."""
         if not self.sites:
-            raise Refusal(_law(backbone))
+            raise Refusal(_no_residual_units(backbone))
         self.gates = nn.ModuleList(self._gate(k - 1) for k in self.sites)
         self.controller: RecurrentGate | None = None
         if self.config.gate_type == "rnngate":
@@ -427,7 +427,7 @@ class SkipNet(RoutedNet):
         return loss, -self.config.rl_weight * (gain * chance).sum()
 
 
-def _law(backbone: Backbone) -> str:
+def _no_residual_units(backbone: Backbone) -> str:
     rule = "a backbone must have residual units to skip (with a `shortcut`) after its first"
     return f"skipnet: {rule}, {backbone.name} has none"
 

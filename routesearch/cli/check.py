@@ -84,41 +84,25 @@ def check(
     at any width, and cost what is said? Of a data set: is what it declares what it reads, every time the
     same? One line for each invariant. Needs pytest and hypothesis: pip install 'routesearch\[test]'.
     """
-    try:
-        import hypothesis  # noqa: F401
-        import pytest  # noqa: F401
-    except ImportError as error:
-        what = "check needs pytest and hypothesis: pip install 'routesearch[test]'"
-        raise Refusal(f"{what} ({error})") from None
+    _need_kit()
     from routesearch.plugin.loader import load_plugins
     from routesearch.testing import examine
     from routesearch.utils.machine import torch_threads
 
     registry = load_plugins(plugins or ())
     kind, plain = _kind(name, kind, registry)
-    table = _tables(registry)[kind]
-    table.find(plain)  # offered by one plugin, not by several
     tell_problems(registry.problems)
     fields = parse_settings(settings)
-    if kind != METHOD and backbone is not None:
-        raise Refusal(f"--backbone is for methods, got {plain}, a {table.kind}")
-    if kind == BACKBONE and fields:
-        raise Refusal(f"--set is for methods and data sets, got {plain}, a backbone: its width is NAME@WIDTH")
     started = time.monotonic()
     with torch_threads(1):  # the networks are tiny: threads would wait for each other
-        if kind == METHOD:
-            subject = _method(registry.methods.find(plain), backbone, fields, registry)
-        elif kind == BACKBONE:
-            subject = _whole_backbone(registry.backbones.find(plain), name)
-        else:
-            subject = _dataset(registry.datasets.find(plain), fields)
+        subject = _subject(kind, plain, name, backbone, fields, registry)
         log.info("%s: %s", name, subject.on)
         verdicts = list(examine(subject.contract))
     failed = [verdict for verdict in verdicts if verdict.state == "failed"]
     document = {
         kind: plain,
         "kind": kind,
-        "plugin": table.origin[plain],
+        "plugin": _tables(registry)[kind].origin[plain],
         **subject.document,
         "passed": not failed,
         "laws": [vars(verdict) for verdict in verdicts],
@@ -130,12 +114,22 @@ def check(
     return Answer(document, parts, broken)
 
 
+def _need_kit() -> None:
+    """Raise Refusal where what the invariants are written with is not installed."""
+    try:
+        import hypothesis  # noqa: F401
+        import pytest  # noqa: F401
+    except ImportError as error:
+        what = "check needs pytest and hypothesis: pip install 'routesearch[test]'"
+        raise Refusal(f"{what} ({error})") from None
+
+
 def _tables(registry: Registry) -> dict[str, PluginTable[Any]]:
     return {METHOD: registry.methods, BACKBONE: registry.backbones, DATASET: registry.datasets}
 
 
 def _kind(name: str, wanted: str | None, registry: Registry) -> tuple[str, str]:
-    """Of which kind ``name`` is, and the name without a width.
+    """The kind of thing that ``name`` names, and the name without a width.
 
     Raises:
         Refusal: it is of none, or of several and ``wanted`` says of none of these.
@@ -172,13 +166,37 @@ def _lines(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
+def _subject(
+    kind: str, plain: str, name: str, backbone: str | None, fields: Mapping[str, Any], registry: Registry
+) -> Subject:
+    """What of this kind and name is checked.
+
+    Args:
+        plain: the name without a width.
+
+    Raises:
+        Refusal: several plugins offer it, or an option is not for its kind.
+    """
+    table = _tables(registry)[kind]
+    found = table.find(plain)
+    if kind == METHOD:
+        return _method(found, backbone, fields, registry)
+    if backbone is not None:
+        raise Refusal(f"--backbone is for methods, got {plain}, a {table.kind}")
+    if kind == DATASET:
+        return _dataset(found, fields)
+    if fields:
+        raise Refusal(f"--set is for methods and data sets, got {plain}, a backbone: its width is NAME@WIDTH")
+    return _whole_backbone(found, name)
+
+
 # ---- a method ------------------------------------------------------------------------------------------
 
 
 def _method(
     kind: type[RoutedNet], backbone: str | None, fields: Mapping[str, Any], registry: Registry
 ) -> Subject:
-    """On toys, or on the named backbone."""
+    """A method on toy backbones, or on the named one."""
     own = None if backbone is None else _backbone(kind, backbone, fields, registry)
     contract = _contract(kind, own, fields)
     targets = [target.name for target, _ in contract.suitable()]
@@ -230,7 +248,7 @@ def _backbone(kind: type[RoutedNet], text: str, fields: Mapping[str, Any], regis
 
 
 def _whole_backbone(kind: type[Backbone], text: str) -> Subject:
-    """On the images that it declares; else on the kit's, as far as it takes them, or on one of ``SHAPES``."""
+    """A backbone on the images that it declares; else on the kit's that it takes, or on one of ``SHAPES``."""
     from routesearch.study.config import parse_backbone
     from routesearch.testing import BackboneContract
 
@@ -265,7 +283,7 @@ def _taken(
 
 
 def _dataset(kind: type[Dataset], fields: Mapping[str, Any]) -> Subject:
-    """With the user's settings; without any, with those that it declares. Paths start here.
+    """A data set with the user's settings, whose paths start here; without any, with those that it declares.
 
     Raises:
         Refusal: its files are not there.

@@ -20,7 +20,7 @@ from routesearch.utils.paths import check_utf8_folder, escape
 
 if TYPE_CHECKING:
     from routesearch.data.base import Dataset, Shape
-    from routesearch.data.image_folder import ImageFolder
+    from routesearch.data.image_folder import ImageFiles
     from routesearch.data.survey import Survey
     from routesearch.space.space import SearchSpace
 
@@ -126,7 +126,8 @@ def _look_at_folder(data: Path, seen: Path, skip_broken: bool) -> Found:
     except BrokenFiles as broken:  # there is no study file yet that could say so
         raise Refusal(f"{broken.found}; repair or remove them, or leave them out by --skip-broken") from None
     tell_survey(survey, counts=False)
-    sides = sorted(_sides(file) for file in _some_files(given, survey))
+    found = given.files(Path())
+    sides = sorted(_sides(file) for file in _some_files(found, survey))
     short, long = sides[len(sides) // 2]
     size = max(8, min(MAX_SIDE, short))
     dataset = ImageFolder(path=seen, size=size, skip_broken=skip_broken)
@@ -136,15 +137,13 @@ def _look_at_folder(data: Path, seen: Path, skip_broken: bool) -> Found:
         else f"the images' shorter side is {short} (median of {len(sides)}), their longer {long}; "
         f"MACs grow with the square of the size"
     )
-    _, classes = given.facts(Path())
     counts = {split: sum(each.values()) for split, each in survey.counts.items()}
-    facts = (_told(counts, classes), f"data.size: {size}; {why}")
-    return Found(dataset, (3, size, size), len(classes), sum(counts.values()), facts)
+    facts = (_told(counts, found.classes), f"data.size: {size}; {why}")
+    return Found(dataset, (3, size, size), len(found.classes), sum(counts.values()), facts)
 
 
-def _some_files(given: ImageFolder, survey: Survey) -> list[Path]:
+def _some_files(found: ImageFiles, survey: Survey) -> list[Path]:
     """``LOOKED_AT`` readable image files at most, spread over the classes."""
-    found = given.files(Path())
     every = [name for names, _ in found.splits.values() for name in names]
     names = [name for name in every if printable(name) not in survey.broken]
     return [found.root / name for name in names[:: max(1, -(-len(names) // LOOKED_AT))]]
@@ -165,7 +164,7 @@ def _look_at_arrays(data: Path, seen: Path) -> Found:
 
     dataset = Arrays(path=data.resolve())
     source = dataset.checked_read(Path())
-    dataset.survey(Path())  # refuses what a search would
+    dataset.splits_of(source)  # refuses what a search would
     splits = {name: getattr(source, name) for name in SPLITS}
     counts = {name: len(images) for name, images in splits.items() if images is not None}
     channels, height, width = source.train.shape

@@ -72,7 +72,7 @@ class Arrays(Dataset):
         return Source(classes, **splits)
 
     def facts(self, base: Path) -> tuple[Shape, tuple[str, ...]]:
-        """By the labels, and the shape of the training images, which are not read."""
+        """The facts that labels and the header of the training images tell; no image is read."""
         with Npz(base / self.path) as stored:
             names = _names(stored)
             x, _ = names["train"]

@@ -198,7 +198,7 @@ class Dataset(BaseModel, ABC):
 
     @final
     def checked_facts(self, base: Path) -> tuple[Shape, tuple[str, ...]]:
-        """As :meth:`facts`, which are a plugin's code.
+        """The :meth:`facts`, checked: they come from a plugin's code.
 
         Raises:
             Refusal: as :meth:`read`, and for what is no shape or no class names.
@@ -215,7 +215,7 @@ class Dataset(BaseModel, ABC):
 
     @final
     def checked_read(self, base: Path) -> Source:
-        """As :meth:`read`, which is a plugin's code.
+        """What :meth:`read` gives, checked: it is a plugin's code.
 
         Raises:
             Refusal: as :meth:`read`, and for labels, shapes, class names or pixels that no study can use.
@@ -268,7 +268,7 @@ class Dataset(BaseModel, ABC):
 
     def _decoded(self, source: Source, memory: int | None) -> tuple[dict[str, Images], Survey]:
         """The three splits, each file of them decoded once, and what there is to tell."""
-        splits = self._parts(source)
+        splits = self.splits_of(source)
         decoded = decode_once(splits, memory)
         images = sum(len(each) for each in splits.values())
         refuse_broken(self.name, decoded.broken, images, self.broken_cure)
@@ -284,8 +284,13 @@ class Dataset(BaseModel, ABC):
             return source.survey
         return replace(source.survey, counts=count_images(source.classes, source.splits()))
 
-    def _parts(self, source: Source) -> dict[str, Images]:
-        """The three splits, cut where they are missing, in the sizes that are wished."""
+    @final
+    def splits_of(self, source: Source) -> dict[str, Images]:
+        """The three splits, cut where they are missing, in the sizes that are wished.
+
+        Raises:
+            Refusal: there are too few images of a class.
+        """
         if any(label >= len(source.classes) for label in self.augment.flip_only):
             rule = f"augment.flip_only must be labels in 0..{len(source.classes) - 1}"
             raise Refusal(f"{self.name}: {rule}, got {list(self.augment.flip_only)}")

@@ -100,6 +100,6 @@ class _Pass:
 
 
 def _sums(pixels: npt.NDArray[np.uint8]) -> Sums:
-    """Of an image's pixels and of their squares, for each channel: whole numbers, exact in any order."""
+    """Sums of an image's pixels and of their squares, for each channel: whole numbers, exact in any order."""
     flat = pixels.reshape(-1, 3).astype(np.uint32)
     return np.stack([flat.sum(0, dtype=np.int64), (flat * flat).sum(0, dtype=np.int64)])

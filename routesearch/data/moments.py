@@ -48,14 +48,14 @@ def moments(pixels: Tensor | Iterable[Tensor]) -> tuple[tuple[float, ...], tuple
 def _mean_and_std(
     first: npt.NDArray[Any], second: npt.NDArray[Any], count: int, white: float
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """From the sums of ``count`` pixels and of their squares, per channel."""
+    """Mean and deviation from the sums of ``count`` pixels and of their squares, per channel."""
     mean = first / count / white
     std = np.sqrt(np.maximum(second / count / white**2 - mean**2, 0.0))
     return tuple(map(float, mean)), tuple(float(s) if s > 1e-6 else 1.0 for s in std)
 
 
 def moments_of(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The same of a split; its files are not decoded again where the sums of their pixels are known."""
+    """Mean and deviation of a split; files whose sums of pixels are known are not decoded again."""
     if len(images) > MEASURED:
         images = images.select(torch.arange(MEASURED) * len(images) // MEASURED)
     if isinstance(images, StreamedImages) and images.sums is not None:

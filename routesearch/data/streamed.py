@@ -22,7 +22,7 @@ from routesearch.utils.units import parse_bytes
 
 Names = npt.NDArray[np.bytes_]
 Sums = npt.NDArray[np.int64]
-"""N,2,3: of each image's pixels and of their squares, for each channel."""
+"""Sums, N,2,3: of each image's pixels and of their squares, for each channel."""
 
 HELD = 1024
 """Images that are in work at a time where all are decoded."""

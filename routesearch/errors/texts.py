@@ -116,7 +116,7 @@ class _Repr(reprlib.Repr):
         return super().repr1(x, level) if self._left >= 0 else "..."
 
     def repr_dict(self, x: Mapping[Any, Any], level: int) -> str:
-        """In the order in which it is, where reprlib sorts."""
+        """The entries in their own order; reprlib sorts them."""
         if not x or level <= 0:
             return "{...}" if x else "{}"
         pairs = islice(x.items(), _ITEMS)

@@ -15,9 +15,9 @@ from routesearch.errors import Refusal
 from routesearch.errors.texts import shown
 
 MAX_MACS = 1e18
-"""Of an image; one that costs more takes days."""
+"""Multiply-adds of an image, at most; one that costs more takes days."""
 MAX_SPENT = 1e30
-"""Of whatever is counted over a whole trial."""
+"""The largest number of whatever is counted over a whole trial."""
 ROUNDING = 1e-6
 """How far a sum of shares may be from 1."""
 

@@ -24,14 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from routesearch.errors import Refusal, shortened
 from routesearch.results.journal_file import JournalFile
-from routesearch.results.replay import ASKED, FORMAT, META, OUTCOME, Replay, StoredTrial
+from routesearch.results.replay import FORMAT, META, Replay, StoredTrial
 from routesearch.utils.memory import collection_paused
 
 if TYPE_CHECKING:
     from optuna.storages import JournalStorage
     from optuna.trial import FrozenTrial
-
-__all__ = ["ASKED", "LOCK", "LOG", "META", "OUTCOME", "Journal", "move_aside"]
 
 LOG = "journal.log"
 LOCK = "driver.lock"

@@ -47,7 +47,7 @@ def mult_adds(block: nn.Module, *inputs: Tensors) -> int:
 
 
 def image_macs(block: nn.Module, *inputs: Tensors) -> int:
-    """As :func:`mult_adds`, without what reads weights alone: so many run for each image of any batch."""
+    """The :func:`mult_adds` without what reads weights alone: so many run for each image of any batch."""
     price = price_of(block, *inputs)
     return price.macs - price.shared
 

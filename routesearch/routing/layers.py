@@ -41,7 +41,7 @@ def layer_work(layer: nn.Module, output: Any) -> Work | None:
 
 
 def _row_work(layer: nn.Module, shape: Sequence[int]) -> Work | None:
-    """As :func:`layer_work`, for one row of an output whose rows have this shape: all are linear in rows."""
+    """The :func:`layer_work` of one row of an output whose rows have this shape: all are linear in rows."""
     parameters = {name: p for name, p in layer._parameters.items() if p is not None}
     every = sum(p.numel() for p in parameters.values())
     matrices = sum(p.numel() for p in parameters.values() if p.dim() > 1)

@@ -35,7 +35,7 @@ MAX_PIXELS = 1 << 26
 MAX_CHANNELS, MAX_SIDE, MAX_CLASSES = 4096, 1 << 14, 100_000
 
 BOUND = 1e6
-"""Of a mean and of a deviation, up and down: float32 has room for pixels that are normalised by them."""
+"""Bound of a mean and of a deviation, up and down: float32 can hold pixels that are normalised by them."""
 
 
 def _in_plugins(name: str) -> str:

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from routesearch.errors import Refusal
-from routesearch.errors.texts import MAX_MESSAGE
+from routesearch.errors import Refusal, message_of
 from routesearch.saved.card import PLUGINS, Card, read_card
 from routesearch.saved.plain_json import MAX_BYTES
 from routesearch.utils.arrays import read_arrays, read_forms
@@ -96,7 +95,7 @@ def read(folder: Path) -> tuple[Card, Weights]:
     except FileNotFoundError:
         raise Refusal(f"{folder}: a saved model has its weights in {WEIGHTS}, got none") from None
     except (OSError, ValueError) as error:
-        raise Refusal(f"{file} cannot be read: {' '.join(str(error).split())[:MAX_MESSAGE]}") from None
+        raise Refusal(f"{file} cannot be read: {message_of(error)}") from None
 
 
 def code_file(folder: Path, name: str | None) -> Path | None:

@@ -35,7 +35,7 @@ from routesearch.utils.validation import explain
 log = logging.getLogger("routesearch")
 
 MAX_WIDTH = 100.0
-"""Of a backbone, as a factor."""
+"""The largest factor of a backbone's channels."""
 
 SPARE, PARTS = 10_000, 50
 """Parameters that may be made for nothing, and as many times those that the weights have: a method may build

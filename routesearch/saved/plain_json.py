@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 64 << 20
-"""Of a file: the confusion of a thousand classes takes 22 MiB."""
+"""The largest file: the confusion of a thousand classes takes 22 MiB."""
 
 MAX_DEPTH = 32
 MAX_KEY = 200

@@ -38,7 +38,7 @@ class Abort(BaseException):
         self.reason = reason
 
 
-class Room(Protocol):
+class FreePlaces(Protocol):
     """How many trials fit on the cluster at once, and the machines that they fit on."""
 
     def __call__(self) -> int: ...
@@ -79,7 +79,7 @@ class Bridge:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        capacity: Room,
+        capacity: FreePlaces,
         check: Callable[[], None],
         *,
         trial_time: float | None = None,

@@ -17,8 +17,9 @@ import optuna
 from optuna.study import Study, StudyDirection
 from optuna.trial import Trial, TrialState, create_trial
 
-from routesearch.results.journal import OUTCOME, Journal
+from routesearch.results.journal import Journal
 from routesearch.results.record import TrialRecord
+from routesearch.results.replay import OUTCOME
 from routesearch.search.observations import observation_of, sampler_params
 from routesearch.search.sampler import make_sampler
 from routesearch.search.study_names import budget_of, study_name

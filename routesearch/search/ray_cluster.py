@@ -28,7 +28,7 @@ in the home folder, which may be read-only, and which changes how clusters start
 
 _SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """The longest name of a socket that Ray makes below its temporary folder."""
-ROOM = 107 - len(_SOCKET)
+MAX_FOLDER = 107 - len(_SOCKET)
 """Bytes of a folder's name at most: Linux takes 107 for a socket's."""
 
 WORKER_ENV = SAFE_PYTHON | {
@@ -164,7 +164,7 @@ def _new_folder() -> tuple[Path, contextlib.ExitStack]:
     Raises:
         Refusal: there is no such place.
     """
-    most = ROOM - len(f"/{PREFIX}12345678")
+    most = MAX_FOLDER - len(f"/{PREFIX}12345678")
     for base in temporary_folders():
         if len(os.fsencode(base)) > most or not is_utf8(base):
             continue

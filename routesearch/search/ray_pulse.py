@@ -59,7 +59,7 @@ class Pulse:
 
     @classmethod
     def of_ray(cls) -> Pulse:
-        """Of the Ray that this process is connected to."""
+        """The pulse of the Ray that this process is connected to."""
         import ray
 
         context = ray.get_runtime_context()

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
-from routesearch.results.journal import ASKED, Journal
+from routesearch.results.journal import Journal
 from routesearch.results.reader import StudyResults, read_record
 from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.results.replay import ASKED
 from routesearch.search.observations import budget_violation
 from routesearch.search.optuna_studies import BEGUN, OptunaStudies
 from routesearch.search.trials import Trials

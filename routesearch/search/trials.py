@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from routesearch.errors import Refusal, shortened
 from routesearch.errors.texts import MAX_REASON, one_line
-from routesearch.results.journal import ASKED, Journal
+from routesearch.results.journal import Journal
 from routesearch.results.measurements import with_test_results, with_timings
 from routesearch.results.points import (
     Interval,
@@ -33,6 +33,7 @@ from routesearch.results.points import (
 )
 from routesearch.results.reader import points_where
 from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.results.replay import ASKED
 from routesearch.results.timing import Timing
 from routesearch.search.observations import budget_violation, sampler_params
 from routesearch.search.optuna_studies import BEGUN, OptunaStudies

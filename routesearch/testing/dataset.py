@@ -216,7 +216,7 @@ def _each(images: Images) -> Iterator[bytes]:
 
 
 def _digest(source: Source) -> str:
-    """Of all that was read."""
+    """A digest of all that was read."""
     digest = hashlib.sha256(repr((source.classes, source.pixel_range)).encode())
     for name, images in source.splits().items():
         digest.update(f"{name} {images.sizes} {images.dtype}".encode())
@@ -228,7 +228,7 @@ def _digest(source: Source) -> str:
 
 
 def _states() -> dict[str, Any]:
-    """Of the generators that a process has."""
+    """States of the generators that a process has."""
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global one is meant)
     return {
         "torch": torch.get_rng_state().tolist(),

@@ -185,7 +185,7 @@ def sample_configs(method: type[RoutedNet], space: SearchSpace, most: int) -> li
 
 
 def priced_as_is(method: type[RoutedNet], config: Space, backbone: Backbone) -> RoutePrices:
-    """As :func:`routesearch.methods.running.price`, but what is no Refusal comes through as it is."""
+    """Prices by :func:`routesearch.methods.running.price`; what is no Refusal comes through as it is."""
     try:
         return price(method, config, backbone)
     except Refusal as refusal:

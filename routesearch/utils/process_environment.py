@@ -17,7 +17,7 @@ SAFE_PYTHON = {
     "PYTHONSAFEPATH": "1",  # `python -m` would put the working directory before the standard library
     "PYTHONUTF8": "1",
 }
-"""For Python processes that are started, on other machines as well."""
+"""Variables for the Python processes that are started, on other machines as well."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

@@ -164,7 +164,7 @@ def explain(error: ValidationError, model: type[BaseModel], under: str = "") -> 
     first = error.errors()[0]
     if not first["loc"]:  # a constraint on the whole mapping
         where = f"{under}: " if under else ""
-        return f"{where}{_law(first, model)}, got {shown(first['input'])}"
+        return f"{where}{_rule(first, model)}, got {shown(first['input'])}"
     unknown = first["type"] == "extra_forbidden"
     *above, last = first["loc"]
     path = [str(part) for part in above if not _names_a_type(part)]
@@ -175,7 +175,7 @@ def explain(error: ValidationError, model: type[BaseModel], under: str = "") -> 
         return f"unknown key {shown(key)}{nearest(path[-1], _model_at(model, path[:-1]))}"
     if first["type"] == "missing":
         return f"{key} must be given"
-    return f"{key}: {_law(first, _model_at(model, path))}, got {_got(first['input'])}"
+    return f"{key}: {_rule(first, _model_at(model, path))}, got {_got(first['input'])}"
 
 
 def _got(value: Any) -> str:
@@ -188,7 +188,7 @@ def _names_a_type(part: int | str) -> bool:
     return isinstance(part, str) and ("[" in part or part == "none")
 
 
-def _law(complaint: ErrorDetails, model: type[BaseModel]) -> str:
+def _rule(complaint: ErrorDetails, model: type[BaseModel]) -> str:
     """What must hold, in plain words."""
     kind = complaint["type"]
     if kind == "model_type":

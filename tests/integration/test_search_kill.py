@@ -19,9 +19,10 @@ import pytest
 from optuna.trial import TrialState
 
 from routesearch.errors import Refusal
-from routesearch.results.journal import ASKED, META, Journal
+from routesearch.results.journal import Journal
 from routesearch.results.measurements import read_test_results
 from routesearch.results.record import State
+from routesearch.results.replay import ASKED, META
 from routesearch.search.optuna_studies import BEGUN
 from routesearch.search.trial_weights import read_weights
 

@@ -126,7 +126,7 @@ def test_its_pages_open(folder: Path, hostile: dict[str, str]) -> None:
 @pytest.fixture
 def at_the_limit() -> Iterator[Path]:
     """The longest folder that leaves room for Ray's own names."""
-    most = ray_cluster.ROOM - len(f"/{ray_cluster.PREFIX}12345678")
+    most = ray_cluster.MAX_FOLDER - len(f"/{ray_cluster.PREFIX}12345678")
     folder = Path("/tmp/".ljust(most, "x"))
     folder.mkdir(exist_ok=True)
     yield folder
@@ -149,7 +149,7 @@ def test_the_longest_folder_has_room_for_rays_sockets(
         return random.__file__, sys.path
 
     with connect(None, 1) as scratch:
-        assert len(str(scratch)) == ray_cluster.ROOM
+        assert len(str(scratch)) == ray_cluster.MAX_FOLDER
         sockets = [path for path in scratch.rglob("*") if path.is_socket()]
         file, paths = ray.get(ray.remote(found).remote())
     assert sockets

@@ -80,7 +80,7 @@ class TuneTrial:
         return self.finished
 
 
-class Room:
+class Places:
     """How many trials fit, on which machines."""
 
     def __init__(self, count: int, *nodes: str) -> None:
@@ -98,7 +98,7 @@ class Table:
 
     def __init__(self, total: int = 3, capacity: int = 2, trial_time: float | None = None) -> None:
         self.dispatcher: Any = Dispatcher(total)
-        self.room = Room(capacity, "n1", "n2")
+        self.places = Places(capacity, "n1", "n2")
         self.checks = 0
         self.now = 0.0
         self.stop: BaseException | None = None
@@ -107,7 +107,7 @@ class Table:
         self.trials: list[TuneTrial] = []
         self.bridge = Bridge(
             self.dispatcher,
-            self.room,
+            self.places,
             self.check,
             trial_time=trial_time,
             kill=self.kill,
@@ -198,10 +198,10 @@ def test_a_cluster_that_grows_or_shrinks_is_followed() -> None:
     table = Table(total=5, capacity=1)
     assert table.ask("a")
     assert table.ask("b") is None
-    table.room.count = 3
+    table.places.count = 3
     assert table.ask("b")
     assert table.ask("c")
-    table.room.count = 0
+    table.places.count = 0
     assert table.ask("d") is None
     assert table.dispatcher.left
 
@@ -350,7 +350,7 @@ def test_where_no_machine_can_set_up_the_search_ends_in_a_line_and_spends_nothin
 
 def test_an_answer_of_ray_without_machines_decides_nothing() -> None:
     table = Table()
-    table.room.machines = set()
+    table.places.machines = set()
     table.ask("a")
     table.ready("a", problem="no torch")
     assert table.dispatcher.said == [("returned", 0)]
@@ -536,7 +536,7 @@ def test_what_goes_wrong_in_the_driver_is_no_exception_that_tune_would_swallow(
         table.ready(name)
     for method in ("next", "ended", "lost"):
         monkeypatch.setattr(table.dispatcher, method, full)
-    table.room.count = 3
+    table.places.count = 3
     acts: tuple[Callable[[], Any], ...] = (
         lambda: table.ask("c"),
         lambda: table.finish("a"),

@@ -439,7 +439,7 @@ def test_scratch_folders_of_killed_searches_are_removed_and_those_in_use_are_not
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(cluster, "ROOM", 200)
+    monkeypatch.setattr(cluster, "MAX_FOLDER", 200)
     dead = tmp_path / f"routesearch-{os.getuid()}-dead"
     dead.mkdir()
     (dead / "lock").touch()

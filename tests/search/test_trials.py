@@ -13,11 +13,12 @@ from optuna.trial import TrialState
 
 from routesearch.errors import Refusal
 from routesearch.results.budget import Budget
-from routesearch.results.journal import LOG, META, Journal
+from routesearch.results.journal import LOG, Journal
 from routesearch.results.measurements import read_test_results, read_timings
 from routesearch.results.points import OperatingPoint
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.results.replay import META
 from routesearch.results.timing import Timing
 from routesearch.search.observations import sampler_params
 from routesearch.search.optuna_studies import COPY
