@@ -6,24 +6,20 @@ that the dispatcher handed out, or what is left of a worker that runs no trial.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from routesearch.errors import RunFailed
 from routesearch.results.record import Outcome, TrialRecord
 from routesearch.search.dispatcher import Dispatcher
+from routesearch.search.last_words import complaint
 from routesearch.search.ray_tasks import obstacle, pack_trial, read_set_up
 from routesearch.search.trials import read_outcome
 
 MAX_SET_UPS = 3
 """Workers in a row that may die while they are set up before the search ends."""
-
-MAX_REASON = 300
-"""Characters of what Ray says of a worker that it lost."""
 
 
 class Abort(BaseException):
@@ -143,7 +139,7 @@ class Bridge:
                 self._parked.pop(trial_id, None)
                 self._released.discard(trial_id)
                 if trial_id in self.runs:
-                    self._gave_up(trial_id, *_complaint(trial))
+                    self._gave_up(trial_id, *complaint(trial.error_file))
         self._end_what_hangs()
         if self._parked and self.dispatcher.done and not self.runs:
             raise Abort(None)
@@ -244,33 +240,3 @@ class Bridge:
 
 def _no_worker(why: str) -> RunFailed:
     return RunFailed(f"no worker can be set up: {why}; nothing was spent, run the search again after a fix")
-
-
-def _complaint(trial: Any) -> tuple[str, str | None]:
-    """Why Tune ended a trial: reason and the whole text."""
-    try:
-        text = re.sub(r"\x1b\[[0-9;]*m", "", Path(trial.error_file).read_text(errors="replace"))
-    except (OSError, TypeError):
-        return "the worker was lost", None
-    lines = [line for line in text.splitlines()[1:] if line.strip()] or ["no reason given"]
-    if re.search(r"OutOfMemoryError|low (on )?memory", lines[0]):
-        has = re.search(r"used / (\S+) limit", text)
-        size = f" (the machine has {has[1]})" if has else ""
-        return f"out of memory: Ray's memory monitor ended the worker{size}", text
-    reason = " ".join(" ".join(_telling(lines)).split())
-    return f"the worker was lost: {reason[:MAX_REASON]}{'…' * (len(reason) > MAX_REASON)}", text
-
-
-def _telling(lines: list[str]) -> list[str]:
-    """The lines of an error of Ray's that say why: after its own words, or after a traceback's frames."""
-    for place, line in enumerate(lines):
-        _, found, why = line.partition("The actor is dead because ")
-        if found:
-            return [" ".join([why, *lines[place + 1 :]]).partition("Some common causes")[0]]
-    frames = [place for place, line in enumerate(lines) if line.startswith(("  File ", "ray::"))]
-    if not frames:
-        return lines
-    rest = lines[frames[-1] + 1 :]
-    while len(rest) > 1 and rest[0].startswith("    "):  # code, and what points at it
-        rest = rest[1:]
-    return rest or lines

@@ -78,19 +78,16 @@ def run_search(
                 per_trial = WorkerResources(resources.cpu, resources.gpu)
                 check_fits(per_trial)
                 interrupts.check()
-                with Pulse.of_ray() as pulse:
-
-                    def check() -> None:
-                        interrupts.check()
-                        pulse.check()
-
-                    with Workers(task, runner, packed, per_trial, check) as workers:
-                        share_trunk(task, workers)
-                        dispatcher.start(config.time_limit)
-                        if not dispatcher.done:
-                            run_trials(dispatcher, workers, scratch, resources.trial_time)
-                        measure_front_on_test(dispatcher, workers)
-                        time_front(dispatcher, workers)
+                with (
+                    Pulse.of_ray() as pulse,
+                    Workers(task, runner, packed, per_trial, [interrupts.check, pulse.check]) as workers,
+                ):
+                    share_trunk(task, workers)
+                    dispatcher.start(config.time_limit)
+                    if not dispatcher.done:
+                        run_trials(dispatcher, workers, scratch, resources.trial_time)
+                    measure_front_on_test(dispatcher, workers)
+                    time_front(dispatcher, workers)
         results = StudyResults(task.config, journal)
         for observer in observers:
             observer.search_ended(results)

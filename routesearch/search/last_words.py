@@ -1,6 +1,7 @@
-"""Why a process ended, as it said itself in its log: it crashed, or something in it called ``os._exit``.
+"""Why a worker ended: as its process said itself in its log, and as Ray says.
 
-Nobody else knows: Ray sees that a worker is gone, and is not its parent.
+That a process crashed, or that something in it called ``os._exit``, nobody else knows: Ray sees that a worker
+is gone, and is not its parent.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import sys
 import traceback
 from pathlib import Path
 
+from routesearch.errors.texts import one_line
+
 _EXIT = "routesearch: os._exit"
 _TAIL = 1 << 16
+MAX_COMPLAINT = 300
+"""Characters of what Ray says of a worker that it lost."""
 _LIBRARY = re.compile(r"/lib/python3|/site-packages/")
 
 
@@ -59,3 +64,32 @@ def last_words(log: str) -> str | None:
         place = f" ({Path(own[0][0]).name}:{own[0][1]})" if own else ""
         return f"the process crashed: {story.splitlines()[0]}{place}"
     return "the process was killed from outside, perhaps by the system for want of memory"
+
+
+def complaint(error_file: str | None) -> tuple[str, str | None]:
+    """Why Ray lost a worker, as Tune wrote it down: reason and the whole text."""
+    try:
+        text = re.sub(r"\x1b\[[0-9;]*m", "", Path(error_file or "").read_text(errors="replace"))
+    except (OSError, TypeError):
+        return "the worker was lost", None
+    lines = [line for line in text.splitlines()[1:] if line.strip()] or ["no reason given"]
+    if re.search(r"OutOfMemoryError|low (on )?memory", lines[0]):
+        has = re.search(r"used / (\S+) limit", text)
+        size = f" (the machine has {has[1]})" if has else ""
+        return f"out of memory: Ray's memory monitor ended the worker{size}", text
+    return f"the worker was lost: {one_line(' '.join(_telling(lines)), MAX_COMPLAINT)}", text
+
+
+def _telling(lines: list[str]) -> list[str]:
+    """The lines of an error of Ray's that say why: after its own words, or after a traceback's frames."""
+    for place, line in enumerate(lines):
+        _, found, why = line.partition("The actor is dead because ")
+        if found:
+            return [" ".join([why, *lines[place + 1 :]]).partition("Some common causes")[0]]
+    frames = [place for place, line in enumerate(lines) if line.startswith(("  File ", "ray::"))]
+    if not frames:
+        return lines
+    rest = lines[frames[-1] + 1 :]
+    while len(rest) > 1 and rest[0].startswith("    "):  # code, and what points at it
+        rest = rest[1:]
+    return rest or lines

@@ -18,6 +18,7 @@ from typing import Any
 
 from routesearch.errors import Refusal, headline
 from routesearch.search.worker import WorkerResources
+from routesearch.utils.internals import internal
 from routesearch.utils.machine import cores, threads
 from routesearch.utils.paths import is_utf8
 from routesearch.utils.process_environment import SAFE_PYTHON, temporary_folders
@@ -116,6 +117,12 @@ def _job_config() -> Any:
     A ``random.py`` or ``torch.py`` that lies there by chance would take the place of the real one.
     """
     from ray.job_config import JobConfig
+
+    without = "workers import from the working directory first, whatever lies there"
+    for name in ("_serialize", "_py_driver_sys_path"):
+        if name not in {*vars(JobConfig), *vars(JobConfig())}:
+            internal(f"ray.job_config:JobConfig.{name}", without)
+            return JobConfig()
 
     class Job(JobConfig):  # type: ignore[misc, unused-ignore]
         def _serialize(self) -> str:

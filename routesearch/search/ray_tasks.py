@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from routesearch.errors import Refusal, described, headline
+from routesearch.errors.texts import one_line
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import State, TrialRecord
 from routesearch.results.timing import Timing
@@ -124,7 +125,7 @@ def set_up(job: WorkerJob) -> dict[str, Any]:
         return found | {"missing": dict(_runner(job).missing), "problem": None}
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # a plugin's file may raise anything
         said = str(error) if isinstance(error, Refusal) else described(error)
-        return found | {"missing": {}, "problem": " ".join(said.split())}
+        return found | {"missing": {}, "problem": one_line(said)}
 
 
 def read_set_up(answer: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from routesearch.search.ray_cluster import environment
 from routesearch.search.ray_pulse import RayLost
 from routesearch.search.ray_tasks import trial_worker, why_it_ended
 from routesearch.search.ray_workers import Workers
+from routesearch.utils.internals import internal
 
 _TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no files for each trial
@@ -27,6 +28,9 @@ _TUNE = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # our searcher hands out no more than fit
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1e9",
 }
+
+
+_WITHOUT = "a worker that runs out of memory, or whose answer cannot be read, ends the whole search"
 
 
 def make_searcher(bridge: Bridge) -> Any:
@@ -82,13 +86,17 @@ def _supervised() -> Iterator[None]:
     monitor, or an answer that cannot be unpickled. And where it is ended from outside it leaves its
     workers and what it reserved for them.
     """
-    from ray.air.execution._internal import RayActorManager
     from ray.exceptions import RayActorError, RayTaskError
     from ray.tune.execution import tune_controller
 
+    manager = internal(f"{tune_controller.__name__}:RayActorManager", _WITHOUT)
+    failed = internal("ray.air.execution._internal:RayActorManager._actor_task_failed", _WITHOUT)
+    if manager is None or failed is None:
+        yield
+        return
     made: list[Any] = []
 
-    class ActorManager(RayActorManager):  # type: ignore[misc, unused-ignore]
+    class ActorManager(manager):  # type: ignore[misc, valid-type, unused-ignore]
         def __init__(self, resource_manager: Any) -> None:
             super().__init__(resource_manager)
             made.append(self)
@@ -98,7 +106,6 @@ def _supervised() -> Iterator[None]:
                 exception = RayActorError(error_msg=f"{type(exception).__name__}: {exception}")
             super()._actor_task_failed(tracked_actor_task, exception)
 
-    before = vars(tune_controller)["RayActorManager"]
     vars(tune_controller)["RayActorManager"] = ActorManager
     try:
         yield
@@ -110,7 +117,7 @@ def _supervised() -> Iterator[None]:
         _clean_up(made)
         raise
     finally:
-        vars(tune_controller)["RayActorManager"] = before
+        vars(tune_controller)["RayActorManager"] = manager
 
 
 def _clean_up(managers: list[Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ class Workers:
 
     Args:
         packed: what every worker needs, from :meth:`TrialRunner.pack`; put into Ray once.
-        check: called while an answer is waited for; may raise to end the search.
+        checks: called while an answer is waited for; may raise to end the search.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class Workers:
         runner: type[TrialRunner],
         packed: Any,
         resources: WorkerResources,
-        check: Callable[[], None],
+        checks: Sequence[Callable[[], None]],
     ) -> None:
         import ray
 
         node = ray.get_runtime_context().get_node_id()
         self.job = WorkerJob(runner, ray.put(packed), None, task.dir, node, resources)
         self.capacity = Capacity(resources)
-        self.check = check
+        self._checks = checks
         self._sent: set[Any] = set()
 
     def __enter__(self) -> Workers:
@@ -57,6 +57,11 @@ class Workers:
             with contextlib.suppress(ray.exceptions.RayError, ValueError):
                 ray.cancel(handle, force=True)
         self._sent.clear()
+
+    def check(self) -> None:
+        """Raise what ends the search, if there is anything."""
+        for check in self._checks:
+            check()
 
     def share_trunk(self, parts: Any) -> None:
         """Give the parts of the trunk to all that is sent from now on."""

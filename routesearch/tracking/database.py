@@ -23,8 +23,8 @@ from tempfile import mkdtemp
 
 from routesearch.errors import RunFailed
 from routesearch.tracking.addresses import uri_of
-from routesearch.tracking.internals import internal
 from routesearch.utils.files import sync
+from routesearch.utils.internals import internal
 
 log = logging.getLogger("routesearch.tracking")
 

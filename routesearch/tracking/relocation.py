@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from routesearch.tracking.experiment import STUDY
-from routesearch.tracking.internals import internal
+from routesearch.utils.internals import internal
 
 COLUMNS = (
     ("runs", "artifact_uri"),

@@ -9,8 +9,10 @@ import pytest
 
 from routesearch.errors import RunFailed
 from routesearch.search.bridge import Abort
+from routesearch.search.ray_cluster import _job_config
 from routesearch.search.ray_pulse import RayLost
 from routesearch.search.ray_tune import _supervised
+from routesearch.utils import internals
 
 
 class Resources:
@@ -51,6 +53,30 @@ def test_tune_takes_every_error_for_the_death_of_a_worker() -> None:
     assert vars(tune_controller)["RayActorManager"] is before
     assert all(isinstance(error, RayActorError) for error in heard)
     assert [str(error).partition(":")[0] for error in heard] == [type(error).__name__ for error in errors()]
+
+
+def test_a_ray_without_the_names_is_told_and_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from ray.air.execution._internal import RayActorManager
+    from ray.job_config import JobConfig
+    from ray.tune.execution import tune_controller
+
+    internals._tell.cache_clear()
+    monkeypatch.delattr(RayActorManager, "_actor_task_failed")
+    for _ in range(2):
+        with _supervised():
+            assert vars(tune_controller)["RayActorManager"] is RayActorManager
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith(
+        "the ray that is installed has no ray.air.execution._internal.RayActorManager._actor"
+    )
+    caplog.clear()
+    assert type(_job_config()) is not JobConfig
+    monkeypatch.delattr(JobConfig, "_serialize")
+    assert type(_job_config()) is JobConfig
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "has no ray.job_config.JobConfig._serialize: workers import from the working directory" in told
 
 
 @pytest.mark.parametrize(

@@ -26,23 +26,16 @@ NAMES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mlflow")
-    connect(default_uri(folder))
-    return folder / "mlflow.db"
-
-
 @pytest.mark.parametrize(
     ("name", "made"), [*((name, False) for name in NAMES), ("why?", True), ("a%20b", True)]
 )
 def test_the_file_that_is_meant_is_the_one_that_is_used(
-    name: str, made: bool, template: Path, tmp_path: Path
+    name: str, made: bool, empty_database: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / name
     folder.mkdir()
     if not made:
-        shutil.copy(template, folder)
+        shutil.copy(empty_database, folder)
     uri = default_uri(folder)
     assert file_of(uri) == folder / "mlflow.db"
     assert artifact_folder(uri) == folder / "artifacts"

@@ -33,17 +33,10 @@ OLDER = "c48cb773bb87"
 """A schema of MLflow 1."""
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mlflow")
-    connect(default_uri(folder))
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def file(template: Path, tmp_path: Path) -> Path:
+def file(empty_database: Path, tmp_path: Path) -> Path:
     """A whole database with an experiment in it."""
-    copy = Path(shutil.copy(template, tmp_path / "mlflow.db"))
+    copy = Path(shutil.copy(empty_database, tmp_path / "mlflow.db"))
     connect(uri_of(copy)).create_experiment("mine")
     return copy
 

@@ -39,14 +39,6 @@ if TYPE_CHECKING:
 REFERENCE, BUDGET, STUDY = 3.2e6, Budget(1.6e6), "0123456789abcdef"
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MLflow's tables take a second to make."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    connect(default_uri(folder))
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def folder(tmp_path: Path, empty_database: Path) -> Path:
     """A study's folder, with a name that needs care in addresses."""

@@ -1,4 +1,4 @@
-"""What MLflow keeps for itself and has no call for: where a version lacks it, that is said once."""
+"""Private names of libraries that have no call for what is needed; one that is missing is told once."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from functools import cache
 from pkgutil import resolve_name
 from typing import Any
 
-log = logging.getLogger("routesearch.tracking")
+log = logging.getLogger("routesearch")
 
 
 def internal(name: str, without: str) -> Any:
-    """What MLflow calls so, ``package.module:name``; None where there is no such thing.
+    """The thing that a library calls so, ``package.module:name``; None where there is no such thing.
 
     Args:
         without: what does not work then.
@@ -25,4 +25,5 @@ def internal(name: str, without: str) -> Any:
 
 @cache
 def _tell(name: str, without: str) -> None:
-    log.warning("the MLflow that is installed has no %s: %s", name.replace(":", "."), without)
+    package = name.partition(".")[0]
+    log.warning("the %s that is installed has no %s: %s", package, name.replace(":", "."), without)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from routesearch.tracking import internals
 from routesearch.tracking.client import import_mlflow
 from routesearch.tracking.database import let_go
 from routesearch.tracking.relocation import _forget
+from routesearch.utils import internals
 
 
 @pytest.fixture(autouse=True)
