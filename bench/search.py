@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,10 @@ class EmptyRunner(TrialRunner):
     def pack(cls, task: Task) -> Any:
         return {}
 
-    def train(self, trial: TrialRecord, resources: WorkerResources) -> tuple[Outcome, Mapping[str, Any]]:
-        return curve(trial), {}
+    def train(
+        self, trial: TrialRecord, resources: WorkerResources
+    ) -> Iterator[tuple[Outcome, Mapping[str, Any]]]:
+        yield curve(trial), {}
 
     def measure_on_test(
         self,

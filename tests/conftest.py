@@ -128,7 +128,7 @@ def trained_study(tmp_path_factory: pytest.TempPathFactory, data: Data, fixtures
         trials = open_trials(journal, task)[0]
         for _ in range(2):
             record = trials.ask("skipper")
-            outcome, arrays = run_trial(record, task, task.data, None, cpu)
+            ((outcome, arrays),) = run_trial(record, task, task.data, None, cpu)
             write_arrays(weights_path(task.dir, record.number), arrays)
             trials.finish(record.number, outcome)
             records[record.number], weights[record.number] = record, arrays

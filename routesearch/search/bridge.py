@@ -126,7 +126,8 @@ class Bridge:
         if "ready" in result:
             self._heard_ready(trial_id, read_set_up(result["ready"]))
             return
-        self._ended(trial_id, read_outcome(result.get("outcome")))
+        if "rung" not in result:
+            self._ended(trial_id, read_outcome(result.get("outcome")))
 
     def watch(self, trials: list[Any]) -> None:
         """Find trials that Tune gave up without a result, and those that take too long."""

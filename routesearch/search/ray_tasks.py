@@ -10,7 +10,7 @@ import json
 import platform
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -78,10 +78,10 @@ def unpack_trial(config: dict[str, Any]) -> TrialRecord:
 def trial_worker() -> Any:
     """The class whose objects Tune runs: a worker process, one trial after another.
 
-    A trial is two steps: whether this process is set up for it, which it says at once when it is, and the
-    training. A process that cannot be set up does not go on: it keeps its place on its machine, so that no
-    other trial gets there, until the driver ends it. One whose trial failed gets no other trial: who knows
-    what it left behind.
+    A trial is some steps: whether this process is set up for it, which it says at once when it is, and the
+    training from rung to rung. A process that cannot be set up does not go on: it keeps its place on its
+    machine, so that no other trial gets there, until the driver ends it. One whose trial failed gets no other
+    trial: who knows what it left behind.
     """
     from ray.tune import Trainable
 
@@ -89,9 +89,10 @@ def trial_worker() -> Any:
         def setup(self, config: dict[str, Any], job: Any = None) -> None:
             announce()
             self.job, self.found, self.failed = job, "", False
+            self.training: Iterator[dict[str, Any]] | None = None
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self.config, self.found = new_config, ""
+            self.config, self.found, self.training = new_config, "", None
             return True
 
         def step(self) -> dict[str, Any]:
@@ -103,9 +104,11 @@ def trial_worker() -> Any:
                 return {"ready": self.found}
             while obstacle(json.loads(self.found), trial.method):
                 time.sleep(3600)
-            answer = train_trial(trial, self.job)
+            if self.training is None:
+                self.training = train_trial(trial, self.job)
+            answer = next(self.training)
             self.failed = answer.pop("failed", False)
-            return answer | {"done": not self.failed}
+            return answer | {"done": not self.failed and "rung" not in answer}
 
     return TrialWorker
 
@@ -169,28 +172,32 @@ def obstacle(found: Mapping[str, Any], method: str) -> str | None:
     return problem or found["missing"].get(method)
 
 
-def train_trial(trial: TrialRecord, job: WorkerJob) -> dict[str, Any]:
-    """Train one trial, put its weights on the driver's disk, and hand back its outcome.
+def train_trial(trial: TrialRecord, job: WorkerJob) -> Iterator[dict[str, Any]]:
+    """Train one trial from rung to rung, each time with its weights on the driver's disk.
 
     The weights come first: an outcome that is known has weights that can be measured again.
 
-    Returns:
-        ``outcome`` (text), and ``failed`` where it is a failure; or ``disk``, why the weights could not be
-        kept, which is no fault of the trial.
+    Yields:
+        ``rung``, what the outcome is if it is stopped here (text); at last ``outcome``, and ``failed`` where
+        it is a failure; or ``disk``, why the weights could not be kept, which is no fault of the trial.
     """
     try:
-        outcome, weights = _runner(job).train(trial, job.resources)
-        outcome = outcome.validated()
-        text = outcome.dumps()
+        for outcome, weights in _runner(job).train(trial, job.resources):
+            outcome = outcome.validated()
+            text = outcome.dumps()
+            try:
+                if weights:
+                    _keep(job, trial.number, weights)
+            except OSError as error:
+                why = error.strerror or headline(error)  # another machine's comes with its traceback
+                yield {"disk": f"the weights of trial {trial.number} cannot be written: {why}"}
+                return
+            if outcome.state is not State.STOPPED:
+                yield {"outcome": text, "failed": outcome.state is State.FAILED}
+                return
+            yield {"rung": text}
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # a plugin may raise anything
-        return {"outcome": failure_of(error).dumps(), "failed": True}
-    try:
-        if weights:
-            _keep(job, trial.number, weights)
-    except OSError as error:
-        why = error.strerror or headline(error)  # another machine's comes with its traceback
-        return {"disk": f"the weights of trial {trial.number} cannot be written: {why}"}
-    return {"outcome": text, "failed": outcome.state is State.FAILED}
+        yield {"outcome": failure_of(error).dumps(), "failed": True}
 
 
 def measure_on_test(

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from typing import get_args
 
 from optuna import samplers
 from optuna.exceptions import ExperimentalWarning
 
 from routesearch.errors import UnknownName
-from routesearch.study.config import Sampler
+from routesearch.study.search_settings import SAMPLERS
 
-SAMPLERS: tuple[str, ...] = get_args(Sampler)
 STARTUP = 10
 """Trials of a method that are drawn at random before a model of them is believed."""
 
@@ -43,7 +41,7 @@ def make_sampler(name: str, *, seed: int, fixed_seed: int) -> samplers.BaseSampl
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         match name:
-            case "tpe":
+            case "auto" | "tpe":
                 # group: fields that only some configs have are modelled where they occur. constant_liar:
                 # concurrent asks keep away from each other.
                 return samplers.TPESampler(

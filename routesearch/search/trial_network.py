@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.search.worker import failure_of
 from routesearch.task.resolve import Task
-from routesearch.training.loop import fit, to_device
+from routesearch.training.loop import fit_to_rungs, to_device
 from routesearch.training.state_arrays import as_tensors, to_arrays
 from routesearch.utils.arrays import Arrays
 
@@ -25,31 +26,44 @@ FRONT_SECONDS = 0.5
 
 
 def run_trial(
-    record: TrialRecord, task: Task, data: Data, trunk: Trunk | None, device: torch.device
-) -> tuple[Outcome, Arrays]:
+    record: TrialRecord,
+    task: Task,
+    data: Data,
+    trunk: Trunk | None,
+    device: torch.device,
+    rungs: Collection[int] = (),
+) -> Iterator[tuple[Outcome, Arrays]]:
     """Build, fit and measure one config on validation data.
 
     Whatever the method raises, running out of memory included, becomes a failure with its traceback;
     the weights are then empty.
+
+    Args:
+        rungs: epochs, from 1, after which it is measured and waits until it is asked to go on.
+
+    Yields:
+        The outcome and the weights that were measured (they change when training goes on): at each rung those
+        of a trial that is stopped there, then those of the whole training.
     """
     started = time.monotonic()
     try:
         torch.manual_seed(record.seed)
         net = to_device(build_net(record, task, trunk), device)
         recipe = task.config.training
-        fitted = fit(net, net.stages(), data, recipe, epochs=recipe.epochs, seed=record.seed, device=device)
-        points = _timed(net, thin(measure(net, data, data.validation, device)), task, device)
-        outcome = Outcome(
-            State.FINISHED,
-            points=tuple(points),
-            params=sum(p.numel() for p in net.parameters()),
-            training_macs=fitted.macs,
-            seconds=time.monotonic() - started,
-        )
-        outcome.dumps()  # a knob that is no JSON value fails its trial here, not the worker that stores it
-        return outcome, to_arrays(net)
+        how: dict[str, Any] = {"epochs": recipe.epochs, "seed": record.seed, "device": device}
+        for fitted in fit_to_rungs(net, net.stages(), data, recipe, rungs=rungs, **how):
+            points = _timed(net, thin(measure(net, data, data.validation, device)), task, device)
+            outcome = Outcome(
+                State.FINISHED if fitted.done else State.STOPPED,
+                points=tuple(points),
+                params=sum(p.numel() for p in net.parameters()),
+                training_macs=fitted.macs,
+                seconds=time.monotonic() - started,
+            )
+            outcome.dumps()  # a knob that is no JSON value fails its trial here, not its worker
+            yield outcome, to_arrays(net)
     except (Exception, SystemExit) as error:  # a plugin may raise anything
-        return failure_of(error, time.monotonic() - started), {}
+        yield failure_of(error, time.monotonic() - started), {}
 
 
 def measure_on(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -65,8 +65,13 @@ class TrialRunner(ABC):
         """What every worker needs, as plain values and numpy arrays; called in the driver, once."""
 
     @abstractmethod
-    def train(self, trial: TrialRecord, resources: WorkerResources) -> tuple[Outcome, Arrays]:
-        """One trial, and the weights of its network (none for a failure)."""
+    def train(self, trial: TrialRecord, resources: WorkerResources) -> Iterator[tuple[Outcome, Arrays]]:
+        """One trial, which waits at each rung until it is asked to go on.
+
+        Yields:
+            The outcome and the weights of its network (none for a failure): at each rung those of a trial
+            that is stopped there, at last those of the whole training.
+        """
 
     @abstractmethod
     def measure_on_test(
@@ -125,11 +130,11 @@ class NetworkRunner(TrialRunner):
         data = task.data.to_numpy()
         return {"config": task.config, "facts": facts, "code": task.code(), "data": data, "weights": weights}
 
-    def train(self, trial: TrialRecord, resources: WorkerResources) -> tuple[Outcome, Arrays]:
+    def train(self, trial: TrialRecord, resources: WorkerResources) -> Iterator[tuple[Outcome, Arrays]]:
         from routesearch.search.trial_network import run_trial
 
         device = _prepare(trial.seed, resources)
-        return run_trial(trial, self.task, self.data, self.trunk, device)
+        yield from run_trial(trial, self.task, self.data, self.trunk, device, self.task.config.rungs)
 
     def measure_on_test(
         self,

@@ -7,13 +7,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from routesearch.errors import Refusal
 from routesearch.errors.texts import shown
 from routesearch.study.recipe import Recipe
+from routesearch.study.search_settings import SearchConfig
 from routesearch.utils.names import MAX_NAME, NAME_RULE, is_name
 from routesearch.utils.paths import check_utf8_folder, expand, located
 from routesearch.utils.units import parse_latency, parse_macs, parse_time
@@ -30,10 +31,6 @@ USUAL_NAME = "study.yaml"
 
 MAX_BATCH = 1 << 16
 """Images of a batch that is timed, at most."""
-
-
-Sampler = Literal["tpe", "random", "nsga2", "qmc", "gp"]
-"""The Optuna samplers that a study may name."""
 
 
 def _batches(value: object) -> object:
@@ -138,17 +135,6 @@ class LatencyConfig(Part):
     )
 
 
-class SearchConfig(Part):
-    trials: int = Field(
-        40, ge=1, description="trials of the whole study that are trained: finished, stopped or failed"
-    )
-    sampler: Sampler = Field("tpe", description="Optuna sampler")
-    time_limit: Annotated[float | None, BeforeValidator(parse_time)] = Field(
-        None, description="of one invocation's search phase (90s, 10m, 1.5h): no trial starts after it"
-    )
-    seed: int = Field(0, ge=0, lt=2**31, description="of the search: proposals, weights, order of images")
-
-
 class ResourcesConfig(Part):
     cpu: float = Field(1, gt=0, description="cores of one trial; its torch threads")
     gpu: float = Field(0, ge=0, description="GPUs of one trial; a fraction shares one")
@@ -215,6 +201,16 @@ class StudyConfig(Part):
     def weights_file(self) -> Path | None:
         """Pretrained weights."""
         return None if self.backbone.weights is None else located(self.backbone.weights, self.base)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs at which a trial may be stopped."""
+        return self.search.rungs(self.training.epochs)
+
+    @property
+    def warm_start_files(self) -> list[Path]:
+        """Study files whose trials the samplers learn from."""
+        return [located(path, self.base) for path in self.search.warm_start]
 
     @property
     def plugin_files(self) -> list[Path]:
@@ -301,9 +297,13 @@ def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
     try:
         file = located(path, Path())
         typed = None if str(path) == str(file) else str(path)
-        return StudyConfig(file=file, typed=typed, **{str(k): v for k, v in values.items()})
+        config = StudyConfig(file=file, typed=typed, **{str(k): v for k, v in values.items()})
+        _ = config.rungs
+        return config
     except ValidationError as error:
         raise Refusal(f"{path}: {explain(error, StudyConfig)}") from None
+    except ValueError as error:
+        raise Refusal(f"{path}: search.{error}") from None
     except Refusal as refusal:
         raise Refusal(f"{path}: {refusal}") from None
 

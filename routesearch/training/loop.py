@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -20,6 +20,7 @@ from routesearch.routing.nested import Tensors, map_tensors, tensors
 from routesearch.study.recipe import Recipe
 from routesearch.training.norms import single_values_normalised
 from routesearch.training.optimizers import allow_missing_gradients, make_optimizer, schedule_of
+from routesearch.training.suspended import suspended
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -37,10 +38,12 @@ class Fitted:
     Attributes:
         macs: 3 x forward MACs of every block executed for an image where gradients flow, 1 x elsewhere.
         steps: optimizer steps.
+        done: whether this is the whole of it.
     """
 
     macs: int
     steps: int
+    done: bool = True
 
 
 def fit(
@@ -64,6 +67,36 @@ def fit(
     Raises:
         RunFailed: when a loss is not finite.
     """
+    rungs = fit_to_rungs(
+        net, stages, data, recipe, epochs=epochs, seed=seed, device=device, rungs=(), on_epoch=on_epoch
+    )
+    *_, fitted = rungs
+    return fitted
+
+
+def fit_to_rungs(
+    net: nn.Module,
+    stages: Sequence[Stage],
+    data: Data,
+    recipe: Recipe,
+    *,
+    epochs: int,
+    seed: int,
+    device: torch.device,
+    rungs: Collection[int],
+    on_epoch: Callable[[int], None] | None = None,
+) -> Iterator[Fitted]:
+    """:func:`fit`, which waits at some epochs until it is asked to go on.
+
+    At each of them the network is what it would be had training ended there, until it goes on; looking at it
+    changes nothing of what follows.
+
+    Args:
+        rungs: epochs, from 1, after which it waits; the last epoch need not be among them.
+
+    Yields:
+        What training cost so far; the last is the whole.
+    """
     if not isinstance(stages, Sequence) or not all(isinstance(stage, Stage) for stage in stages):
         raise RunFailed(f"stages must give a list of Stage, got {stages!r:.200}")
     if not stages or not all(stage.share > 0 for stage in stages):
@@ -77,11 +110,13 @@ def fit(
     for number, (stage, start, end) in enumerate(zip(stages, [0, *ends], ends, strict=False), 1):
         where = noted(f"in stage {number} of {len(stages)}") if len(stages) > 1 else nullcontext()
         with where, _roles(net, stage) as parameters:
-            loop.run(stage, parameters, steps=max(1, end - start))
-    if isinstance(net, RoutedNet) and type(net).after_training is not RoutedNet.after_training:
-        with noted("in after_training"):
-            loop.finish(net)
-    return Fitted(loop.macs, loop.steps)
+            for epoch in loop.run(stage, parameters, steps=max(1, end - start)):
+                if epoch in rungs and epoch < epochs:
+                    with suspended(net):
+                        spent = loop.finish()
+                        yield Fitted(loop.macs + spent, loop.steps, done=False)
+    loop.macs += loop.finish()
+    yield Fitted(loop.macs, loop.steps)
 
 
 @dataclass
@@ -105,8 +140,8 @@ class _Loop:
     def device(self) -> torch.device:
         return self.images.labels.device
 
-    def run(self, stage: Stage, parameters: Sequence[nn.Parameter], steps: int) -> None:
-        """One stage of ``steps`` steps."""
+    def run(self, stage: Stage, parameters: Sequence[nn.Parameter], steps: int) -> Iterator[int]:
+        """One stage of ``steps`` steps; gives the number of each epoch, from 1, when it is over."""
         source, prefetch, spent = self._source(stage)
         self.macs += spent
         optimizer = (
@@ -144,8 +179,10 @@ class _Loop:
             if (whole or step + 1 == steps) and bool(broken):  # the one wait for the device in an epoch
                 at = math.ceil(self.steps / self.per_epoch)
                 raise RunFailed(f"the loss must stay finite, got NaN or infinity in epoch {at}")
-            if whole and self.on_epoch is not None:
-                self.on_epoch(self.steps // self.per_epoch)
+            if whole:
+                if self.on_epoch is not None:
+                    self.on_epoch(self.steps // self.per_epoch)
+                yield self.steps // self.per_epoch
 
     def _learn(
         self,
@@ -163,9 +200,12 @@ class _Loop:
         optimizer.step()
         stage.after_step()
 
-    def finish(self, net: RoutedNet) -> None:
-        """Hand the training images to what a method does when training has ended."""
+    def finish(self) -> int:
+        """Hand the training images to what a method does when training has ended; the MACs that this took."""
+        net = self.net
         net.eval()
+        if not isinstance(net, RoutedNet) or type(net).after_training is RoutedNet.after_training:
+            return 0
         rows = torch.arange(len(self.images), device=self.device).split(self.recipe.batch_size)
 
         def batches() -> Iterator[Batch]:
@@ -173,10 +213,15 @@ class _Loop:
                 aux = {name: values[some] for name, values in self.images.aux.items()}
                 yield Batch(self.data.batch(self.images, some)[0], self.images.labels[some], 1.0, aux)
 
-        with torch.no_grad(), training_work(net) as work, _autocast(self.recipe, self.device):
+        with (
+            noted("in after_training"),
+            torch.no_grad(),
+            training_work(net) as work,
+            _autocast(self.recipe, self.device),
+        ):
             net.after_training(batches())
-        self.macs += work.macs
         net.eval()
+        return work.macs
 
     def _rows(self, stage: Stage, prefetch: Callable[[Tensor], None]) -> Iterator[Tensor]:
         """Row numbers of batches, epoch after epoch without end; ``prefetch`` gets each one early.

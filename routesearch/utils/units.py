@@ -103,6 +103,21 @@ def macs_of(text: str, backbone_macs: float) -> float:
     return number * backbone_macs if unit == "x" else number * MACS[unit]
 
 
+def parse_work(value: object) -> float:
+    """MACs of training as people write them: ``2T``, ``500G``, a plain number.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    rule = "work must be MACs of training such as 2T, 500G or 2000000000000"
+    text = _text(value)
+    _check_comma(text, rule)
+    found = _quantity(_MAC_WORDS.sub("", text).strip(), {*MACS})
+    if found is None or not 1 <= found[0] * MACS[found[1]] < 1e30:
+        raise ValueError(rule)
+    return found[0] * MACS[found[1]]
+
+
 def parse_latency(value: object) -> float | None:
     """Seconds of ``500us``, ``2ms``, ``0.1s``; None stays None.
 

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,7 +125,12 @@ class FakeRunner(TrialRunner):
         settings = {"seconds": task.seconds, "trouble": task.trouble, "once": str(task.dir / "once")}
         return {"task": settings, "array": np.arange(10)}
 
-    def train(self, trial: TrialRecord, resources: WorkerResources) -> tuple[Outcome, Mapping[str, Any]]:
+    def train(
+        self, trial: TrialRecord, resources: WorkerResources
+    ) -> Iterator[tuple[Outcome, Mapping[str, Any]]]:
+        yield self._train(trial)
+
+    def _train(self, trial: TrialRecord) -> tuple[Outcome, Mapping[str, Any]]:
         assert not spoiled, "this process was used by a trial that failed"
         time.sleep(self.task["seconds"])
         match self.task["trouble"].get(str(trial.number)):

@@ -44,5 +44,7 @@ def test_each_sampler_copes_with_two_objectives_constraints_and_conditions(name:
 
 
 def test_an_unknown_sampler_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UnknownName, match="no sampler 'annealing'; installed: gp, nsga2, qmc, random, tpe"):
+    with pytest.raises(
+        UnknownName, match="no sampler 'annealing'; installed: auto, gp, nsga2, qmc, random, tpe"
+    ):
         make_sampler("annealing", seed=0, fixed_seed=0)

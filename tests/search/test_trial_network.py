@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from routesearch.backbones.base import reference_cost
 from routesearch.methods.base import Trunk
 from routesearch.results.points import front
 from routesearch.results.record import Outcome, State, TrialRecord
-from routesearch.search.trial_network import build_net, measure_on, run_trial
+from routesearch.search.trial_network import build_net, measure_on
+from routesearch.search.trial_network import run_trial as run_to_rungs
 from routesearch.study.config import load_study
 from routesearch.task.resolve import Task, resolve
 from routesearch.training.trunk import train_trunk
@@ -34,6 +36,12 @@ def task(make_task: Callable[..., Task]) -> Task:
 @pytest.fixture
 def trunk(task: Task) -> Trunk:
     return train_trunk(task.backbone, task.data, task.config.training, seed=0, device=CPU).trunk()
+
+
+def run_trial(*arguments: Any) -> tuple[Outcome, Arrays]:
+    """The outcome of a whole training, and its weights."""
+    *_, last = run_to_rungs(*arguments)
+    return last
 
 
 def record(task: Task, method: str, seed: int = 5, **fields: Any) -> TrialRecord:
@@ -211,7 +219,7 @@ def test_a_user_interrupt_is_no_failure(failing: Task, monkeypatch: pytest.Monke
     def interrupted(*args: Any, **more: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("routesearch.search.trial_network.fit", interrupted)
+    monkeypatch.setattr("routesearch.search.trial_network.fit_to_rungs", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_trial(record(failing, "static"), failing, failing.data, None, CPU)
 
@@ -232,3 +240,25 @@ def test_where_latency_is_the_budget_a_few_points_are_kept_and_timed(
     assert {(p.accuracy, p.macs) for p in kept} <= {(p.accuracy, p.macs) for p in whole}
     assert (kept[0].macs, kept[-1].macs) == (whole[0].macs, whole[-1].macs), "both ends"
     assert all(p.latency is None for p in whole)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_trial_waits_at_its_rungs_and_ends_as_it_would_without_them(
+    make_task: Callable[..., Task], method: str
+) -> None:
+    task = make_task(methods=METHODS, training={"epochs": 4, "trunk_epochs": 1, "batch_size": 16})
+    trunk = train_trunk(task.backbone, task.data, task.config.training, seed=0, device=CPU).trunk()
+    one = record(task, method)
+    whole, weights = run_trial(one, task, task.data, trunk, CPU)
+    found = run_to_rungs(one, task, task.data, trunk, CPU, (1, 3))
+    *rungs, (last, others) = [(outcome, deepcopy(arrays)) for outcome, arrays in found]
+    assert [outcome.state for outcome, _ in rungs] == [State.STOPPED] * 2
+    assert last.points == whole.points
+    assert all(np.array_equal(weights[name], others[name]) for name in weights)
+    spent = [outcome.training_macs for outcome, _ in rungs]
+    assert 0 < spent[0] < spent[1] < last.training_macs == whole.training_macs
+    for outcome, kept in rungs:  # what is kept at a rung is what was measured there
+        again = measure_on(
+            one, [p.knob for p in outcome.points], kept, task, task.data, trunk, CPU, "validation"
+        )
+        assert tuple(again) == outcome.points

@@ -17,13 +17,13 @@ import torch
 
 from routesearch.errors import Refusal
 from routesearch.results.points import OperatingPoint, front
-from routesearch.results.record import State, TrialRecord
+from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search.worker import NetworkRunner, WorkerResources
 from routesearch.study.config import load_study
 from routesearch.task.resolve import CONFUSION, NETWORK, resolve
 from routesearch.training.confusion import Confusion, measure_confusion
 from routesearch.training.trunk import TrainedTrunk
-from routesearch.utils.arrays import Stored, read_arrays, write_arrays
+from routesearch.utils.arrays import Arrays, Stored, read_arrays, write_arrays
 
 RESOURCES = WorkerResources(1, 0)
 
@@ -39,6 +39,12 @@ def one_thread() -> Any:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.benchmark = False
     torch.set_num_threads(before)
+
+
+def train(work: NetworkRunner, record: TrialRecord, resources: WorkerResources) -> tuple[Outcome, Arrays]:
+    """The outcome of a whole training, and its weights."""
+    *_, last = work.train(record, resources)
+    return last
 
 
 def travelled(parts: dict[str, Stored]) -> dict[str, Stored]:
@@ -130,13 +136,13 @@ def test_a_worker_needs_neither_the_study_file_nor_its_data(write_study: Callabl
     file.unlink()
     (file.parent / "toy.npz").unlink()
     work = made(packed)
-    assert work.train(trial(work), RESOURCES)[0].state is State.FINISHED
+    assert train(work, trial(work), RESOURCES)[0].state is State.FINISHED
 
 
 def test_a_trial_is_trained_measured_and_timed(packed: Any) -> None:
     work = made(packed)
     record = trial(work)
-    outcome, weights = work.train(record, RESOURCES)
+    outcome, weights = train(work, record, RESOURCES)
     assert (outcome.state, outcome.reason) == (State.FINISHED, None)
     assert list(outcome.points) == front(outcome.points)
     assert len(outcome.points) > 1
@@ -159,7 +165,7 @@ def test_a_trial_is_trained_measured_and_timed(packed: Any) -> None:
 
 def test_weights_of_another_config_are_neither_measured_nor_timed(packed: Any) -> None:
     work = made(packed)
-    _, weights = work.train(trial(work, "static"), RESOURCES)
+    _, weights = train(work, trial(work, "static"), RESOURCES)
     record, point = trial(work), OperatingPoint({"threshold": 0.5}, 0.5, 1.0, (1.0,))
     with pytest.raises(RuntimeError, match="state_dict"):
         work.measure_on_test(record, [point.knob], weights, RESOURCES)
@@ -170,13 +176,13 @@ def test_weights_of_another_config_are_neither_measured_nor_timed(packed: Any) -
 def test_a_methods_trunk_is_the_one_that_was_stored(write_study: Callable[..., Path]) -> None:
     packed = NetworkRunner.pack(resolve(load_study(write_study(methods=["dgate"]))))
     without = made(packed)
-    outcome, weights = without.train(trial(without, "dgate"), RESOURCES)
+    outcome, weights = train(without, trial(without, "dgate"), RESOURCES)
     assert outcome.reason == "Refusal: dgate: gates are trained on a trained trunk, got none"
     assert weights == {}
 
     stored = {NETWORK: without.train_trunk_part(NETWORK, 5, RESOURCES)}
     work = NetworkRunner(packed, travelled(stored))
-    outcome, weights = work.train(trial(work, "dgate"), RESOURCES)
+    outcome, weights = train(work, trial(work, "dgate"), RESOURCES)
     assert outcome.state is State.FINISHED
     kept = {array.tobytes() for array in weights.values()}
     convolutions = [array for array in stored[NETWORK][0].values() if array.ndim == 4]
@@ -230,7 +236,7 @@ def test_a_plugin_that_a_worker_cannot_use_concerns_its_own_methods_only(
     work = made(with_extra)
     assert list(work.missing) == ["extra"]
     assert told in work.missing["extra"]
-    assert work.train(trial(work, "static"), RESOURCES)[0].state is State.FINISHED
+    assert train(work, trial(work, "static"), RESOURCES)[0].state is State.FINISHED
 
 
 def test_a_worker_that_can_run_no_method_says_why(write_study: Callable[..., Path], tmp_path: Path) -> None:
@@ -261,13 +267,13 @@ def spoil() -> None:
 
 def test_a_trial_is_the_same_whatever_ran_before_it(packed: Any) -> None:
     fresh, used = made(packed), made(packed)
-    first, weights = fresh.train(trial(fresh), RESOURCES)
-    used.train(trial(used, "static", seed=9), RESOURCES)
+    first, weights = train(fresh, trial(fresh), RESOURCES)
+    train(used, trial(used, "static", seed=9), RESOURCES)
     spoil()
-    second, others = used.train(trial(used), RESOURCES)
+    second, others = train(used, trial(used), RESOURCES)
     assert second.points == first.points
     assert all(np.array_equal(weights[name], others[name]) for name in weights)
-    other, _ = used.train(trial(used, seed=6), RESOURCES)
+    other, _ = train(used, trial(used, seed=6), RESOURCES)
     assert other.points != first.points
 
 
@@ -295,7 +301,7 @@ def test_every_task_begins_with_its_threads_and_seeds(
         monkeypatch.setattr(f"routesearch.{name}", begun)
     monkeypatch.setattr("routesearch.training.trunk.train_trunk", begun)
     acts: dict[str, Callable[[], Any]] = {
-        "train": lambda: work.train(record, resources),
+        "train": lambda: train(work, record, resources),
         "measure": lambda: work.measure_on_test(record, [point.knob], {}, resources),
         "time": lambda: work.time(record, point, {}, [1], resources),
         "trunk": lambda: work.train_trunk_part(NETWORK, record.seed, resources),
@@ -319,7 +325,7 @@ def test_a_gpu_that_is_not_there_is_an_error_and_no_slow_trial(packed: Any, gpu:
     resources = WorkerResources(1, gpu)
     told = re.escape(f"a trial with resources.gpu={gpu:g} needs CUDA, and {socket.gethostname()} has none")
     for act in (
-        lambda: work.train(record, resources),
+        lambda: train(work, record, resources),
         lambda: work.measure_on_test(record, [point.knob], {}, resources),
         lambda: work.time(record, point, {}, [1], resources),
         lambda: work.train_trunk_part(NETWORK, 0, resources),

@@ -39,7 +39,16 @@ def test_every_default_at_once(tmp_path: Path) -> None:
         "backbone": {"name": "nin@0.25", "weights": None},
         "methods": {"static": {}},
         "budget": {"max_macs": None, "max_latency": None, "batch": 1},
-        "search": {"trials": 40, "sampler": "tpe", "time_limit": None, "seed": 0},
+        "search": {
+            "trials": 40,
+            "time_limit": None,
+            "training_macs": None,
+            "sampler": "auto",
+            "stop": {"rungs": 3, "keep": 0.33},
+            "warm_start": [],
+            "deterministic": False,
+            "seed": 0,
+        },
         "training": {
             "epochs": 20,
             "trunk_epochs": 20,
@@ -126,7 +135,16 @@ REFUSED = {
     "search: {trials: true}": "search.trials: must not be true or false, got True",
     "search: {seed: -1}": "search.seed: must be greater than or equal to 0, got -1",
     "search: {seed: 9999999999}": "search.seed: must be less than 2147483648, got 9999999999",
-    "search: {sampler: best}": "search.sampler: must be 'tpe', 'random', 'nsga2', 'qmc' or 'gp', got 'best'",
+    "search: {sampler: best}": (
+        "search.sampler: must be one of auto, tpe, gp, nsga2, qmc, random, or the import path of a class such as"
+        " package.module:Sampler, got 'best'"
+    ),
+    "search: {stop: true}": "search.stop: must be false, or a mapping such as {rungs: 3, keep: 0.33}, got True",
+    "search: {stop: {rungs: 9}}": "search.stop.rungs: must be less than or equal to 8, got 9",
+    "search: {stop: {rungs: 4}}\ntraining: {epochs: 3}": (
+        "search.stop.rungs: must fit into training.epochs = 3 with keep = 0.33: 2 at most, got 4; or stop: false"
+    ),
+    "search: {training_macs: 0.4x}": "search.training_macs: work must be MACs of training such as 2T, 500G",
     "search: {time_limit: soon}": (
         "search.time_limit: a time must be more than 0, such as 90s, 10m, 1.5h or 1h30m, got 'soon'"
     ),

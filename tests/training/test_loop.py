@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle, islice
 from typing import Any
@@ -21,7 +22,7 @@ from routesearch.methods.static import Static
 from routesearch.routing.cost import mult_adds
 from routesearch.study.recipe import Recipe
 from routesearch.training import loop as fit_module
-from routesearch.training.loop import Fitted, fit, training_work
+from routesearch.training.loop import Fitted, fit, fit_to_rungs, training_work
 from routesearch.training.state_arrays import states
 
 CPU = torch.device("cpu")
@@ -701,3 +702,55 @@ def test_a_stage_may_ask_for_a_part_of_the_rate(net: Net, train: Callable[..., F
 
     train(Stage(net.loss, optimizer=watched, rate=0.2, schedule=lambda progress: 1.0))
     assert rates == pytest.approx([0.1] * STEPS)
+
+
+@pytest.mark.parametrize(("rungs", "waits"), [((), []), ((2,), [2]), ((1, 2, 3), [1, 2]), ((9,), [])])
+def test_looking_at_a_network_at_its_rungs_changes_nothing(
+    data: Data, rungs: tuple[int, ...], waits: list[int]
+) -> None:
+    """Whatever is done to it meanwhile: random draws, another mode, other weights and statistics."""
+
+    def trained(**more: Any) -> tuple[Net, list[Fitted]]:
+        torch.manual_seed(0)
+        net, found = Net(), []
+        stages = [Stage(net.loss), Stage(net.loss, trains=[net.head])]
+        for fitted in fit_to_rungs(net, stages, data, RECIPE, epochs=3, seed=0, device=CPU, **more):
+            found.append(fitted)
+            assert not net.training
+            if not fitted.done:
+                torch.rand(3)
+                net.train()
+                net(data.batch(data.train, torch.arange(5))[0])
+                with torch.no_grad():
+                    net.head.weight.zero_()
+        return net, found
+
+    plain, (whole,) = trained(rungs=())
+    net, found = trained(rungs=rungs)
+    assert [f.steps for f in found] == [STEPS * n for n in waits] + [3 * STEPS]
+    assert found[-1] == whole
+    assert not changed(net, frozen(plain))
+
+
+def test_what_a_method_does_after_training_is_done_and_undone_at_a_rung(pocket: Backbone, data: Data) -> None:
+    class Counts(Static):
+        def after_training(self, batches: Iterable[Batch]) -> None:
+            self.seen = sum(len(batch.labels) for batch in batches)
+            for norm in (m for m in self.modules() if isinstance(m, nn.BatchNorm2d)):
+                norm.running_mean.fill_(7.0)  # type: ignore[union-attr]
+
+    made = functools.partial(Counts, Counts.Config(), pocket)
+    torch.manual_seed(0)
+    net = made()
+    means = []
+    before = None
+    for fitted in fit_to_rungs(net, net.stages(), data, RECIPE, epochs=2, seed=0, device=CPU, rungs=(1,)):
+        assert net.seen == len(data.train)
+        means.append([float(b.mean()) for name, b in net.named_buffers() if name.endswith("running_mean")])
+        before = before or fitted
+    torch.manual_seed(0)
+    plain = made()
+    whole = fit(plain, plain.stages(), data, RECIPE, epochs=2, seed=0, device=CPU)
+    assert whole == fitted
+    assert all(mean == 7.0 for each in means for mean in each)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), plain.parameters(), strict=True))
