@@ -46,7 +46,7 @@ class Lines:
     def __init__(self, name: str, backbone_macs: float, budget: Budget) -> None:
         self.name, self.backbone_macs, self.budget = name, backbone_macs, budget
         self.snapshot: Snapshot | None = None
-        self._started, self._done_before = 0.0, 0
+        self._started, self._done_before, self._spent_before = 0.0, 0, 0
         self._last: tuple[int, float] | None = None
         self._note: str | None = None
 
@@ -60,6 +60,7 @@ class Lines:
         now = time.monotonic()
         if self.snapshot is None:
             self._started, self._done_before = now - snapshot.elapsed, done(snapshot)
+            self._spent_before = snapshot.training_macs
         self.snapshot = snapshot
         if snapshot.note and snapshot.note != self._note:
             self._note = snapshot.note
@@ -70,7 +71,10 @@ class Lines:
         """Say how things stand, if it is time to."""
         snapshot = self.snapshot
         assert snapshot is not None
-        tenth = 10 * done(snapshot) // max(1, snapshot.total)
+        share = done(snapshot) / max(1, snapshot.total)
+        if snapshot.total_macs is not None:
+            share = max(share, snapshot.training_macs / snapshot.total_macs)
+        tenth = int(10 * share)
         if self._last is None:
             self._last = (tenth, now)
         elif tenth > self._last[0] or now - self._last[1] >= QUIET:
@@ -81,7 +85,7 @@ class Lines:
         s = self.snapshot
         assert s is not None
         parts = [f"{done(s)}/{s.total} trials", f"{s.running} running"]
-        others = {"refused": s.refused, "failed": s.failed}
+        others = {"stopped early": s.stopped, "refused": s.refused, "failed": s.failed}
         parts += [f"{count} {word}" for word, count in others.items() if count]
         return ", ".join(parts)
 
@@ -100,7 +104,14 @@ class Lines:
         s = self.snapshot
         assert s is not None
         text, within = f"hypervolume {s.hypervolume:.4f}", s.feasible_hypervolume
-        return text if within is None else f"{text}, {within:.4f} within the budget"
+        text = text if within is None else f"{text}, {within:.4f} within the budget"
+        return f"{text}; {self.spent()}" if s.training_macs else text
+
+    def spent(self) -> str:
+        s = self.snapshot
+        assert s is not None
+        limit = "" if s.total_macs is None else f" of {in_units(s.total_macs)}"
+        return f"{in_units(s.training_macs)}{limit} training MACs"
 
     def times(self, now: float) -> str:
         s, elapsed = self.snapshot, now - self._started
@@ -118,6 +129,10 @@ class Lines:
         left = [] if s.time_left is None else [max(0.0, s.time_left - (elapsed - s.elapsed))]
         if ended:
             left.append(max(0.0, s.elapsed / ended * (s.total - done(s)) - (elapsed - s.elapsed)))
+        spent = s.training_macs - self._spent_before
+        if s.total_macs is not None and spent > 0:
+            rest = max(0.0, s.total_macs - s.training_macs)
+            left.append(max(0.0, s.elapsed / spent * rest - (elapsed - s.elapsed)))
         return min(left, default=None)
 
 
@@ -171,6 +186,12 @@ class Drawing(Lines):
 def done(snapshot: Snapshot) -> int:
     """Trials that count against the total."""
     return snapshot.finished + snapshot.stopped + snapshot.failed
+
+
+def in_units(macs: float) -> str:
+    """``850 M``, ``1.234 T``: multiply-adds, four digits of them."""
+    size, unit = next(((s, u) for s, u in ((1e12, "T"), (1e9, "G")) if macs >= s), (1e6, "M"))
+    return f"{macs / size:.4g} {unit}"
 
 
 def duration(seconds: float) -> str:

@@ -18,6 +18,8 @@ MAX_MACS = 1e18
 """Multiply-adds of an image, at most; one that costs more takes days."""
 MAX_SPENT = 1e30
 """The largest number of whatever is counted over a whole trial."""
+MAX_RUNGS = 64
+"""Rungs of a trial, at most."""
 ROUNDING = 1e-6
 """How far a sum of shares may be from 1."""
 
@@ -89,7 +91,7 @@ def check_outcome(values: object, states: Sequence[str], trained: Sequence[str])
         trained: those of them that bring a curve.
     """
     data = need_keys(
-        values, ("state", "params", "training_macs", "seconds", "points"), ("reason", "traceback")
+        values, ("state", "params", "training_macs", "seconds", "points"), ("reason", "traceback", "rungs")
     )
     state = data["state"]
     known = isinstance(state, str) and state in states
@@ -104,6 +106,20 @@ def check_outcome(values: object, states: Sequence[str], trained: Sequence[str])
     if state in trained and not data["points"]:
         raise Refusal("a trained network must have at least one operating point, got none")
     check_curve(data["points"])
+    _check_rungs(data.get("rungs", []))
+
+
+def _check_rungs(rungs: object) -> None:
+    """Refuse what is no list of rungs: training MACs, and pairs of accuracy and MACs."""
+    need(isinstance(rungs, list) and len(rungs) <= MAX_RUNGS, "rungs", f"at most {MAX_RUNGS} of them", rungs)
+    for rung in rungs:  # type: ignore[attr-defined]
+        pair = isinstance(rung, list) and len(rung) == 2 and isinstance(rung[1], list)
+        need(pair, "a rung", "training MACs and a curve", rung)
+        need_count("a rung's MACs", rung[0])
+        for point in rung[1]:
+            need(isinstance(point, list) and len(point) == 2, "a rung's point", "accuracy and MACs", point)
+            need_number("accuracy", point[0], 0, 1, "a number in [0, 1]")
+            need_number("macs", point[1], math.ulp(0.0), MAX_MACS, f"a number above 0, at most {MAX_MACS:g}")
 
 
 def check_curve(rows: Sequence[Any]) -> None:

@@ -26,6 +26,9 @@ from routesearch.results.timing import Timing
 Facts = Mapping[str, Any]
 """Name -> JSON value: :meth:`Journal.facts`."""
 
+TRUNK_MACS = "trunk_macs"
+"""Name of the fact that says what the training of the shared trunk took."""
+
 _TEST, _TIMING = "test:", "timing:"
 
 
@@ -49,6 +52,8 @@ def _check_fact(name: str, value: Any) -> None:
         need_number(
             "it", value, math.ulp(0.0), MAX_MACS, f"the backbone's MACs, above 0, at most {MAX_MACS:g}"
         )
+    elif name == TRUNK_MACS:
+        need_count("it", value)
     elif name in ("fingerprint", "code"):
         texts = isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
         need(texts, "it", "a mapping of texts", value)

@@ -37,6 +37,9 @@ ENDED = tuple(state for state in State if state is not State.RUNNING)
 TRAINED = (State.FINISHED, State.STOPPED)
 """States of those that bring a curve."""
 
+Rung = tuple[int, tuple[tuple[float, float], ...]]
+"""What a trial showed on its way: training MACs spent until then, and its curve as accuracies and MACs."""
+
 MAX_KNOB = 10_000
 """Characters of a knob as JSON: each of the points of a curve has one."""
 
@@ -53,6 +56,7 @@ class Outcome:
         reason: one line, for a failure; a long one, and characters that a terminal obeys, are made fit to
             be stored and shown.
         traceback: the whole story, for a failure; made fit as well.
+        rungs: what it showed on the way to this.
     """
 
     state: State
@@ -62,6 +66,7 @@ class Outcome:
     seconds: float = 0.0
     reason: str | None = None
     traceback: str | None = None
+    rungs: tuple[Rung, ...] = ()
 
     def __post_init__(self) -> None:
         """Another's code wrote these texts, and each is kept in the journal and in memory for good."""
@@ -98,6 +103,8 @@ class Outcome:
         }
         if self.reason is not None:
             data |= {"reason": self.reason, "traceback": self.traceback}
+        if self.rungs:
+            data["rungs"] = self.rungs
         return json.dumps(data, separators=(",", ":"), allow_nan=False)
 
     def _rows(self) -> list[list[Any]]:
@@ -126,7 +133,8 @@ class Outcome:
             raise Refusal(f"the outcome must be JSON: {shortened(error)}") from None
         check_outcome(data, ENDED, TRAINED)
         points = tuple(OperatingPoint(k, a, m, tuple(r), *t) for k, a, m, r, *t in data.pop("points"))
-        return cls(points=points, **{**data, "state": State(data["state"])})
+        rungs = tuple((macs, tuple((a, m) for a, m in curve)) for macs, curve in data.pop("rungs", ()))
+        return cls(points=points, rungs=rungs, **{**data, "state": State(data["state"])})
 
     @classmethod
     def failure(cls, reason: str, traceback: str | None = None, seconds: float = 0.0) -> Outcome:

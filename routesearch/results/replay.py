@@ -20,8 +20,11 @@ META = "study"
 ASKED, OUTCOME = "asked", "outcome"
 """Attributes of an Optuna trial that make it a trial of the study: what was proposed, and its result."""
 
-FORMAT = 2
-"""Number of the format that this version writes: the fact ``format``; without it, it is 1 (no checksums)."""
+FORMAT = 3
+"""Number of the format that this version writes: the fact ``format``.
+
+Without it, it is 1 (no checksums); up to 2 a trial was begun in one line and proposed in another.
+"""
 
 _OTHERS = (b'{"op_code":5,', b'{"op_code":7,', b'{"op_code":9,')
 """How the lines begin that say nothing to a reader: parameters, intermediate values, system attributes."""
@@ -111,7 +114,10 @@ class Replay:
                 return
             case 4:
                 self._study(entry)
-                self.trials.append(StoredTrial(ended=entry.get("state", 0) in _ENDED))
+                trial = StoredTrial(ended=False)
+                self.trials.append(trial)
+                self._attributes(trial, entry.get("user_attrs") or {})
+                trial.ended = entry.get("state", 0) in _ENDED
                 return
             case 5 | 6 | 7 | 8 | 9:
                 trial = self._trial(entry)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from routesearch.errors import RunFailed
-from routesearch.results.record import Outcome, TrialRecord
+from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search.dispatcher import Dispatcher
 from routesearch.search.last_words import complaint
 from routesearch.search.ray_tasks import obstacle, pack_trial, read_set_up
@@ -128,6 +128,19 @@ class Bridge:
             return
         if "rung" not in result:
             self._ended(trial_id, read_outcome(result.get("outcome")))
+
+    def stops(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a trial that is at a rung ends there."""
+        if "rung" not in result or trial_id not in self.runs:
+            return False
+        number, outcome = self.runs[trial_id].record.number, read_outcome(result["rung"])
+        if outcome.state is State.STOPPED:
+            if not self._guard(lambda: self.dispatcher.reported(number, outcome)):
+                return False
+            del self.runs[trial_id]
+            return True
+        self._ended(trial_id, outcome)
+        return True
 
     def watch(self, trials: list[Any]) -> None:
         """Find trials that Tune gave up without a result, and those that take too long."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from routesearch.results.points import Point, hypervolume
+from routesearch.results.curves import MAX_ROWS
+from routesearch.results.points import Point, hypervolume, thin
 from routesearch.results.reader import StudyResults
-from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.results.record import Outcome, Rung, State, TrialRecord
+from routesearch.search.early_stopping import Halving
 from routesearch.search.trial_weights import delete_weights_except, sweep_weight_drafts
 from routesearch.search.trials import Trials
 
@@ -47,6 +49,8 @@ class Snapshot:
         finished, stopped, failed, refused: trials of the whole study.
         running: trials that run now.
         total: trials that the study may spend (refused ones do not count).
+        training_macs: multiply-adds that training took so far, the trunk's included.
+        total_macs: multiply-adds that training may take; None without a limit.
         best: the most accurate point within the budget, on validation data.
         hypervolume, feasible_hypervolume: of the front; the latter None without a budget.
         elapsed: seconds of this search phase.
@@ -60,6 +64,8 @@ class Snapshot:
     refused: int
     running: int
     total: int
+    training_macs: int
+    total_macs: float | None
     best: Point | None
     hypervolume: float
     feasible_hypervolume: float | None
@@ -71,12 +77,12 @@ class Snapshot:
 class Dispatcher:
     """Hands out trials and takes in their outcomes.
 
-    Trials that an earlier run left come first, with their number, config and seed. Then the method
-    with the fewest trials is asked, until the study's total is spent or the time is over.
+    Trials that an earlier run left come first, with their number, config and seed. Then methods are
+    asked (:class:`Allocation`), until the study's trials or training MACs are spent or the time is over.
 
-    A trial that was handed out ends in one of five ways: :meth:`ended`, with an outcome; :meth:`lost`, its
-    worker died; :meth:`returned`, it was never begun; :meth:`cut`, it may hang; :meth:`leave`, the search
-    ends while it runs.
+    A trial that was handed out ends in one of six ways: :meth:`ended`, with an outcome; stopped, by
+    :meth:`reported`; :meth:`lost`, its worker died; :meth:`returned`, it was never begun; :meth:`cut`, it may
+    hang; :meth:`leave`, the search ends while it runs.
 
     Args:
         trials: the study's.
@@ -111,6 +117,9 @@ class Dispatcher:
         self._live: dict[int, TrialRecord] = {}
         self._excluded: set[str] = set()
         self._unusable: set[str] = set()
+        stop = trials.task.config.search.stop
+        self._halving = None if stop is None else Halving(trials.evidence, stop)
+        self._rungs: dict[int, list[Rung]] = {}  # what live trials showed
         self._refused: Counter[str] = Counter()
         self._failures: dict[str, tuple[str | None, int]] = {}  # method -> the reason, and how often in a row
         sweep_weight_drafts(trials.journal.dir)
@@ -137,6 +146,9 @@ class Dispatcher:
             return False
         if self.trials.spent + len(self._live) >= self._total:
             return True
+        limit = self.trials.task.config.search.training_macs
+        if limit is not None and self.trials.expected_macs >= limit:
+            return True
         if self._next_method() is not None:
             return False
         failing = self._failing  # a success of what still runs would bring its method back
@@ -157,6 +169,8 @@ class Dispatcher:
                 self.trials.begin(waiting.number)
                 self._waiting.remove(waiting)
                 return self._hand_out(waiting)
+            if not self.trials.evidence.ready:
+                return None  # a deterministic search waits for what it draws by
             method = self._next_method()
             if method is None:
                 return None
@@ -175,8 +189,23 @@ class Dispatcher:
                 return None
         return None
 
+    def reported(self, number: int, outcome: Outcome) -> bool:
+        """A trial is at a rung: whether it has been ended there, as stopped.
+
+        Args:
+            outcome: what it is if it stops there.
+        """
+        self.trials.show(number, outcome)
+        if self._halving is not None and not self._halving.goes_on(number):
+            self.ended(number, outcome)
+            return True
+        curve = tuple((p.accuracy, p.macs) for p in thin(outcome.points, MAX_ROWS))
+        self._rungs.setdefault(number, []).append((outcome.training_macs, curve))
+        return False
+
     def ended(self, number: int, outcome: Outcome) -> None:
         """Store the outcome of a trial that was handed out."""
+        outcome = replace(outcome, rungs=tuple(self._rungs.pop(number, ())))
         record = self.trials.finish(number, outcome)
         self._live.pop(number, None)
         self._judge(record)
@@ -193,14 +222,20 @@ class Dispatcher:
             self.ended(number, Outcome.failure(f"{often}{reason}", story))
             return
         self.note = f"trial {number} is run again: {reason}"
-        self._waiting.insert(0, self._live.pop(number))
+        self._begin_anew(number)
         self.changed()
 
     def returned(self, number: int) -> None:
         """A trial was not begun, for its worker could not be set up: it comes again, and nothing is spent."""
         self.trials.give_back(number)
-        self._waiting.insert(0, self._live.pop(number))
+        self._begin_anew(number)
         self.changed()
+
+    def _begin_anew(self, number: int) -> None:
+        """Hand a trial out again, from its beginning."""
+        self._waiting.insert(0, self._live.pop(number))
+        self._rungs.pop(number, None)
+        self.trials.evidence.forget_steps(number)
 
     def cut(self, number: int) -> None:
         """A trial is given up by this run; the next one has it again, but not for ever."""
@@ -240,6 +275,8 @@ class Dispatcher:
             refused=counts[State.REFUSED],
             running=len(self._live),
             total=self._total,
+            training_macs=self.trials.shared_macs + self.trials.training_macs,
+            total_macs=task.config.search.training_macs,
             best=budget.best(candidates),
             hypervolume=hypervolume(front, task.backbone_macs),
             feasible_hypervolume=feasible,

@@ -82,7 +82,7 @@ def run_search(
                     Pulse.of_ray() as pulse,
                     Workers(task, runner, packed, per_trial, [interrupts.check, pulse.check]) as workers,
                 ):
-                    share_trunk(task, workers)
+                    share_trunk(task, workers, journal)
                     dispatcher.start(config.time_limit)
                     if not dispatcher.done:
                         run_trials(dispatcher, workers, scratch, resources.trial_time)

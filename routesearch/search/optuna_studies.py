@@ -1,38 +1,38 @@
-"""The Optuna studies in a journal, from which a sampler learns: one for each method, budget and search space.
+"""The Optuna studies in a journal: one for each method, budget and search space.
 
-Every trial of ours lives in exactly one trial of an Optuna study, as two attributes beside what Optuna
-writes itself: ``asked`` (number, config, seed, bounds) and ``outcome``. When a method's budget or space
-changes, a new Optuna study is begun, and the trials that are stored elsewhere are added to it as copies
-that carry only our number. All of it is append-only and in this order: ``asked`` before a trial runs,
-``outcome`` before Optuna gets it, so that a crash anywhere leaves something that can be finished
-(:mod:`routesearch.search.resume`).
+Every trial of ours is one trial of an Optuna study, with two attributes beside what Optuna writes itself:
+``asked`` (number, config, seed, bounds) and ``outcome``. All of it is append-only and in this order:
+``asked`` before a trial runs, ``outcome`` before Optuna gets it, so that a crash anywhere leaves something
+that can be finished (:mod:`routesearch.search.resume`).
+
+They are the record; what samplers read is made of it in memory (:mod:`routesearch.search.histories`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import optuna
+from optuna.samplers import RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import Trial, TrialState, create_trial
 
 from routesearch.results.journal import Journal
 from routesearch.results.record import TrialRecord
-from routesearch.results.replay import OUTCOME
-from routesearch.search.observations import observation_of, sampler_params
-from routesearch.search.sampler import make_sampler
+from routesearch.results.replay import ASKED, OUTCOME
+from routesearch.search.observations import observation_of
+from routesearch.search.proposals import Proposal
 from routesearch.search.study_names import budget_of, study_name
 
 if TYPE_CHECKING:
     from routesearch.task.resolve import Task
 
-COPY = "copy_of"
-"""Attribute of a trial that was copied from another Optuna study: the number of ours."""
-
 BEGUN = "begun"
 """Attribute of a trial: how often it was begun and did not come to an end that the search chose; missing:
 once. It is stored before the trial is handed out, so that one that kills its driver is counted."""
+
+LEFT = "sampler"
+"""Attribute of a trial: what its sampler left for itself, where that is kept."""
 
 _DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]  # accuracy, MACs
 
@@ -60,9 +60,26 @@ class OptunaStudies:
             storage = self.journal.storage
             if name not in self.journal.names():
                 storage.create_new_study(_DIRECTIONS, name)
-            sampler = make_sampler("random", seed=0, fixed_seed=0)  # replaced at every ask
+            sampler = RandomSampler()  # never asked
             self._open[name] = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
         return self._open[name]
+
+    def begin(self, record: TrialRecord, proposal: Proposal) -> tuple[str, int]:
+        """Store a trial that was drawn; on disk, all in one line, when this returns.
+
+        Returns:
+            Name of the Optuna study that holds it, and the id of the Optuna trial.
+        """
+        name = self.current[record.method]
+        study = self.open(name)
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(proposal.params),
+            distributions=dict(proposal.distributions),
+            user_attrs={ASKED: record.proposal()}
+            | ({LEFT: dict(proposal.attributes)} if proposal.attributes else {}),
+        )
+        return name, self.journal.storage.create_new_trial(study._study_id, template_trial=trial)
 
     def finish(self, record: TrialRecord, optuna_study: str, trial_id: int) -> None:
         """Store a trial's outcome, then tell the sampler."""
@@ -89,35 +106,3 @@ class OptunaStudies:
             if name not in known:  # else a crash came between this and the line below
                 reported.set_constraint(name, value)
         opened.tell(reported, values=observation.values, state=observation.state)
-
-    def copy_missing(self, method: str, records: Iterable[tuple[TrialRecord, str]]) -> None:
-        """Copy trials that ended, and that the method's present Optuna study does not know, into it.
-
-        Args:
-            records: trials of the method, each with the name of the Optuna study that holds it.
-        """
-        current = self.current[method]
-        trials = self.open(current).get_trials(deepcopy=False)
-        known = {trial.user_attrs[COPY] for trial in trials if COPY in trial.user_attrs}
-        for record, study in records:
-            if study != current and record.number not in known and record.outcome is not None:
-                self.copy(record)
-
-    def copy(self, record: TrialRecord) -> None:
-        """Add a trial that is stored in an earlier Optuna study to the present one of its method."""
-        task = self.task
-        observation = observation_of(record, task.backbone_macs, task.budget)
-        placed = sampler_params(task.spaces[record.method], record.config)
-        if placed is None or observation.state is TrialState.FAIL or not observation.useful:
-            return
-        params, distributions = placed
-        self.open(self.current[record.method]).add_trial(
-            create_trial(
-                state=observation.state,
-                values=observation.values,
-                params=params,
-                distributions=distributions,
-                constraints=observation.constraints,
-                user_attrs={COPY: record.number},
-            )
-        )

@@ -1,4 +1,4 @@
-"""The bridge to Ray Tune: a searcher that Tune asks, and a callback that watches Tune's own trials.
+"""The bridge to Ray Tune: a searcher and a scheduler that Tune asks, and a callback that watches its trials.
 
 Ray takes a second to import, so the classes are made when they are needed.
 """
@@ -55,6 +55,18 @@ def make_searcher(bridge: Bridge) -> Any:
     return RoutedSearcher()
 
 
+def make_scheduler(bridge: Bridge) -> Any:
+    """A ``ray.tune`` scheduler that ends trials at their rungs; others begin in the order of asking."""
+    from ray.tune.schedulers import FIFOScheduler
+
+    class RungScheduler(FIFOScheduler):  # type: ignore[misc, unused-ignore]
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            decision: str = self.STOP if bridge.stops(trial.trial_id, result) else self.CONTINUE
+            return decision
+
+    return RungScheduler()  # type: ignore[no-untyped-call, unused-ignore]
+
+
 def make_callback(bridge: Bridge) -> Any:
     """A ``ray.tune`` callback that sees every turn of Tune's loop."""
     from ray.tune import Callback
@@ -73,7 +85,8 @@ def make_callback(bridge: Bridge) -> Any:
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
             bridge.heard(trial.trial_id, result)
-            result.pop("outcome", None)  # Tune keeps its trials for ever, and the curve is in here
+            for curve in ("outcome", "rung"):
+                result.pop(curve, None)  # Tune keeps its trials for ever
 
     return Watcher()
 
@@ -165,6 +178,7 @@ def run_trials(
                     tune.with_resources(tune.with_parameters(trial_worker(), job=workers.job), resources),
                     name="search",
                     search_alg=make_searcher(bridge),
+                    scheduler=make_scheduler(bridge),
                     num_samples=-1,
                     callbacks=[make_callback(bridge)],
                     reuse_actors=True,  # a fresh worker costs seconds: it imports torch

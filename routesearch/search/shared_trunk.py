@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from routesearch.errors import Refusal, RunFailed
+from routesearch.results.journal import Journal
+from routesearch.results.measurements import TRUNK_MACS
 from routesearch.results.record import Outcome
 from routesearch.search.ray_tasks import train_trunk_part
 from routesearch.utils.arrays import Stored, read_arrays, write_arrays
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
     from routesearch.task.resolve import Task
 
 
-def share_trunk(task: Task, workers: Workers) -> None:
+def share_trunk(task: Task, workers: Workers, journal: Journal) -> None:
     """Train the parts that methods need and that are not there, and give all to the workers.
+
+    What their training took is kept in the journal.
 
     Raises:
         Refusal: a file is something else than a part of the trunk.
@@ -34,7 +38,11 @@ def share_trunk(task: Task, workers: Workers) -> None:
     }
     for part, handle in running.items():
         _keep(part, workers.result(handle), paths[part])
-    workers.share_trunk({part: _read(part, path, workers.job.runner) for part, path in paths.items()})
+    parts = {part: _read(part, path, workers.job.runner) for part, path in paths.items()}
+    macs = sum(int(facts.get("training_macs", 0)) for _, facts in parts.values())
+    if journal.get(TRUNK_MACS) != macs:
+        journal.set(TRUNK_MACS, macs)
+    workers.share_trunk(parts)
 
 
 def _keep(part: str, answer: Any, path: Path) -> None:

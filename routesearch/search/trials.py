@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-from optuna.study import Study
-from optuna.trial import Trial, TrialState
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from routesearch.errors import Refusal, shortened
-from routesearch.errors.texts import MAX_REASON, one_line
 from routesearch.results.journal import Journal
-from routesearch.results.measurements import with_test_results, with_timings
+from routesearch.results.measurements import TRUNK_MACS, with_test_results, with_timings
 from routesearch.results.points import (
-    Interval,
     OperatingPoint,
     Point,
     are_undominated,
@@ -35,20 +22,14 @@ from routesearch.results.reader import points_where
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.replay import ASKED
 from routesearch.results.timing import Timing
-from routesearch.search.observations import budget_violation, sampler_params
-from routesearch.search.optuna_studies import BEGUN, OptunaStudies
-from routesearch.search.sampler import derive, make_sampler
-from routesearch.space.space import SearchSpace
+from routesearch.search.allocation import Allocation
+from routesearch.search.evidence import Evidence
+from routesearch.search.optuna_studies import BEGUN, LEFT, OptunaStudies
+from routesearch.search.proposals import Proposals
+from routesearch.search.sampler import derive
 
 if TYPE_CHECKING:
     from routesearch.task.resolve import Task
-
-DECLINED = "declined"
-"""Attribute of an Optuna trial whose config was trained before."""
-
-MAX_DECLINED = 10
-"""Configs in a row that repeat a trained one before a repetition is trained with a new seed (fewer if the
-trials before were repetitions too)."""
 
 
 @dataclass
@@ -68,19 +49,6 @@ class _Row:
     begun: int = 1
 
 
-class _Drawn(NamedTuple):
-    """A config that a sampler drew.
-
-    Attributes:
-        bounds: of its network's MACs; None where it cannot be built.
-        violation: why it is refused; None where it may be trained.
-    """
-
-    config: dict[str, Any]
-    bounds: Interval | None
-    violation: str | None
-
-
 class Trials:
     """The trials of a study while a search runs.
 
@@ -94,6 +62,8 @@ class Trials:
         candidates: points one of which is the best within the budget, whatever that is (:func:`undominated`).
         counts: trials in each state.
         proven: methods of which a trial has finished.
+        training_macs: that all trials took so far.
+        evidence: what they have shown.
         longest: seconds of the longest trial so far.
     """
 
@@ -104,26 +74,38 @@ class Trials:
         self.candidates: list[Point] = []
         self.counts: Counter[State] = Counter()
         self.proven: set[str] = set()
+        self.training_macs = 0
         self.longest = max((r.outcome.seconds for r in stored if r.outcome is not None), default=0.0)
+        self.evidence = Evidence(task, task.config.search.lag)
+        self._proposals = Proposals(task, self.evidence)
+        self._allocation = Allocation(self.evidence, self._share)
         self._rows: dict[int, _Row] = {}
-        self._load: Counter[str] = Counter()  # trials of a method that are spent or running
-        self._trained: Counter[tuple[str, str]] = Counter()  # (method, config) of these
-        self._repeats: Counter[str] = Counter()  # method -> trials in a row that repeated a config
         self._studies = OptunaStudies(journal, task)
         places = {
-            trial.user_attrs[ASKED]["number"]: (name, trial._trial_id, trial.user_attrs.get(BEGUN, 1))
+            trial.user_attrs[ASKED]["number"]: (name, trial)
             for name, trial in journal.trials()
             if ASKED in trial.user_attrs
         }
         for record in stored:
+            name, trial = places[record.number]
+            self._enter(record, name, trial._trial_id, trial.user_attrs.get(BEGUN, 1))
+            self._proposals.recall(record)
             if record.state is not State.REFUSED:
-                self._note_repeat(record)
-            self._enter(record, *places[record.number])
-        for method in task.spaces:
-            of_method = [(r, places[r.number][0]) for r in stored if r.method == method]
-            self._studies.copy_missing(method, of_method)
+                self.evidence.begin(record, trial.user_attrs.get(LEFT))
+            if record.outcome is not None:
+                self.evidence.end(record)
         self._add(points_where(stored, task.budget, are_undominated))
         self.front = front(points_where(stored, task.budget, on_front))
+
+    @property
+    def shared_macs(self) -> int:
+        """Training MACs that all trials share: the trunk's."""
+        return int(self.journal.get(TRUNK_MACS) or 0)
+
+    @property
+    def expected_macs(self) -> float:
+        """Training MACs that are spent, with those that trials under way are expected to take."""
+        return self.shared_macs + self.training_macs + self._allocation.expected
 
     @property
     def spent(self) -> int:
@@ -156,30 +138,32 @@ class Trials:
         row.begun += by
 
     def next_method(self, excluded: Iterable[str] = ()) -> str | None:
-        """The method with the fewest trials spent or running, in the study's order; None without one."""
+        """The method that is tried next (:class:`Allocation`); None without one."""
         left = [m for m in self.task.spaces if m not in set(excluded)]
-        return min(left, key=lambda m: self._load[m], default=None)
+        return self._allocation.next(left) if left else None
 
     def ask(self, method: str) -> TrialRecord:
         """Draw a config and give it a number and a seed.
 
         Returns:
             A running trial; or a refused one, if no route of its network is within the budget or it
-            violates a constraint of its method (this has been reported to the sampler).
+            violates a constraint of its method (the sampler learns of it).
         """
-        study = self._studies.open(self._studies.current[method])
-        self._enqueue_default(method, study, self.task.spaces[method])
-        number = max(self._rows, default=-1) + 1
-        trial, drawn = self._draw_unseen(method, study, number)
+        self.evidence.release()
+        number = len(self._rows)
+        proposal = self._proposals.draw(method, number)
         seed = derive(self.task.config.search.seed, number) >> 1
-        record = TrialRecord(number, method, drawn.config, seed, drawn.bounds)
-        trial.set_user_attr(ASKED, record.proposal())
-        if drawn.violation is None:
-            self._note_repeat(record)
-        self._enter(record, study.study_name, trial._trial_id)
-        if drawn.violation is None:
-            return record
-        return self.finish(number, Outcome(State.REFUSED, reason=drawn.violation))
+        record = TrialRecord(number, method, proposal.config, seed, proposal.bounds)
+        self._enter(record, *self._studies.begin(record, proposal))
+        if proposal.violation is not None:
+            return self.finish(number, Outcome(State.REFUSED, reason=proposal.violation))
+        self._proposals.note(record)
+        self.evidence.begin(record, proposal.attributes)
+        return record
+
+    def show(self, number: int, outcome: Outcome) -> None:
+        """A trial is at a rung; nothing is stored before it ends."""
+        self.evidence.show(number, outcome)
 
     def finish(self, number: int, outcome: Outcome) -> TrialRecord:
         """Store a trial's outcome, then tell the sampler.
@@ -192,10 +176,12 @@ class Trials:
         self._count(row, -1)
         row.state = record.state
         self._count(row, +1)
-        if row.optuna_study != self._studies.current.get(record.method, row.optuna_study):
-            self._studies.copy(record)
         self._add(record.points(self.task.budget))
         self.longest = max(self.longest, outcome.seconds)
+        self.training_macs += outcome.training_macs
+        if record.state is State.REFUSED:
+            self._proposals.note(record)
+        self.evidence.end(record)
         return record
 
     def add_test_results(self, number: int, points: Iterable[OperatingPoint]) -> None:
@@ -217,70 +203,23 @@ class Trials:
             self.front = front([*self.front, *points])
             self.candidates = undominated([*self.candidates, *points])
 
-    def _note_repeat(self, record: TrialRecord) -> None:
-        """Count how many trials of a method in a row repeated a trained config."""
-        again = self._trained[record.method, _text(record.config)] > 0
-        self._repeats[record.method] = self._repeats[record.method] + 1 if again else 0
-
     def _enter(self, record: TrialRecord, optuna_study: str, trial_id: int, begun: int = 1) -> None:
         row = _Row(record.without_outcome(), record.state, optuna_study, trial_id, begun)
         self._rows[record.number] = row
         self._count(row, +1)
+        self.training_macs += 0 if record.outcome is None else record.outcome.training_macs
 
     def _count(self, row: _Row, by: int) -> None:
         self.counts[row.state] += by
         if row.state in (State.FINISHED, State.STOPPED):
             self.proven.add(row.record.method)
-        if row.state.spends or row.state is State.RUNNING:
-            self._load[row.record.method] += by
-            self._trained[row.record.method, _text(row.record.config)] += by
 
-    # ---- drawing -------------------------------------------------------------------------------
-
-    def _enqueue_default(self, method: str, study: Study, space: SearchSpace) -> None:
-        """Put the method's default config first in a study that knows nothing of it yet."""
-        known = any(row.record.method == method for row in self._rows.values())
-        if known or study.get_trials(deepcopy=False):
-            return
-        default = space.default()
-        placed = sampler_params(space, default.model_dump(mode="json"))
-        try:
-            bounds = self.task.bounds(method, default)
-        except Refusal:
-            return
-        if placed is not None and self.task.budget.admits(bounds):
-            study.enqueue_trial(placed[0])
-
-    def _draw_unseen(self, method: str, study: Study, number: int) -> tuple[Trial, _Drawn]:
-        """The first config of a few that repeats no trained one; the last of them where all do."""
-        settings = self.task.config.search
-        # A space that has nothing new left is not searched for it at every ask.
-        patience = MAX_DECLINED >> self._repeats[method]
-        while True:
-            seen = len(study.get_trials(deepcopy=False))
-            study.sampler = make_sampler(
-                settings.sampler,
-                seed=derive(settings.seed, method, number, seen),
-                fixed_seed=derive(settings.seed, method),
-            )
-            trial = study.ask()
-            drawn = self._draw(method, trial)
-            repeats = drawn.violation is None and self._trained[method, _text(drawn.config)] > 0
-            if not repeats or not patience:
-                return trial, drawn
-            patience -= 1
-            trial.set_user_attr(DECLINED, True)
-            study.tell(trial, state=TrialState.FAIL)
-
-    def _draw(self, method: str, trial: Trial) -> _Drawn:
-        config: dict[str, Any] | None = None
-        try:
-            model = self.task.spaces[method].ask(lambda name, values: _suggest(trial, name, values))
-            config = model.model_dump(mode="json")
-            bounds = self.task.bounds(method, model)
-        except (Refusal, ValidationError) as error:
-            return _Drawn(config or dict(trial.params), None, one_line(str(error), MAX_REASON))
-        return _Drawn(config, bounds, budget_violation(bounds, self.task.budget))
+    def _share(self, macs: float) -> float:
+        """Part of the budget that a trial of so many training MACs takes: of the trials, and of the MACs."""
+        limits = self.task.config.search
+        trained = max(1, sum(n for state, n in self.counts.items() if state.spends))
+        whole = limits.training_macs or limits.trials * self.training_macs / trained
+        return 1 / limits.trials + (macs / whole if whole else 0.0)
 
 
 def read_outcome(answer: object) -> Outcome:
@@ -295,18 +234,3 @@ def read_outcome(answer: object) -> Outcome:
         why = str(error) if isinstance(error, Refusal) else shortened(error)
         return Outcome.failure(f"the worker's answer cannot be read: {why}")
     return outcome
-
-
-def _text(config: Mapping[str, Any]) -> str:
-    return json.dumps(config, sort_keys=True)
-
-
-def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
-    match distribution:
-        case CategoricalDistribution():
-            return trial.suggest_categorical(name, distribution.choices)
-        case IntDistribution(low=low, high=high, step=step, log=log):
-            return trial.suggest_int(name, low, high, step=step, log=log)
-        case FloatDistribution(low=low, high=high, step=step, log=log):
-            return trial.suggest_float(name, low, high, step=step, log=log)
-    raise TypeError(f"a distribution must be Optuna's float, int or categorical, got {distribution!r}")

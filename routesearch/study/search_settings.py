@@ -17,6 +17,9 @@ SAMPLERS = ("auto", "tpe", "gp", "nsga2", "qmc", "random")
 
 MAX_RUNGS = 8
 
+LAG = 16
+"""Trials that may be under way at once in a deterministic search; more workers than that wait."""
+
 
 def _sampler(name: str) -> str:
     """One of ``SAMPLERS``, or an import path such as ``optunahub_sampler:Sampler``."""
@@ -78,8 +81,13 @@ class SearchConfig(Part):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="of the search: proposals, weights, order of images")
 
+    @property
+    def lag(self) -> int | None:
+        """Trials before the latest whose results are not used yet; None: all that is known is used."""
+        return LAG if self.deterministic else None
+
     def rungs(self, epochs: int) -> tuple[int, ...]:
-        """Epochs at which a trial of so many epochs may be stopped.
+        """Epochs at which a trial of so many epochs may be stopped; of the default's rungs those that fit.
 
         Raises:
             ValueError: the study asks for more rungs than fit.
@@ -87,7 +95,7 @@ class SearchConfig(Part):
         if self.stop is None:
             return ()
         found = self.stop.epochs(epochs)
-        if "stop" in self.model_fields_set and len(found) < self.stop.rungs - 1:
+        if self.stop != StopConfig() and len(found) < self.stop.rungs - 1:
             fit = len(found) + 1
             rule = f"must fit into training.epochs = {epochs} with keep = {self.stop.keep:g}: {fit} at most"
             raise ValueError(f"stop.rungs: {rule}, got {self.stop.rungs}; or stop: false")

@@ -27,6 +27,8 @@ def snapshot(done: int = 0, elapsed: float = 0.0, **changes: Any) -> Snapshot:
         "refused": 0,
         "running": 2,
         "total": 40,
+        "training_macs": 0,
+        "total_macs": None,
         "best": None,
         "hypervolume": 0.5,
         "feasible_hypervolume": None,
@@ -94,6 +96,19 @@ def test_time_left_is_the_pace_of_this_run_or_the_limit(clock: list[float]) -> N
     assert told.times(clock[0]) == "50 s, about 2 min 30 s left"
     told(snapshot(25, elapsed=50, time_left=60))
     assert told.times(clock[0] + 20) == "1 min 10 s, about 40 s left"
+
+
+def test_training_macs_are_told_and_may_be_what_ends_it(
+    lines: Callable[[], list[str]], clock: list[float]
+) -> None:
+    with watching("toy", 1e7, Budget(6e6)) as told:
+        told(snapshot())
+        clock[0] += 60
+        told(snapshot(2, 60.0, stopped=1, training_macs=1_500_000_000_000, total_macs=2e12))
+        assert "3/40 trials, 2 running, 1 stopped early" in told.counts()
+        assert told.volume() == "hypervolume 0.5000; 1.5 T of 2 T training MACs"
+        assert told.times(clock[0]) == "1 min, about 20 s left"
+    assert len(lines()) == 2, "a line for each tenth of the MACs, too"
 
 
 def test_when_all_trials_have_ended_the_test_data_are_next(clock: list[float]) -> None:

@@ -32,6 +32,7 @@ from routesearch.results.timing import Timing
 from routesearch.search.driver import run_search
 from routesearch.search.worker import TrialRunner, WorkerResources
 from routesearch.space.space import SearchSpace, Space
+from routesearch.study.search_settings import SearchConfig
 from routesearch.utils.arrays import Stored, read_arrays
 
 
@@ -59,7 +60,8 @@ class FakeTask:
     def __post_init__(self) -> None:
         self.budget = Budget(self.budget)
         self.spaces = {"one": SearchSpace(Config), "two": SearchSpace(Config)}
-        search = SimpleNamespace(seed=0, sampler="tpe", trials=self.trials, time_limit=self.time_limit)
+        limit = None if self.time_limit is None else f"{self.time_limit:f}s"
+        search = SearchConfig(sampler="tpe", trials=self.trials, time_limit=limit)
         resources = SimpleNamespace(
             cpu=self.cpu, gpu=self.gpu, retries=self.retries, trial_time=self.trial_time
         )

@@ -149,7 +149,7 @@ def test_a_journal_of_the_first_format_opens_and_gets_checksums_as_it_goes_on(fo
     with Journal.open_for_writing(folder) as journal:
         journal.set("after", 1)
     with Journal.open_for_reading(folder) as journal:
-        assert [journal.get(key) for key in ("fact 2", "after", "format")] == [2, 1, 2]
+        assert [journal.get(key) for key in ("fact 2", "after", "format")] == [2, 1, 3]
     whole = (folder / LOG).read_bytes()
     assert whole.startswith(before)
     lines = whole.splitlines(keepends=True)
@@ -164,14 +164,14 @@ def test_a_journal_of_the_first_format_opens_and_gets_checksums_as_it_goes_on(fo
 def test_a_newer_format_says_so(folder: Path) -> None:
     Journal.open_for_writing(folder).close()
     with (folder / LOG).open("ab") as file:  # whatever its lines end with
-        file.write(b'{"op_code":2,"worker_id":"w","study_id":0,"user_attr":{"format":3}}\n')
+        file.write(b'{"op_code":2,"worker_id":"w","study_id":0,"user_attr":{"format":4}}\n')
     lines = (folder / LOG).read_bytes().splitlines(keepends=True)
     (folder / LOG).write_bytes(b"".join(line.replace(b'"check"', b'"sum"') for line in lines))
     for mode in (Journal.open_for_writing, Journal.open_for_reading):
         with pytest.raises(
             Refusal,
             match=r"^the journal .*journal\.log was written by a newer routesearch"
-            r" \(format 3, this reads up to 2\): update routesearch$",
+            r" \(format 4, this reads up to 3\): update routesearch$",
         ):
             mode(folder)
 

@@ -143,7 +143,7 @@ def test_a_trial_missing_in_a_journal_without_checksums_is_seen(trained_study: P
     entries = [json.loads(line) for line in log.read_bytes().splitlines()]
     for entry in entries:
         del entry["check"]
-        asked = entry.get("user_attr", {}).get("asked")
+        asked = entry.get("user_attrs", {}).get("asked")
         if asked is not None and asked["number"] == 0:
             asked["number"] = 2
     log.write_text("".join(json.dumps(entry) + "\n" for entry in entries))

@@ -17,6 +17,7 @@ from routesearch.results.points import Interval, OperatingPoint
 from routesearch.results.record import Outcome, State
 from routesearch.space.domains import Cuts
 from routesearch.space.space import SearchSpace, Space, When
+from routesearch.study.search_settings import SearchConfig
 
 
 class Wide(Space):
@@ -46,6 +47,7 @@ class FakeTask:
     backbone_macs: float = 1000.0
     versions: Mapping[str, str] = field(default_factory=lambda: {"method wide": "core 1"})
     retries: int = 2
+    search: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.budget, Budget):
@@ -53,7 +55,7 @@ class FakeTask:
 
     @property
     def config(self) -> Any:
-        search = SimpleNamespace(seed=self.seed, sampler=self.sampler)
+        search = SearchConfig(seed=self.seed, sampler=self.sampler, **self.search)
         return SimpleNamespace(search=search, resources=SimpleNamespace(retries=self.retries))
 
     def inputs(self) -> dict[str, Any]:

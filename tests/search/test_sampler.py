@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import optuna
 import pytest
+from optuna import samplers
 
-from routesearch.errors import UnknownName
-from routesearch.search.sampler import SAMPLERS, derive, make_sampler
+from routesearch.errors import Refusal
+from routesearch.search.sampler import Strategy, derive, strategy_of
+from routesearch.study.search_settings import SAMPLERS, SearchConfig
 
 
 def test_seeds_follow_from_their_parts_alone() -> None:
@@ -23,13 +26,36 @@ def test_seeds_stay_what_they_are() -> None:
     assert derive(2**31 - 1, 12) == 3691712487
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_each_sampler_copes_with_two_objectives_constraints_and_conditions(name: str) -> None:
-    study = optuna.create_study(directions=["maximize", "minimize"])
+class Odd(samplers.RandomSampler):
+    """A sampler that wants more than a search knows."""
+
+    def __init__(self, colour: str) -> None:
+        super().__init__()
+
+
+class Single(samplers.RandomSampler):
+    """A sampler of one objective."""
+
+    def sample_independent(self, study: optuna.Study, *arguments: Any) -> Any:
+        if len(study.directions) > 1:
+            raise ValueError("one objective only")
+        return super().sample_independent(study, *arguments)
+
+
+def named(name: str, **more: Any) -> Strategy:
+    return strategy_of(SearchConfig(sampler=name, **more), 2)
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "optuna.samplers:NSGAIIISampler", f"{__name__}.Single"])
+def test_each_sampler_copes_with_constraints_and_conditions(name: str) -> None:
+    strategy = named(name)
+    seeds = [strategy.make(seed) for seed in (1, 1, 2)]
+    assert len({id(sampler) for sampler in seeds}) == 3
+    study = optuna.create_study(directions=["maximize"] if strategy.by_standing else ["maximize", "minimize"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for i in range(14):
-            study.sampler = make_sampler(name, seed=derive(0, i), fixed_seed=derive(0))
+            study.sampler = strategy.make(derive(0, i))
             trial = study.ask()
             x = trial.suggest_float("x", 0, 1)
             if trial.suggest_categorical("kind", ["a", "b"]) == "a":
@@ -38,13 +64,36 @@ def test_each_sampler_copes_with_two_objectives_constraints_and_conditions(name:
             if x > 0.9:
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             else:
-                study.tell(trial, [x, x])
+                study.tell(trial, [x] if strategy.by_standing else [x, x])
     drawn = [t.params["x"] for t in study.trials]
     assert len(set(drawn)) > 7
 
 
-def test_an_unknown_sampler_is_refused_with_those_there_are() -> None:
-    with pytest.raises(
-        UnknownName, match="no sampler 'annealing'; installed: auto, gp, nsga2, qmc, random, tpe"
-    ):
-        make_sampler("annealing", seed=0, fixed_seed=0)
+def test_a_sampler_of_one_objective_is_told_how_good_a_curve_is() -> None:
+    assert named(f"{__name__}:Single").by_standing
+    assert not named("optuna.samplers.NSGAIIISampler").by_standing
+
+
+def test_start_up_and_population_go_by_the_number_of_trials() -> None:
+    assert named("tpe", trials=6).start == 3
+    assert named("tpe", trials=100).start == 10
+    few, many = (named("nsga2", trials=trials).make(0) for trials in (40, 1000))
+    assert (few._population_size, many._population_size) == (4, 50)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (
+            "no_such_package:Sampler",
+            "search.sampler: no_such_package:Sampler cannot be imported: .*No module",
+        ),
+        ("optuna.samplers:Nothing", "no sampler 'optuna.samplers:Nothing'; installed: auto, gp"),
+        ("optuna.study:Study", "must be a subclass of optuna.samplers.BaseSampler"),
+        (f"{__name__}:Odd", "must be made without arguments but seed, and propose .* missing .*'colour'"),
+    ],
+)
+def test_a_sampler_that_is_none_is_refused_in_one_line(path: str, told: str) -> None:
+    with pytest.raises(Refusal, match=told) as refused:
+        named(path)
+    assert "\n" not in str(refused.value)

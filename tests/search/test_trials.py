@@ -21,9 +21,8 @@ from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.replay import META
 from routesearch.results.timing import Timing
 from routesearch.search.observations import sampler_params
-from routesearch.search.optuna_studies import COPY
 from routesearch.search.resume import open_trials
-from routesearch.search.trials import DECLINED, Trials
+from routesearch.search.trials import Trials
 from routesearch.space.space import SearchSpace, Space
 
 
@@ -64,7 +63,7 @@ def test_numbers_are_unique_over_methods_and_refusals_and_go_on(
     assert states[State.FINISHED] == 24
     assert states[State.REFUSED] >= 3
     trained = Counter(r.method for r in kept if r.state is State.FINISHED)
-    assert trained == {"wide": 12, "deep": 12}
+    assert min(trained["wide"], trained["deep"]) >= 3
     assert len({r.seed for r in kept}) == len(kept)
     assert all(0 <= r.seed < 2**31 for r in kept)
 
@@ -88,7 +87,7 @@ def test_a_default_is_asked_once_and_not_again_after_reopening(
     assert [r.config for r in more].count(first[0].config) == 0
 
 
-def test_refusals_are_copies_as_pruned_with_a_violated_constraint(
+def test_refusals_are_stored_as_pruned_with_a_violated_constraint(
     make_fake: Any, folder: Path, outcome: Any
 ) -> None:
     with Journal.open_for_writing(folder) as journal:
@@ -246,52 +245,35 @@ def test_a_changed_budget_rebuilds_the_history_from_the_curves(
         run(open_trials(journal, make_fake())[0], 12, outcome)
         before = records(journal)
     with Journal.open_for_writing(folder) as journal:
+        size = journal.path.stat().st_size
         trials = open_trials(journal, make_fake(budget=250.0))[0]
         assert records(journal) == before
         assert trials.spent == 12
-        named = {name.partition("#")[0]: each for name, each in optuna_trials(journal, "wide").items()}
-        assert set(named) == {"wide@500", "wide@250"}
-        copies = {t.user_attrs[COPY]: t for t in named["wide@250"]}
-        assert set(copies) == {r.number for r in before if r.method == "wide"}
+        shown = {one.number: one for one in trials.evidence.ended["wide"]}
+        assert set(shown) == {r.number for r in before if r.method == "wide"}
         for record in before:
             if record.method == "wide" and record.outcome is not None and record.state is State.FINISHED:
                 cheapest = min(p.macs for p in record.outcome.points)
-                assert copies[record.number].constraints == {"macs": pytest.approx(cheapest / 250 - 1)}
-                assert copies[record.number].params == {
-                    "width": record.config["width"],
-                    "depth": record.config["depth"],
-                }
-    with Journal.open_for_writing(folder) as journal:  # again, and back: nothing is copied twice
-        for budget in (250.0, 500.0, 250.0):
-            open_trials(journal, make_fake(budget=budget))[0]
-        assert [len(each) for each in optuna_trials(journal, "wide").values()] == [
-            len([r for r in before if r.method == "wide"])
-        ] * 2
+                told = shown[record.number]
+                assert told.observation.constraints == {"macs": pytest.approx(cheapest / 250 - 1)}
+                assert told.params == {"width": record.config["width"], "depth": record.config["depth"]}
+        assert journal.path.stat().st_size == size, "nothing is stored twice"
+        run(trials, 1, outcome, "wide")
+        named = {name.partition("#")[0]: each for name, each in optuna_trials(journal, "wide").items()}
+        assert set(named) == {"wide@500", "wide@250"}
 
 
-def test_refusals_that_a_larger_budget_allows_are_not_copies(
+def test_refusals_that_a_larger_budget_allows_are_not_told(
     make_fake: Any, folder: Path, outcome: Any
 ) -> None:
-    with Journal.open_for_writing(folder) as journal:
-        run(open_trials(journal, make_fake())[0], 8, outcome, "wide")
-        assert any(r.state is State.REFUSED for r in records(journal))
-        open_trials(journal, make_fake(budget=2000.0))[0]
-        (new,) = (each for name, each in optuna_trials(journal, "wide").items() if "@2000#" in name)
-    assert [t.state for t in new] == [TrialState.COMPLETE] * 8
+    def told(trials: Trials) -> int:
+        return sum(one.observation.useful for one in trials.evidence.ended["wide"])
 
-
-def test_a_rebuild_cut_short_goes_on(make_fake: Any, folder: Path, outcome: Any) -> None:
     with Journal.open_for_writing(folder) as journal:
-        run(open_trials(journal, make_fake())[0], 5, outcome, "deep")
-    lines = len((folder / LOG).read_bytes().splitlines())
-    with Journal.open_for_writing(folder) as journal:
-        open_trials(journal, make_fake(budget=None))[0]
-    entries = (folder / LOG).read_bytes().splitlines(keepends=True)
-    (folder / LOG).write_bytes(b"".join(entries[: lines + 3]))
-    with Journal.open_for_writing(folder) as journal:
-        open_trials(journal, make_fake(budget=None))[0]
-        (new,) = (each for name, each in optuna_trials(journal, "deep").items() if "@none#" in name)
-    assert sorted(t.user_attrs[COPY] for t in new) == list(range(5))
+        trials = open_trials(journal, make_fake())[0]
+        run(trials, 8, outcome, "wide")
+        assert told(trials) > 8
+        assert told(open_trials(journal, make_fake(budget=2000.0))[0]) == 8
 
 
 def test_a_narrowed_space_keeps_what_still_lies_in_it(make_fake: Any, folder: Path, outcome: Any) -> None:
@@ -310,8 +292,7 @@ def test_a_narrowed_space_keeps_what_still_lies_in_it(make_fake: Any, folder: Pa
         trials = open_trials(journal, task("a", "b"))[0]
         kept = {r.number for r in records(journal) if r.config["kind"] != "c"}
         assert 0 < len(kept) < 6
-        _, narrowed = optuna_trials(journal, "wide").values()
-        assert {t.user_attrs[COPY] for t in narrowed} == kept
+        assert {one.number for one in trials.evidence.ended["wide"] if one.params is not None} == kept
         new = run(trials, 3, outcome, "wide")
     assert {r.config["kind"] for r in new} <= {"a", "b"}
 
@@ -328,15 +309,18 @@ def test_repeated_configs_are_declined_and_then_trained_with_a_new_seed(
     with Journal.open_for_writing(folder) as journal:
         trials = open_trials(journal, task)[0]
         done = run(trials, 4, outcome, "wide")
-        (stored,) = optuna_trials(journal, "wide").values()
-        declined = [t for t in stored if t.user_attrs.get(DECLINED)]
-        assert len(declined) >= 10
-        assert all(t.state is TrialState.FAIL for t in declined)
         assert len(records(journal)) == 4
+        drawn = 0
+
+        def bounds(method: str, config: Any) -> Any:
+            nonlocal drawn
+            drawn += 1
+            return type(task).bounds(task, "deep", task.spaces["deep"].default())
+
+        task.bounds = bounds
         run(trials, 6, outcome, "wide")
-        (stored,) = optuna_trials(journal, "wide").values()
-        more = sum(t.user_attrs.get(DECLINED, False) for t in stored) - len(declined)
-        assert more <= 3  # nothing new is left: it is not looked for at every ask
+        assert drawn <= 6 + 3, "nothing new is left: it is not looked for at every draw"
+        assert len(records(journal)) == 10
     assert [r.number for r in done] == [0, 1, 2, 3]
     assert {r.config["kind"] for r in done} == {"a", "b"}
     assert len({r.seed for r in done}) == 4
@@ -411,14 +395,14 @@ def test_a_changed_seed_is_refused(make_fake: Any, folder: Path, outcome: Any) -
         open_trials(journal, make_fake(facts={"data": "digits", "search.seed": "1"}))[0]
 
 
-def test_the_method_with_fewest_trials_is_next(make_fake: Any, folder: Path, outcome: Any) -> None:
+def test_each_method_is_tried_first_of_all(make_fake: Any, folder: Path, outcome: Any) -> None:
     with Journal.open_for_writing(folder) as journal:
         trials = open_trials(journal, make_fake())[0]
         assert trials.next_method() == "wide"
         trials.ask("deep")
         trials.ask("deep")
-        run(trials, 1, outcome, "wide")
         assert trials.next_method() == "wide"
+        run(trials, 1, outcome, "wide")
         assert trials.next_method(["wide"]) == "deep"
         assert trials.next_method(["wide", "deep"]) is None
 
@@ -487,11 +471,9 @@ def test_a_latency_budget_is_told_to_the_sampler_and_may_change_its_number(
         (stored,) = optuna_trials(journal, "deep").values()
         assert stored[0].values == [0.4, 450.0]  # the better one takes too long
         assert stored[0].constraints == {"latency": pytest.approx(0.002 / 0.003 - 1)}
-        open_trials(journal, make_fake(budget=Budget(None, 0.001)))[0]
-        copies = optuna_trials(journal, "deep")[
-            "deep@none,0.001s#" + next(iter(optuna_trials(journal, "deep"))).split("#")[1]
-        ]
-    assert [t.constraints for t in copies if COPY in t.user_attrs] == [{"latency": pytest.approx(1.0)}]
+        trials = open_trials(journal, make_fake(budget=Budget(None, 0.001)))[0]
+        (told,) = trials.evidence.ended["deep"]
+    assert told.observation.constraints == {"latency": pytest.approx(1.0)}
 
 
 def test_the_best_within_the_latency_may_lie_off_the_front(make_fake: Any, folder: Path) -> None:

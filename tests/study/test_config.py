@@ -136,13 +136,16 @@ REFUSED = {
     "search: {seed: -1}": "search.seed: must be greater than or equal to 0, got -1",
     "search: {seed: 9999999999}": "search.seed: must be less than 2147483648, got 9999999999",
     "search: {sampler: best}": (
-        "search.sampler: must be one of auto, tpe, gp, nsga2, qmc, random, or the import path of a class such as"
-        " package.module:Sampler, got 'best'"
+        "search.sampler: must be one of auto, tpe, gp, nsga2, qmc, random, or the import path of a class"
+        " such as package.module:Sampler, got 'best'"
     ),
-    "search: {stop: true}": "search.stop: must be false, or a mapping such as {rungs: 3, keep: 0.33}, got True",
+    "search: {stop: true}": (
+        "search.stop: must be false, or a mapping such as {rungs: 3, keep: 0.33}, got True"
+    ),
     "search: {stop: {rungs: 9}}": "search.stop.rungs: must be less than or equal to 8, got 9",
     "search: {stop: {rungs: 4}}\ntraining: {epochs: 3}": (
-        "search.stop.rungs: must fit into training.epochs = 3 with keep = 0.33: 2 at most, got 4; or stop: false"
+        "search.stop.rungs: must fit into training.epochs = 3 with keep = 0.33: 2 at most, got 4;"
+        " or stop: false"
     ),
     "search: {training_macs: 0.4x}": "search.training_macs: work must be MACs of training such as 2T, 500G",
     "search: {time_limit: soon}": (

@@ -1,0 +1,61 @@
+"""Which trials go on at a rung: asynchronous successive halving over fronts.
+
+L. Li et al.: A System for Massively Parallel Hyperparameter Tuning (MLSys 2020) stops a trial unless it is
+among the best share of those that came as far. For two objectives trials are ordered by non-dominated rank,
+as in R. Schmucker et al.: Multi-objective Asynchronous Successive Halving (2021), and within a rank by what
+the hypervolume would lose without them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from routesearch.results.curves import Curve, ranks, standings
+from routesearch.search.evidence import Evidence, Step
+from routesearch.study.search_settings import StopConfig
+
+
+class Halving:
+    """Decides whether a trial goes on.
+
+    A trial stops where it is not among the best of two groups: the trials of its method at the same rung, and
+    all trials at equal cost, each as it was when it had spent no more. So neither a method that starts slowly
+    nor one that is cheap decides alone. A method's first trial never stops.
+
+    Args:
+        evidence: what trials have shown; the caller keeps it.
+        settings: how many go on.
+    """
+
+    def __init__(self, evidence: Evidence, settings: StopConfig) -> None:
+        self._evidence = evidence
+        self._keep = settings.keep
+
+    def goes_on(self, number: int) -> bool:
+        """Whether a trial goes on, by the last step that it showed."""
+        method, steps = self._evidence.steps_of(number)
+        mine, rung = steps[-1], len(steps) - 1
+        others = self._evidence.steps_beside(number)
+        kin = [each for name, each in others if name == method]
+        if not kin:
+            return True
+        at_rung = [each[min(rung, len(each) - 1)].curve for each in kin]
+        at_cost = [step.curve for _, each in others if (step := _within(each, mine.macs)) is not None]
+        return self._among_best(mine.curve, at_rung) or self._among_best(mine.curve, at_cost)
+
+    def _among_best(self, mine: Curve, others: Sequence[Curve]) -> bool:
+        """Whether a curve is in the share that goes on; where that is less than one trial, it is."""
+        count = len(others) + 1
+        if self._keep * count < 1:
+            return True
+        curves = [mine, *others]
+        rank, standing = ranks(curves), standings(curves, self._evidence.edge)
+        mine_first = (rank[0], -standing[0])
+        ahead = sum((rank[i], -standing[i]) < mine_first for i in range(1, count))
+        return ahead < math.ceil(self._keep * count)
+
+
+def _within(steps: Sequence[Step], macs: float) -> Step | None:
+    """The last step at which a trial had spent no more than ``macs``; None before its first."""
+    return next((step for step in reversed(steps) if step.macs <= macs), None)

@@ -1,0 +1,243 @@
+"""What is tried next of a method: its default, a design that fills its space, then a sampler's proposals."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import Trial, TrialState
+from pydantic import ValidationError
+
+from routesearch.errors import Refusal
+from routesearch.errors.texts import MAX_REASON, one_line
+from routesearch.results.points import Interval
+from routesearch.results.record import State, TrialRecord
+from routesearch.search.design import Design
+from routesearch.search.evidence import Evidence
+from routesearch.search.histories import history
+from routesearch.search.observations import budget_violation, sampler_params
+from routesearch.search.sampler import Strategy, derive, strategy_of
+from routesearch.space.domains import Suggest
+from routesearch.space.space import SearchSpace
+
+if TYPE_CHECKING:
+    from routesearch.task.resolve import Task
+
+MAX_DECLINED = 10
+"""Proposals in a row that repeat a trained config before a repetition is trained with a new seed (fewer if
+the trials before were repetitions too)."""
+MAX_REPEATED = 50
+"""Proposals in a row that repeat a refusal before it is refused once more."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A config that was drawn, and where it lies in a sampler's space.
+
+    Attributes:
+        bounds: of its network's MACs; None where it cannot be built.
+        violation: why it is refused; None where it may be trained.
+        attributes: what its sampler left for itself, where that is to be kept.
+    """
+
+    config: dict[str, Any]
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    bounds: Interval | None
+    violation: str | None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _Known:
+    """What is known of a method's configs.
+
+    Attributes:
+        trained: how often a config is trained or under way, by its text.
+        refused: configs that were refused.
+        repeats: trials in a row that repeated a config.
+        fresh: whether nothing of the method was drawn yet.
+        place: in the design.
+        first: configs to be tried before all others, as parameters.
+    """
+
+    design: Design
+    trained: Counter[str] = field(default_factory=Counter)
+    refused: set[str] = field(default_factory=set)
+    repeats: int = 0
+    fresh: bool = True
+    place: int = 0
+    first: list[Mapping[str, Any]] = field(default_factory=list)
+
+
+class Proposals:
+    """Draws configs of a study's methods.
+
+    Args:
+        task: the resolved study.
+        evidence: what its trials have shown; the caller keeps it.
+
+    Raises:
+        Refusal: the study's sampler does not exist.
+    """
+
+    def __init__(self, task: Task, evidence: Evidence) -> None:
+        self._task = task
+        self._evidence = evidence
+        self._strategy: Strategy = strategy_of(task.config.search, len(task.spaces))
+        seed = task.config.search.seed
+        self._known = {
+            method: _Known(Design(derive(seed, method, "design"), _parameters(space)))
+            for method, space in task.spaces.items()
+        }
+
+    def recall(self, record: TrialRecord) -> None:
+        """Count a config that an earlier run drew."""
+        if record.method in self._known:
+            known = self._known[record.method]
+            # One too few where the default was not tried: a place that is taken is passed over.
+            known.place += 0 if known.fresh else 1
+            self.note(record)
+
+    def note(self, record: TrialRecord) -> None:
+        """Count a config that is stored."""
+        known = self._known[record.method]
+        known.fresh = False
+        text = _text(record.config)
+        if record.state is State.REFUSED:
+            known.refused.add(text)
+            return
+        known.repeats = known.repeats + 1 if known.trained[text] else 0
+        known.trained[text] += 1
+
+    def try_first(self, method: str, params: Sequence[Mapping[str, Any]]) -> None:
+        """Try these configs, as parameters, before all others but the default; no config twice."""
+        self._known[method].first += params
+
+    def draw(self, method: str, number: int) -> Proposal:
+        """The next config to be tried; one that may not be trained is given once, and then no more.
+
+        Args:
+            number: of the trial that it is for; the draw follows from it, the seed and what is known.
+        """
+        known = self._known[method]
+        # A space that has nothing new left is not searched for it at every draw.
+        declined, repeated = MAX_DECLINED >> known.repeats, MAX_REPEATED
+        attempt = 0
+        source: _Source | None = None
+        if known.fresh:
+            known.first, known.fresh = [*self._default(method), *known.first], False
+        while True:
+            if known.first:
+                proposal = self._proposal(method, _prescribed(known.first.pop(0)))
+                if proposal.violation is not None or known.trained[_text(proposal.config)]:
+                    continue
+                return proposal
+            if self._from_design(method):
+                place = known.place
+                known.place += 1
+                proposal = self._proposal(method, lambda n, d, at=place: known.design.suggest(at, n, d))  # type: ignore[misc]
+            else:
+                source = source or _Source(self, method)
+                seed = derive(self._task.config.search.seed, method, number, attempt)
+                proposal = source.ask(seed)
+            attempt += 1
+            text = _text(proposal.config)
+            if proposal.violation is not None and text in known.refused and repeated:
+                repeated -= 1
+            elif proposal.violation is None and known.trained[text] and declined:
+                declined -= 1
+            else:
+                return proposal
+
+    def _from_design(self, method: str) -> bool:
+        """Whether the sampler knows too little yet."""
+        start = self._strategy.start
+        if start is None:
+            return True
+        ended = sum(len(one.curve) > 0 for one in self._evidence.ended[method])
+        return ended < start
+
+    def _default(self, method: str) -> list[Mapping[str, Any]]:
+        """The method's default config, where it lies in the space and within the budget."""
+        space = self._task.spaces[method]
+        default = space.default()
+        placed = sampler_params(space, default.model_dump(mode="json"))
+        try:
+            bounds = self._task.bounds(method, default)
+        except Refusal:
+            return []
+        return [placed[0]] if placed is not None and self._task.budget.admits(bounds) else []
+
+    def _proposal(self, method: str, suggest: Suggest) -> Proposal:
+        params: dict[str, Any] = {}
+        distributions: dict[str, BaseDistribution] = {}
+
+        def noting(name: str, distribution: BaseDistribution) -> Any:
+            params[name], distributions[name] = suggest(name, distribution), distribution
+            return params[name]
+
+        config: dict[str, Any] | None = None
+        try:
+            model = self._task.spaces[method].ask(noting)
+            config = model.model_dump(mode="json")
+            bounds = self._task.bounds(method, model)
+        except (Refusal, ValidationError) as error:
+            reason = one_line(str(error), MAX_REASON)
+            return Proposal(config or dict(params), params, distributions, None, reason)
+        violation = budget_violation(bounds, self._task.budget)
+        return Proposal(config, params, distributions, bounds, violation)
+
+
+class _Source:
+    """A sampler and its history, for the proposals of one draw."""
+
+    def __init__(self, proposals: Proposals, method: str) -> None:
+        evidence = proposals._evidence
+        others = [one for name, each in evidence.ended.items() if name != method for one in each]
+        pending = [each for each in evidence.pending.values() if each.method == method and each.params]
+        self._proposals, self._method = proposals, method
+        shown = evidence.ended[method]
+        self._study = history(proposals._strategy, shown, pending, others, evidence.edge)
+
+    def ask(self, seed: int) -> Proposal:
+        study, strategy = self._study, self._proposals._strategy
+        study.sampler = strategy.make(seed)
+        trial = study.ask()
+        proposal = self._proposals._proposal(self._method, lambda name, values: _suggest(trial, name, values))
+        attributes = study.get_trials(deepcopy=False)[-1].system_attrs
+        study.tell(trial, state=TrialState.FAIL)  # samplers overlook it: what becomes of it is told elsewhere
+        return replace(proposal, attributes=dict(attributes)) if strategy.most is None else proposal
+
+
+def _parameters(space: SearchSpace) -> list[str]:
+    """Names of the parameters that configs of a space have, conditional ones too."""
+    return list(dict.fromkeys(name for config in space.extremes() for name in space.encode(config)))
+
+
+def _prescribed(params: Mapping[str, Any]) -> Callable[[str, BaseDistribution], Any]:
+    return lambda name, _: params[name]
+
+
+def _text(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True)
+
+
+def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    match distribution:
+        case CategoricalDistribution():
+            return trial.suggest_categorical(name, distribution.choices)
+        case IntDistribution(low=low, high=high, step=step, log=log):
+            return trial.suggest_int(name, low, high, step=step, log=log)
+        case FloatDistribution(low=low, high=high, step=step, log=log):
+            return trial.suggest_float(name, low, high, step=step, log=log)
+    raise TypeError(f"a distribution must be Optuna's float, int or categorical, got {distribution!r}")
