@@ -108,7 +108,7 @@ def test_training_macs_are_told_and_may_be_what_ends_it(
         assert "3/40 trials, 2 running, 1 stopped early" in told.counts()
         assert told.volume() == "hypervolume 0.5000; 1.5 T of 2 T training MACs"
         assert told.times(clock[0]) == "1 min, about 20 s left"
-    assert len(lines()) == 2, "a line for each tenth of the MACs, too"
+    assert len(lines()) == 1, "a line for a tenth of the MACs, too"
 
 
 def test_when_all_trials_have_ended_the_test_data_are_next(clock: list[float]) -> None:
