@@ -42,8 +42,13 @@ class Allocation:
             found += count * sum(one.macs for one in tried) / max(1, len(tried))
         return found
 
-    def next(self, methods: Sequence[str]) -> str:
-        """One of ``methods``, of which there must be some."""
+    def next(self, methods: Sequence[str], promised: Callable[[str], float | None]) -> str:
+        """One of ``methods``, of which there must be some.
+
+        Args:
+            promised: what a method's next trial is expected to add for its cost; None where that is not
+                known, and recent trials are judged.
+        """
         shown = {name: [one for one in each if one.own] for name, each in self._evidence.ended.items()}
         under_way = Counter(each.method for each in self._evidence.pending.values())
         fresh = [name for name in methods if not _tried(shown[name]) and not under_way[name]]
@@ -56,6 +61,9 @@ class Allocation:
         poorest = min(known, key=lambda name: spent[name])
         if spent[poorest] < FLOOR * sum(spent.values()) / len(methods):
             return poorest
+        promises = {name: promised(name) for name in known}
+        if all(worth is not None for worth in promises.values()):
+            return max(known, key=lambda name: promises[name] or 0.0)
         worth = self._worth(shown, under_way)
         return max(known, key=lambda name: worth[name])
 

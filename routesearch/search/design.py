@@ -35,6 +35,11 @@ class Design:
         self._shares = np.empty((0, PARAMETERS))
         self._dimensions = {name: i for i, name in enumerate(names)}
 
+    @property
+    def names(self) -> list[str]:
+        """Of the parameters, in the order of their dimensions."""
+        return list(self._dimensions)
+
     def suggest(self, index: int, name: str, distribution: BaseDistribution) -> Any:
         """The value of a parameter in one config of the sequence.
 
@@ -44,10 +49,10 @@ class Design:
         while index >= len(self._shares):
             self._shares = np.concatenate([self._shares, self._sequence.random(_BLOCK)])
         dimension = self._dimensions.setdefault(name, len(self._dimensions)) % PARAMETERS
-        return _at(float(self._shares[index, dimension]), distribution)
+        return value_at(float(self._shares[index, dimension]), distribution)
 
 
-def _at(share: float, distribution: BaseDistribution) -> Any:
+def value_at(share: float, distribution: BaseDistribution) -> Any:
     """The value that lies at a share of a distribution, from 0 to below 1."""
     match distribution:
         case CategoricalDistribution(choices=choices):

@@ -142,6 +142,11 @@ class Evidence:
                 self._add(record, {}, own=False)
 
     @property
+    def known(self) -> int:
+        """How much is known: it changes when a trial begins, and when one's end becomes known."""
+        return len(self._order) + sum(map(len, self.ended.values()))
+
+    @property
     def ready(self) -> bool:
         """Whether all is known that the next trial is drawn by."""
         return self.lag is None or len(self._order) - self._known < self.lag

@@ -19,15 +19,16 @@ from pydantic import ValidationError
 
 from routesearch.errors import Refusal
 from routesearch.errors.texts import MAX_REASON, one_line
+from routesearch.results.curves import Curve, merged, standings
 from routesearch.results.points import Interval
 from routesearch.results.record import State, TrialRecord
 from routesearch.search.design import Design
 from routesearch.search.evidence import Evidence
 from routesearch.search.histories import history
 from routesearch.search.observations import budget_violation, sampler_params
+from routesearch.search.offers import Offer, Offers, distributions_of
 from routesearch.search.sampler import Strategy, derive, strategy_of
 from routesearch.space.domains import Suggest
-from routesearch.space.space import SearchSpace
 
 if TYPE_CHECKING:
     from routesearch.task.resolve import Task
@@ -85,20 +86,27 @@ class Proposals:
     Args:
         task: the resolved study.
         evidence: what its trials have shown; the caller keeps it.
+        share: training MACs of a trial to the part of the budget that it takes.
 
     Raises:
         Refusal: the study's sampler does not exist.
     """
 
-    def __init__(self, task: Task, evidence: Evidence) -> None:
+    def __init__(self, task: Task, evidence: Evidence, share: Callable[[float], float]) -> None:
         self._task = task
         self._evidence = evidence
         self._strategy: Strategy = strategy_of(task.config.search, len(task.spaces))
         seed = task.config.search.seed
         self._known = {
-            method: _Known(Design(derive(seed, method, "design"), _parameters(space)))
+            method: _Known(Design(derive(seed, method, "design"), distributions_of(space)))
             for method, space in task.spaces.items()
         }
+        self._offers: dict[str, Offers] = {}
+        if self._strategy.by_promise:
+            for method in task.spaces:
+                design = Design(derive(seed, method, "offers"), self._known[method].design.names)
+                self._offers[method] = Offers(task, method, design, share)
+        self._open: dict[str, tuple[int, Offer | None]] = {}  # method -> how much was known, and its offer
 
     def recall(self, record: TrialRecord) -> None:
         """Count a config that an earlier run drew."""
@@ -142,7 +150,13 @@ class Proposals:
                 if proposal.violation is not None or known.trained[_text(proposal.config)]:
                     continue
                 return proposal
-            if self._from_design(method):
+            offer = None if self._from_design(method) or not self._offers else self._offer(method, number)
+            if offer is not None:
+                self._open.pop(method)
+                proposal = self._proposal(method, _prescribed(offer.params))
+                if proposal.violation is None:
+                    return proposal
+            if self._from_design(method) or (offer is None and self._offers):
                 place = known.place
                 known.place += 1
                 proposal = self._proposal(method, lambda n, d, at=place: known.design.suggest(at, n, d))  # type: ignore[misc]
@@ -158,6 +172,49 @@ class Proposals:
                 declined -= 1
             else:
                 return proposal
+
+    def worth(self, method: str, number: int) -> float | None:
+        """What the method's next config promises for its cost; None where nothing is known of it.
+
+        Args:
+            number: of the trial that it is for.
+        """
+        if not self._offers or self._known[method].first or self._from_design(method):
+            return None
+        offer = self._offer(method, number)
+        return None if offer is None else offer.worth
+
+    def _offer(self, method: str, number: int) -> Offer | None:
+        """The method's most promising config; the same until more is known."""
+        known = self._evidence.known
+        if method not in self._open or self._open[method][0] != known:
+            self._open[method] = known, self._weigh(method, number)
+        return self._open[method][1]
+
+    def _weigh(self, method: str, number: int) -> Offer | None:
+        evidence = self._evidence
+        shown = [one for one in evidence.ended[method] if one.params is not None and len(one.curve)]
+        others = [one for name, each in evidence.ended.items() if name != method for one in each]
+        curves = [one.curve for one in (*shown, *others)]
+        values = standings(curves, evidence.edge)[: len(shown)]
+        order = sorted(range(len(shown)), key=lambda i: float(values[i]), reverse=True)
+        most = self._strategy.most or len(shown)
+        told = sorted(order[:most]) if len(shown) > most else range(len(shown))
+        if not self._offers[method].learn([shown[i] for i in told]):
+            return None
+        front = merged([*curves, *self._expected()])
+        taken = self._known[method].trained.keys() | self._known[method].refused
+        seed = derive(self._task.config.search.seed, method, number)
+        return self._offers[method].best([shown[i] for i in order], front, taken, seed)
+
+    def _expected(self) -> list[Curve]:
+        """Curves that trials under way are expected to have, where that is known of their method."""
+        pending = self._evidence.pending.values()
+        return [
+            self._offers[each.method].promise.expected(each.params)
+            for each in pending
+            if each.params is not None and self._offers[each.method].promise.fitted
+        ]
 
     def _from_design(self, method: str) -> bool:
         """Whether the sampler knows too little yet."""
@@ -217,11 +274,6 @@ class _Source:
         attributes = study.get_trials(deepcopy=False)[-1].system_attrs
         study.tell(trial, state=TrialState.FAIL)  # samplers overlook it: what becomes of it is told elsewhere
         return replace(proposal, attributes=dict(attributes)) if strategy.most is None else proposal
-
-
-def _parameters(space: SearchSpace) -> list[str]:
-    """Names of the parameters that configs of a space have, conditional ones too."""
-    return list(dict.fromkeys(name for config in space.extremes() for name in space.encode(config)))
 
 
 def _prescribed(params: Mapping[str, Any]) -> Callable[[str, BaseDistribution], Any]:

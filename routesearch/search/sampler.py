@@ -45,6 +45,8 @@ class Strategy:
         make: a seed to a sampler.
         by_standing: tell it one objective, how good a curve is beside all others; else the accuracy and the
             MACs of the one point that stands for a curve.
+        by_promise: propose what promises most for its cost (:mod:`routesearch.search.promise`), where
+            anything is known of a method; the sampler is then not asked.
         start: trials of a method that are drawn from the quasi-random design before the sampler is asked;
             None: all of them.
         most: trials that it is told, at most; None: all.
@@ -52,6 +54,7 @@ class Strategy:
 
     make: Callable[[int], BaseSampler]
     by_standing: bool = False
+    by_promise: bool = False
     start: int | None = 0
     most: int | None = None
 
@@ -69,7 +72,7 @@ def strategy_of(config: SearchConfig, methods: int) -> Strategy:
     start = max(3, min(10, each // 3))
     match config.sampler:
         case "auto":
-            return Strategy(_tpe, by_standing=True, start=start, most=MAX_TOLD)
+            return Strategy(_tpe, by_standing=True, by_promise=True, start=1, most=MAX_TOLD)
         case "tpe":
             return Strategy(_tpe, start=start, most=MAX_TOLD)
         case "gp":

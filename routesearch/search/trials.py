@@ -77,7 +77,7 @@ class Trials:
         self.training_macs = 0
         self.longest = max((r.outcome.seconds for r in stored if r.outcome is not None), default=0.0)
         self.evidence = Evidence(task, task.config.search.lag)
-        self._proposals = Proposals(task, self.evidence)
+        self._proposals = Proposals(task, self.evidence, self._share)
         self._allocation = Allocation(self.evidence, self._share)
         self._rows: dict[int, _Row] = {}
         self._studies = OptunaStudies(journal, task)
@@ -140,7 +140,8 @@ class Trials:
     def next_method(self, excluded: Iterable[str] = ()) -> str | None:
         """The method that is tried next (:class:`Allocation`); None without one."""
         left = [m for m in self.task.spaces if m not in set(excluded)]
-        return self._allocation.next(left) if left else None
+        number = len(self._rows)
+        return self._allocation.next(left, lambda m: self._proposals.worth(m, number)) if left else None
 
     def ask(self, method: str) -> TrialRecord:
         """Draw a config and give it a number and a seed.

@@ -1,0 +1,170 @@
+"""The config of a method that promises most for what it costs, among many that are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from pydantic import ValidationError
+
+from routesearch.errors import Refusal
+from routesearch.results.curves import Curve
+from routesearch.results.points import Interval
+from routesearch.search.design import Design, value_at
+from routesearch.search.evidence import Shown
+from routesearch.search.observations import sampler_params
+from routesearch.search.promise import Priced, Promise
+from routesearch.search.surrogate import Vector, share_of
+from routesearch.space.domains import Suggest
+from routesearch.space.space import SearchSpace, Space
+
+if TYPE_CHECKING:
+    from routesearch.task.resolve import Task
+
+SPREAD, NEAR = 96, 96
+"""Configs that are weighed for one proposal: drawn from the design, and near the best ones known."""
+PRICED = 4
+"""Of these the most promising, whose networks are priced."""
+PARENTS = 8
+"""Trials near which configs are drawn."""
+STEP = 0.12
+"""Standard deviation of a step from a parent's value, as a share of the range."""
+CHANGED = 0.4
+"""Probability that a parameter differs from the parent's."""
+MAX_PRICED = 512
+"""Prices from which others are predicted, at most: the latest."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A config that may be tried next.
+
+    Attributes:
+        worth: hypervolume that it is expected to add, by the part of the budget that it takes.
+    """
+
+    params: Mapping[str, Any]
+    worth: float
+
+
+class Offers:
+    """Weighs configs of one method.
+
+    Args:
+        task: the resolved study.
+        share: training MACs of a trial to the part of the budget that it takes.
+    """
+
+    def __init__(self, task: Task, method: str, design: Design, share: Callable[[float], float]) -> None:
+        self._task = task
+        self._method = method
+        self._space: SearchSpace = task.spaces[method]
+        self._design = design
+        self._place = 0
+        edge = 1.0 if task.budget.max_macs is None else min(1.0, task.budget.max_macs / task.backbone_macs)
+        self.distributions = distributions_of(self._space)
+        self.promise = Promise(self.distributions, task.backbone_macs, edge, share)
+        self._priced: dict[str, Priced] = {}
+
+    def learn(self, shown: Sequence[Shown]) -> bool:
+        """Take in what the method's trials have shown; False where that is nothing to go by."""
+        used = [one for one in shown if one.params is not None and len(one.curve)]
+        for one in used:
+            assert one.params is not None
+            model = self._draw(lambda name, _, params=one.params: params[name])  # type: ignore[misc]
+            if model is not None:
+                self.price(*model)
+        known = [each for each in self._priced.values() if each.bounds is not None]
+        if not used or not known:
+            return False
+        self.promise.learn(used, known[-MAX_PRICED:])
+        return True
+
+    def best(self, parents: Sequence[Shown], front: Curve, taken: Collection[str], seed: int) -> Offer | None:
+        """The most promising of many configs; None where none that may be trained was found.
+
+        Args:
+            parents: trials near which some are drawn, the best first.
+            front: what is known, with what trials under way are expected to add.
+            taken: texts of configs that are not to be tried again.
+        """
+        drawn = [each for each in self._candidates(parents, Random(seed)) if _text(each[1]) not in taken]
+        if not drawn:
+            return None
+        gain, cost = self.promise.of([params for params, _ in drawn], front)
+        order = sorted(range(len(drawn)), key=lambda i: float(gain[i] / cost[i]), reverse=True)
+        found: list[tuple[Mapping[str, Any], Interval]] = []
+        for i in order:
+            bounds = self.price(*drawn[i])
+            if bounds is not None and self._task.budget.admits(bounds):
+                found.append((drawn[i][0], bounds))
+            if len(found) == PRICED or (i == order[min(len(order), 8 * PRICED) - 1]):
+                break
+        if not found:
+            return None
+        gain, cost = self.promise.of([p for p, _ in found], front, [bounds for _, bounds in found])
+        worth: Vector = gain / cost
+        at = int(worth.argmax())
+        return Offer(found[at][0], float(worth[at]))
+
+    def price(self, params: Mapping[str, Any], model: Space) -> Interval | None:
+        """Bounds of a config's network, priced once; None where it cannot be built."""
+        text = _text(model)
+        if text not in self._priced:
+            try:
+                bounds: Interval | None = self._task.bounds(self._method, model)
+            except Refusal:
+                bounds = None
+            self._priced[text] = Priced(dict(params), bounds)
+        return self._priced[text].bounds
+
+    def _candidates(self, parents: Sequence[Shown], random: Random) -> list[tuple[Mapping[str, Any], Space]]:
+        found: dict[str, tuple[Mapping[str, Any], Space]] = {}
+        draws: list[Suggest] = []
+        for _ in range(SPREAD):
+            self._place += 1
+            draws.append(lambda name, values, at=self._place: self._design.suggest(at, name, values))  # type: ignore[misc]
+        near = [one.params for one in parents[:PARENTS] if one.params is not None]
+        for _ in range(NEAR if near else 0):
+            parent = near[random.randrange(len(near))]
+            draws.append(lambda name, values, params=parent: _near(params.get(name), values, random))  # type: ignore[misc]
+        for suggest in draws:
+            if (drawn := self._draw(suggest)) is not None:
+                found.setdefault(_text(drawn[1]), drawn)
+        return list(found.values())
+
+    def _draw(self, suggest: Suggest) -> tuple[Mapping[str, Any], Space] | None:
+        """A config and its parameters, as the space encodes it; None where it is none."""
+        try:
+            model = self._space.ask(suggest)
+            return self._space.encode(model), model
+        except (Refusal, ValidationError, KeyError):
+            return None
+
+
+def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """Distributions of all parameters that configs of a space have, conditional ones too; a stable order."""
+    found: dict[str, BaseDistribution] = {}
+    for config in space.extremes():
+        placed = sampler_params(space, config.model_dump(mode="json"))
+        found |= {} if placed is None else placed[1]
+    return found
+
+
+def _near(value: Any, distribution: BaseDistribution, random: Random) -> Any:
+    """A parent's value, or one that is not far from it."""
+    if value is None:
+        return value_at(random.random(), distribution)
+    if random.random() > CHANGED:
+        return value
+    if isinstance(distribution, CategoricalDistribution):
+        return value_at(random.random(), distribution)
+    share = random.gauss(share_of(value, distribution), STEP)
+    return value_at(min(max(share, 0.0), 1 - 1e-9), distribution)
+
+
+def _text(model: Space) -> str:
+    return model.model_dump_json()

@@ -1,0 +1,148 @@
+"""What a config promises: the hypervolume that its curve would add, for the part of the budget it takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+
+from routesearch.results.curves import Curve, accuracy_at
+from routesearch.results.points import Interval
+from routesearch.search.evidence import Shown
+from routesearch.search.surrogate import Features, GaussianProcesses, Vector
+
+PLACES = 16
+"""Places between the cheapest and the most expensive route at which a curve is described."""
+BINS = 256
+"""Costs up to the budget at which a gain is added up."""
+QUANTILES = (-1.645, -1.036, -0.674, -0.385, -0.126, 0.126, 0.385, 0.674, 1.036, 1.645)
+"""Standard deviations at which a curve may lie, all as likely."""
+LEAST_SPREAD = 0.1
+"""Standard deviation of accuracies before there is evidence of another."""
+
+
+@dataclass(frozen=True, eq=False)
+class Priced:
+    """A config whose network was priced.
+
+    Attributes:
+        params: as a sampler has it.
+        bounds: MACs of the cheapest and of the most expensive route; None where it cannot be built.
+    """
+
+    params: Mapping[str, Any]
+    bounds: Interval | None
+
+
+class Promise:
+    """What configs of one method promise, by what its trials have shown.
+
+    Args:
+        distributions: of all parameters that configs of the method may have.
+        backbone_macs: prices are shares of it.
+        edge: share of the backbone's MACs up to which accuracy counts.
+        share: training MACs of a trial to the part of the budget that it takes.
+    """
+
+    def __init__(
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        backbone_macs: float,
+        edge: float,
+        share: Callable[[float], float],
+    ) -> None:
+        self._features = Features(distributions)
+        self._macs = backbone_macs
+        self._edge = edge
+        self._share = share
+        self._costs = (np.arange(BINS) + 0.5) / BINS * edge
+        self._fitted: dict[str, tuple[int, tuple[Vector, float]]] = {}
+        self._known: dict[tuple[tuple[str, Any], ...], Interval] = {}
+
+    def learn(self, shown: Sequence[Shown], priced: Sequence[Priced]) -> None:
+        """Take in all that is known.
+
+        Args:
+            shown: trials with a curve whose configs lie in the space, one or more; those whose price is in
+                ``priced`` are used.
+            priced: configs whose prices are known.
+        """
+        known = {_key(each.params): each.bounds for each in priced if each.bounds is not None}
+        self._known = known
+        params = [each.params for each in priced if each.bounds is not None]
+        self._prices = self._fit("prices", self._features(params), self._logs(known.values()), 1.0)
+        used = [(one, bounds) for one in shown if one.params and (bounds := known.get(_key(one.params)))]
+        self._own = [one.params for one, _ in used if one.params is not None]
+        x = self._inputs(self._own, self._logs(interval for _, interval in used))
+        y = np.array([self._described(one.curve, interval) for one, interval in used])
+        self._curves = self._fit("curves", x, y, LEAST_SPREAD)
+        effort = [[math.log(max(1, one.macs) / interval.max)] for one, interval in used]
+        self._efforts = self._fit("efforts", x, np.array(effort), 0.5)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether anything was learnt."""
+        return bool(self._fitted)
+
+    def of(
+        self, params: Sequence[Mapping[str, Any]], front: Curve, exact: Sequence[Interval] | None = None
+    ) -> tuple[Vector, Vector]:
+        """Expected gain of configs in hypervolume, and the part of the budget that each would take.
+
+        Args:
+            front: of all that is known.
+            exact: prices; None: they are predicted, and a gain counts by how likely it is within the budget.
+        """
+        x = self._features(params)
+        logs = self._prices.predict(x)[0] if exact is None else self._logs(exact)
+        low, high = np.exp(logs[:, 0]), np.exp(np.maximum(logs[:, 1], logs[:, 0]))
+        inputs = np.concatenate([x, logs], 1)
+        mean, deviation = self._curves.predict(inputs)
+        steps = (self._costs[None] - low[:, None]) / np.maximum(high - low, 1e-9)[:, None]
+        places = np.clip((steps * (PLACES - 1)).astype(int), 0, PLACES - 1)
+        affordable = self._costs[None] >= low[:, None]
+        there = accuracy_at(front, self._costs)[None]
+        gain = np.zeros(len(x))
+        for quantile in QUANTILES:
+            curve = np.maximum.accumulate(np.clip(mean + quantile * deviation, 0.0, 1.0), 1)
+            reached = np.take_along_axis(curve, places, 1)
+            gain += np.where(affordable, np.maximum(0.0, reached - there), 0.0).mean(1)
+        efforts = np.exp(self._efforts.predict(inputs)[0][:, 0]) * high * self._macs
+        return gain * self._edge / len(QUANTILES), np.array([self._share(macs) for macs in efforts])
+
+    def expected(self, params: Mapping[str, Any]) -> Curve:
+        """The curve that a config is expected to have: it stands for one that is under way."""
+        x = self._features([params])
+        bounds = self._known.get(_key(params))
+        logs = self._prices.predict(x)[0] if bounds is None else self._logs([bounds])
+        mean, _ = self._curves.predict(np.concatenate([x, logs], 1))
+        low, high = np.exp(logs[0])
+        return np.column_stack((np.clip(mean[0], 0.0, 1.0), np.linspace(low, max(low, high), PLACES)))
+
+    def _inputs(self, params: Sequence[Mapping[str, Any]], logs: Vector) -> Vector:
+        return np.concatenate([self._features(params), logs], 1)
+
+    def _logs(self, bounds: Iterable[Interval]) -> Vector:
+        shares = [(interval.min / self._macs, interval.max / self._macs) for interval in bounds]
+        return np.log(np.array(shares, dtype=np.float64).reshape(-1, 2))
+
+    def _described(self, curve: Curve, bounds: Interval) -> Vector:
+        prices = np.linspace(bounds.min, bounds.max, PLACES) / self._macs
+        return accuracy_at(curve, prices * (1 + 1e-9))
+
+    def _fit(self, name: str, x: Vector, y: Vector, spread: float) -> GaussianProcesses:
+        """Processes for some outputs; lengths are chosen anew when there is a fifth more evidence."""
+        count, start = self._fitted.get(name, (0, None))
+        fresh = len(x) > 1.2 * count
+        found = GaussianProcesses(x, y, spread, None if fresh else start)
+        if fresh:
+            self._fitted[name] = len(x), (found.lengths, found.noise)
+        return found
+
+
+def _key(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(params.items()))
