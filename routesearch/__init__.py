@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from routesearch.data.base import Data, Dataset, Images, Source
     from routesearch.errors import Refusal, RouteSearchError, RunFailed
     from routesearch.export import export_model
-    from routesearch.methods.base import Batch, Knob, RoutedNet, Scores, Stage, Trunk
+    from routesearch.methods.base import Batch, Knob, RoutedNet, Scores, Stage, Targets, Trunk
+    from routesearch.methods.losses import classification_loss
     from routesearch.methods.running import run
     from routesearch.methods.schedules import balanced, cosine
     from routesearch.methods.standin import StandIn
@@ -40,7 +41,8 @@ _HOME = {
     "routesearch.data.base": ("Data", "Dataset", "Images", "Source"),
     "routesearch.errors": ("Refusal", "RouteSearchError", "RunFailed"),
     "routesearch.export": ("export_model",),
-    "routesearch.methods.base": ("Batch", "Knob", "RoutedNet", "Scores", "Stage", "Trunk"),
+    "routesearch.methods.base": ("Batch", "Knob", "RoutedNet", "Scores", "Stage", "Targets", "Trunk"),
+    "routesearch.methods.losses": ("classification_loss",),
     "routesearch.methods.running": ("run",),
     "routesearch.methods.schedules": ("balanced", "cosine"),
     "routesearch.methods.standin": ("StandIn",),
@@ -90,10 +92,12 @@ __all__ = [
     "Stage",
     "StandIn",
     "Study",
+    "Targets",
     "Trunk",
     "When",
     "balanced",
     "build",
+    "classification_loss",
     "cosine",
     "exit_thresholds",
     "export_model",

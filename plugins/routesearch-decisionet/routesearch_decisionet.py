@@ -40,6 +40,7 @@ from routesearch import (
     Stage,
     Trunk,
     When,
+    classification_loss,
     hookimpl,
     kaiming,
     spread_thresholds,
@@ -406,7 +407,7 @@ class DecisioNet(RoutedNet):
             routing = self._labelled(decisions, batch.labels)
         else:  # of the modules alone: maps that it could shape would show differences and no classes
             routing = _undecided(self._asked([x.detach() for x in means]).float(), decisions)
-        error = F.cross_entropy(_mixed(leaves, decisions), batch.labels)
+        error = classification_loss(_mixed(leaves, decisions), batch)
         return torch.add(error, routing, alpha=self.config.beta)
 
     def _labelled(self, decisions: Tensor, labels: Tensor) -> Tensor:

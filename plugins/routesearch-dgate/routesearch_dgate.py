@@ -33,6 +33,7 @@ from routesearch import (
     Space,
     Stage,
     Trunk,
+    classification_loss,
     exit_thresholds,
     first_exit,
     hookimpl,
@@ -145,7 +146,7 @@ class DGate(RoutedNet):
                 y = 2.0 * F.one_hot(batch.labels, d.shape[1]) - 1.0
                 losses.append(F.relu(1.0 - y * d).sum(1).mean())
             else:
-                losses.append(F.cross_entropy(d, batch.labels))
+                losses.append(classification_loss(d, batch))
             losses.append(self.config.weight_penalty * gate.linear.weight.square().sum())
         return torch.stack(losses).sum()
 

@@ -40,6 +40,7 @@ from routesearch import (
     Stage,
     Trunk,
     When,
+    classification_loss,
     hookimpl,
     kaiming,
     mult_adds,
@@ -450,13 +451,25 @@ class Dynamic(RoutedNet):
         with torch.autocast(batch.labels.device.type, enabled=False):
             p = reach(dense.scores, self.temperature(batch.progress))
             self._throughput = tuple(each.detach().square().mean(0).sqrt() for each in p)  # type: ignore
-            return self._costs(dense, batch.labels, p, k_cpt)
+            if batch.labels_alone:
+                errors = cross_entropy(dense.logits, batch.labels)
+            else:
+                errors = classification_loss(dense.logits, batch, reduction="none")
+            return self._costs(dense, batch.labels, errors, p, k_cpt)
 
     @abstractmethod
-    def _costs(self, dense: Dense, labels: Tensor, p: tuple[Tensor, Tensor], k_cpt: float | Tensor) -> Tensor:
+    def _costs(
+        self,
+        dense: Dense,
+        labels: Tensor,
+        errors: Tensor,
+        p: tuple[Tensor, Tensor],
+        k_cpt: float | Tensor,
+    ) -> Tensor:
         """The loss, a scalar.
 
         Args:
+            errors: of each node's classifier, N x M.
             p: as :func:`reach` gives it.
             k_cpt: for all images, or N x 1.
         """
@@ -491,16 +504,23 @@ class Actor(Dynamic):
             0.01, ge=0, description="of the squared scores: against deciding too early in training"
         )
 
-    def _costs(self, dense: Dense, labels: Tensor, p: tuple[Tensor, Tensor], k_cpt: float | Tensor) -> Tensor:
+    def _costs(
+        self,
+        dense: Dense,
+        labels: Tensor,
+        errors: Tensor,
+        p: tuple[Tensor, Tensor],
+        k_cpt: float | Tensor,
+    ) -> Tensor:
         columns, leaves = p
         prices = self.prices
-        errors = leaves * (cross_entropy(dense.logits, labels) + k_cpt * prices.leaves)
+        ends = leaves * (errors + k_cpt * prices.leaves)
         computation = columns * (k_cpt * prices.columns)
         size = torch.cat([s.square().sum(2) for s in dense.scores], 1)
         weight = columns[:, : size.shape[1]]
         weight = weight if self.config.policy_regularised else weight.detach()
         decisiveness = self.config.k_dec * weight * size
-        each: Tensor = errors.sum(1) + computation.sum(1) + decisiveness.sum(1) + self._complexity(p)
+        each: Tensor = ends.sum(1) + computation.sum(1) + decisiveness.sum(1) + self._complexity(p)
         return each.mean()
 
 
@@ -525,9 +545,15 @@ class Critic(Dynamic):
             Literal["cross_entropy", "error"], CategoricalDistribution(("cross_entropy", "error"))
         ] = Field("cross_entropy", description="what a wrong label costs where routers predict it; error: 1")
 
-    def _costs(self, dense: Dense, labels: Tensor, p: tuple[Tensor, Tensor], k_cpt: float | Tensor) -> Tensor:
+    def _costs(
+        self,
+        dense: Dense,
+        labels: Tensor,
+        errors: Tensor,
+        p: tuple[Tensor, Tensor],
+        k_cpt: float | Tensor,
+    ) -> Tensor:
         columns, leaves = p[0].detach(), p[1].detach()
-        errors = cross_entropy(dense.logits, labels)
         predicted = errors
         if self.config.error_cost == "error":
             predicted = dense.logits.argmax(2).ne(labels[:, None]).float()

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field
 from torch import Tensor, nn
@@ -41,6 +40,7 @@ from routesearch import (
     StandIn,
     Trunk,
     balanced,
+    classification_loss,
     hookimpl,
     spread_thresholds,
 )
@@ -383,7 +383,7 @@ class Jungle(RoutedNet):
             x = unit(x)
             if k in self.nodes:
                 seen[k] = responses(x)
-        loss = F.cross_entropy(x.float(), batch.labels)
+        loss = classification_loss(x, batch)
         with torch.autocast(x.device.type, enabled=False):
             found = self._masses(batch, seen)
             for (nodes, classes), units in self.alike.items():

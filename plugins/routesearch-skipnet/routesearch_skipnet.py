@@ -37,6 +37,7 @@ from routesearch import (
     StandIn,
     Trunk,
     When,
+    classification_loss,
     hookimpl,
     kaiming,
     spread_thresholds,
@@ -390,10 +391,10 @@ class SkipNet(RoutedNet):
         return self.head(x), torch.stack(logits, 1), torch.stack(values, 1)
 
     def _supervised(self, batch: Batch) -> Tensor:
-        return F.cross_entropy(self._dense(batch.inputs, hard)[0], batch.labels)
+        return classification_loss(self._dense(batch.inputs, hard)[0], batch)
 
     def _soft(self, batch: Batch) -> Tensor:
-        return F.cross_entropy(self._dense(batch.inputs, torch.sigmoid)[0], batch.labels)
+        return classification_loss(self._dense(batch.inputs, torch.sigmoid)[0], batch)
 
     def _sparse(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What :meth:`_dense` gives with drawn gates, where each unit runs only for images that drew it.
@@ -419,7 +420,7 @@ class SkipNet(RoutedNet):
     def _drawn(self, batch: Batch, sparse: bool = False) -> tuple[Tensor, Tensor]:
         """Each image's cross-entropy under drawn gates, and REINFORCE's term: weight x sum of -R log pi."""
         logits, z, ran = self._sparse(batch.inputs) if sparse else self._dense(batch.inputs, drawn)
-        loss = F.cross_entropy(logits.float(), batch.labels, reduction="none")
+        loss = classification_loss(logits, batch, reduction="none")
         gain = returns(loss.detach(), ran, self.config.alpha)
         if self.config.baseline == "batch":
             gain = gain - gain.mean(0)

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import torch
-import torch.nn.functional as F
 from optuna.distributions import IntDistribution
 from pydantic import Field
 from routesearch import (
@@ -34,6 +33,7 @@ from routesearch import (
     Space,
     Stage,
     Trunk,
+    classification_loss,
     exit_thresholds,
     first_exit,
     hookimpl,
@@ -74,10 +74,10 @@ class $kind(RoutedNet):
         return [Stage(self._loss)]
 
     def _loss(self, batch: Batch) -> Tensor:
-        """Both classifiers' cross-entropy; in float32, which mixed precision needs."""
+        """Both classifiers', by the labels and by what else the study wants them to learn from."""
         x = self.front(batch.inputs)
-        early = F.cross_entropy(self.early(x).float(), batch.labels)
-        late = F.cross_entropy(self.rest(x).float(), batch.labels)
+        early = classification_loss(self.early(x), batch)
+        late = classification_loss(self.rest(x), batch)
         loss: Tensor = self.config.early_weight * early + late
         return loss
 

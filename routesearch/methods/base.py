@@ -23,7 +23,7 @@ A complete method, early exit on confidence after one unit:
         def stages(self):
             def loss(batch):
                 x = self.front(batch.inputs)
-                return sum(F.cross_entropy(exit(x), batch.labels) for exit in (self.early, self.rest))
+                return sum(classification_loss(exit(x), batch) for exit in (self.early, self.rest))
             return [Stage(loss)]
 
         def route(self, meter, images, knob):
@@ -81,6 +81,21 @@ class Trunk:
 
 
 @dataclass(frozen=True)
+class Targets:
+    """What classifiers of a study learn from, as :func:`routesearch.classification_loss` reads it.
+
+    Attributes:
+        smoothing: share of a label that all classes have alike, 0 to 1.
+        share: of the loss that is distillation from the trunk, where a batch has its logits.
+        temperature: that logits are divided by in distillation.
+    """
+
+    smoothing: float = 0.0
+    share: float = 0.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
 class Batch:
     """What a stage's loss gets.
 
@@ -89,12 +104,21 @@ class Batch:
         labels: N, int64.
         progress: 0 at the stage's first step, towards 1 at its last: temperatures need no state of their own.
         aux: further labels of the images (N, int64) by name: ``superclass``, where the data have it.
+        teacher: N x classes, the trained trunk's logits; None where the study does not distil it.
+        targets: what else a classifier learns from.
     """
 
     inputs: Any
     labels: Tensor
     progress: float
     aux: Mapping[str, Tensor] = field(default_factory=dict)
+    teacher: Tensor | None = None
+    targets: Targets = Targets()
+
+    @property
+    def labels_alone(self) -> bool:
+        """Whether a classifier learns from the labels as they are, and from nothing else."""
+        return not self.targets.smoothing and (self.teacher is None or not self.targets.share)
 
 
 @dataclass(frozen=True)
