@@ -126,7 +126,7 @@ def _chosen(x: Vector, z: Vector) -> tuple[Vector, float]:
         # a weak preference for long scales: with few trials every feature would seem to matter
         prior = 0.5 * float(np.square(np.log(tried[varying] / 1.2)).sum())
         fit, volume = float((a * a).sum()), float(np.log(np.diag(factor)).sum())
-        return -0.5 * fit - main.shape[1] * volume - prior
+        return float(-0.5 * fit - main.shape[1] * volume - prior)
 
     best = likelihood(lengths, noise)
     for _ in range(2):
