@@ -42,12 +42,12 @@ class Allocation:
             found += count * sum(one.macs for one in tried) / max(1, len(tried))
         return found
 
-    def next(self, methods: Sequence[str], promised: Callable[[str], float | None]) -> str:
+    def next(self, methods: Sequence[str], first: Callable[[Sequence[str]], str | None]) -> str:
         """One of ``methods``, of which there must be some.
 
         Args:
-            promised: what a method's next trial is expected to add for its cost; None where that is not
-                known, and recent trials are judged.
+            first: of some methods the one whose next trial is expected to add most for its cost; None where
+                that is not known, and recent trials are judged.
         """
         shown = {name: [one for one in each if one.own] for name, each in self._evidence.ended.items()}
         under_way = Counter(each.method for each in self._evidence.pending.values())
@@ -61,9 +61,8 @@ class Allocation:
         poorest = min(known, key=lambda name: spent[name])
         if spent[poorest] < FLOOR * sum(spent.values()) / len(methods):
             return poorest
-        promises = {name: promised(name) for name in known}
-        if all(worth is not None for worth in promises.values()):
-            return max(known, key=lambda name: promises[name] or 0.0)
+        if (promising := first(known)) is not None:
+            return promising
         worth = self._worth(shown, under_way)
         return max(known, key=lambda name: worth[name])
 

@@ -149,7 +149,7 @@ class Dispatcher:
         limit = self.trials.task.config.search.training_macs
         if limit is not None and self.trials.expected_macs >= limit:
             return True
-        if self._next_method() is not None:
+        if self.trials.methods(self._left_out):
             return False
         failing = self._failing  # a success of what still runs would bring its method back
         return not any(record.method in failing for record in self._live.values())
@@ -291,7 +291,12 @@ class Dispatcher:
         return {m for m, (_, count) in self._failures.items() if count >= MAX_FAILED} - self.trials.proven
 
     def _next_method(self) -> str | None:
-        return self.trials.next_method(self._excluded | self._failing | self._unusable)
+        return self.trials.next_method(self._left_out)
+
+    @property
+    def _left_out(self) -> set[str]:
+        """Methods that are not asked in this run."""
+        return self._excluded | self._failing | self._unusable
 
     def _next_waiting(self) -> TrialRecord | None:
         """The first trial that was begun before and is to be run again."""

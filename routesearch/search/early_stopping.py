@@ -14,6 +14,10 @@ from collections.abc import Sequence
 from routesearch.results.curves import Curve, ranks, standings
 from routesearch.search.evidence import Evidence, Step
 from routesearch.study.search_settings import StopConfig
+from routesearch.utils.sampling import evenly_spaced
+
+MAX_COMPARED = 200
+"""Trials that one is compared with, at most."""
 
 
 class Halving:
@@ -41,7 +45,7 @@ class Halving:
         if not kin:
             return True
         at_rung = [each[min(rung, len(each) - 1)].curve for each in kin]
-        at_cost = [step.curve for _, each in others if (step := _within(each, mine.macs)) is not None]
+        at_cost = [step.curve for _, each in others if (step := within(each, mine.macs)) is not None]
         return self._among_best(mine.curve, at_rung) or self._among_best(mine.curve, at_cost)
 
     def _among_best(self, mine: Curve, others: Sequence[Curve]) -> bool:
@@ -49,13 +53,14 @@ class Halving:
         count = len(others) + 1
         if self._keep * count < 1:
             return True
-        curves = [mine, *others]
+        some = [others[i] for i in evenly_spaced(count - 1, MAX_COMPARED)]
+        curves, count = [mine, *some], len(some) + 1
         rank, standing = ranks(curves), standings(curves, self._evidence.edge)
         mine_first = (rank[0], -standing[0])
         ahead = sum((rank[i], -standing[i]) < mine_first for i in range(1, count))
         return ahead < math.ceil(self._keep * count)
 
 
-def _within(steps: Sequence[Step], macs: float) -> Step | None:
+def within(steps: Sequence[Step], macs: float) -> Step | None:
     """The last step at which a trial had spent no more than ``macs``; None before its first."""
     return next((step for step in reversed(steps) if step.macs <= macs), None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from optuna.distributions import BaseDistribution
 
 from routesearch.results.curves import NOTHING, Curve, curve_of
-from routesearch.results.points import HasCost
+from routesearch.results.points import HasCost, Interval
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search.observations import Observation, observation_of, sampler_params
 
@@ -40,6 +40,7 @@ class Shown:
         observation: what a sampler is told of it.
         steps: what it showed at its rungs and at its end; none where it has no curve.
         macs: multiply-adds that its training took.
+        bounds: MACs of the cheapest and of the most expensive route.
         own: whether it is a trial of this study, and not of one that this study learns from.
         attributes: what its sampler left for itself.
     """
@@ -51,6 +52,7 @@ class Shown:
     observation: Observation
     steps: Sequence[Step]
     macs: int
+    bounds: Interval | None = None
     own: bool = True
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -146,6 +148,10 @@ class Evidence:
         """How much is known: it changes when a trial begins, and when one's end becomes known."""
         return len(self._order) + sum(map(len, self.ended.values()))
 
+    def known_of(self, method: str) -> int:
+        """How many of a method's trials have ended, as far as that is known."""
+        return len(self.ended[method])
+
     @property
     def ready(self) -> bool:
         """Whether all is known that the next trial is drawn by."""
@@ -203,6 +209,7 @@ class Evidence:
                 observation=observation_of(record, task.backbone_macs, task.budget),
                 steps=steps if outcome.points else (),
                 macs=outcome.training_macs,
+                bounds=record.bounds,
                 own=own,
                 attributes=attributes,
             )

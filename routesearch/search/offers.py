@@ -71,17 +71,11 @@ class Offers:
 
     def learn(self, shown: Sequence[Shown]) -> bool:
         """Take in what the method's trials have shown; False where that is nothing to go by."""
-        used = [one for one in shown if one.params is not None and len(one.curve)]
-        for one in used:
-            assert one.params is not None
-            model = self._draw(lambda name, _, params=one.params: params[name])  # type: ignore[misc]
-            if model is not None:
-                self.price(*model)
+        used = [one for one in shown if one.bounds is not None and one.params is not None and len(one.curve)]
         known = [each for each in self._priced.values() if each.bounds is not None]
-        if not used or not known:
-            return False
-        self.promise.learn(used, known[-MAX_PRICED:])
-        return True
+        if used:
+            self.promise.learn(used, known[-MAX_PRICED:])
+        return bool(used)
 
     def best(self, parents: Sequence[Shown], front: Curve, taken: Collection[str], seed: int) -> Offer | None:
         """The most promising of many configs; None where none that may be trained was found.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 
-from routesearch.results.curves import Curve, accuracy_at
+from routesearch.results.curves import Curve, accuracy_at, merged
 from routesearch.results.points import Interval
 from routesearch.search.evidence import Shown
 from routesearch.search.surrogate import Features, GaussianProcesses, Vector
@@ -61,26 +61,26 @@ class Promise:
         self._share = share
         self._costs = (np.arange(BINS) + 0.5) / BINS * edge
         self._fitted: dict[str, tuple[int, tuple[Vector, float]]] = {}
-        self._known: dict[tuple[tuple[str, Any], ...], Interval] = {}
+        self._known: dict[Any, Interval] = {}
 
     def learn(self, shown: Sequence[Shown], priced: Sequence[Priced]) -> None:
         """Take in all that is known.
 
         Args:
-            shown: trials with a curve whose configs lie in the space, one or more; those whose price is in
-                ``priced`` are used.
-            priced: configs whose prices are known.
+            shown: trials with a curve, whose configs lie in the space and whose prices are known; not none.
+            priced: further configs whose prices are known.
         """
-        known = {_key(each.params): each.bounds for each in priced if each.bounds is not None}
-        self._known = known
-        params = [each.params for each in priced if each.bounds is not None]
-        self._prices = self._fit("prices", self._features(params), self._logs(known.values()), 1.0)
-        used = [(one, bounds) for one in shown if one.params and (bounds := known.get(_key(one.params)))]
-        self._own = [one.params for one, _ in used if one.params is not None]
-        x = self._inputs(self._own, self._logs(interval for _, interval in used))
-        y = np.array([self._described(one.curve, interval) for one, interval in used])
+        used = [(one, one.params, one.bounds) for one in shown if one.params is not None and one.bounds]
+        known = {_key(params): (params, bounds) for _, params, bounds in used}
+        known |= {_key(each.params): (each.params, each.bounds) for each in priced if each.bounds}
+        self._known = {key: bounds for key, (_, bounds) in known.items()}
+        features = self._features([params for params, _ in known.values()])
+        self._prices = self._fit("prices", features, self._logs(self._known.values()), 1.0)
+        logs = self._logs(bounds for _, _, bounds in used)
+        x = np.concatenate([self._features([params for _, params, _ in used]), logs], 1)
+        y = np.array([self._described(one.curve, bounds) for one, _, bounds in used])
         self._curves = self._fit("curves", x, y, LEAST_SPREAD)
-        effort = [[math.log(max(1, one.macs) / interval.max)] for one, interval in used]
+        effort = [[math.log(max(1, one.macs) / bounds.max)] for one, _, bounds in used]
         self._efforts = self._fit("efforts", x, np.array(effort), 0.5)
 
     @property
@@ -114,17 +114,17 @@ class Promise:
         efforts = np.exp(self._efforts.predict(inputs)[0][:, 0]) * high * self._macs
         return gain * self._edge / len(QUANTILES), np.array([self._share(macs) for macs in efforts])
 
-    def expected(self, params: Mapping[str, Any]) -> Curve:
-        """The curve that a config is expected to have: it stands for one that is under way."""
-        x = self._features([params])
-        bounds = self._known.get(_key(params))
-        logs = self._prices.predict(x)[0] if bounds is None else self._logs([bounds])
+    def expected(self, params: Sequence[Mapping[str, Any]]) -> Curve:
+        """The front that configs are expected to have together: it stands for trials that are under way."""
+        x = self._features(params)
+        logs = self._prices.predict(x)[0]
+        for i, each in enumerate(params):
+            if (bounds := self._known.get(_key(each))) is not None:
+                logs[i] = self._logs([bounds])[0]
         mean, _ = self._curves.predict(np.concatenate([x, logs], 1))
-        low, high = np.exp(logs[0])
-        return np.column_stack((np.clip(mean[0], 0.0, 1.0), np.linspace(low, max(low, high), PLACES)))
-
-    def _inputs(self, params: Sequence[Mapping[str, Any]], logs: Vector) -> Vector:
-        return np.concatenate([self._features(params), logs], 1)
+        low, high = np.exp(logs[:, 0]), np.exp(np.maximum(logs[:, 1], logs[:, 0]))
+        prices = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, PLACES)
+        return merged([np.column_stack((np.clip(mean, 0.0, 1.0).ravel(), prices.ravel()))])
 
     def _logs(self, bounds: Iterable[Interval]) -> Vector:
         shares = [(interval.min / self._macs, interval.max / self._macs) for interval in bounds]

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.distributions import (
     BaseDistribution,
@@ -80,6 +80,14 @@ class _Known:
     first: list[Mapping[str, Any]] = field(default_factory=list)
 
 
+class _Opened(NamedTuple):
+    """An offer, and how much was known when it was weighed: of all methods, and of its own."""
+
+    known: int
+    own: int
+    offer: Offer | None
+
+
 class Proposals:
     """Draws configs of a study's methods.
 
@@ -106,7 +114,7 @@ class Proposals:
             for method in task.spaces:
                 design = Design(derive(seed, method, "offers"), self._known[method].design.names)
                 self._offers[method] = Offers(task, method, design, share)
-        self._open: dict[str, tuple[int, Offer | None]] = {}  # method -> how much was known, and its offer
+        self._open: dict[str, _Opened] = {}
 
     def recall(self, record: TrialRecord) -> None:
         """Count a config that an earlier run drew."""
@@ -150,13 +158,9 @@ class Proposals:
                 if proposal.violation is not None or known.trained[_text(proposal.config)]:
                     continue
                 return proposal
-            offer = None if self._from_design(method) or not self._offers else self._offer(method, number)
-            if offer is not None:
-                self._open.pop(method)
-                proposal = self._proposal(method, _prescribed(offer.params))
-                if proposal.violation is None:
-                    return proposal
-            if self._from_design(method) or (offer is None and self._offers):
+            if attempt == 0 and (offered := self._offered(method, number)) is not None:
+                return offered
+            if self._offers or self._from_design(method):
                 place = known.place
                 known.place += 1
                 proposal = self._proposal(method, lambda n, d, at=place: known.design.suggest(at, n, d))  # type: ignore[misc]
@@ -173,48 +177,66 @@ class Proposals:
             else:
                 return proposal
 
-    def worth(self, method: str, number: int) -> float | None:
-        """What the method's next config promises for its cost; None where nothing is known of it.
+    def first(self, methods: Sequence[str], number: int) -> str | None:
+        """Of some methods the one whose next config promises most; None where nothing is known of any.
+
+        What a config promises falls as more becomes known of other methods, so an offer that was weighed
+        before bounds a new one, and only the first of all need be weighed again.
 
         Args:
             number: of the trial that it is for.
         """
-        if not self._offers or self._known[method].first or self._from_design(method):
+        known = [m for m in methods if self._offers and not self._known[m].first and not self._from_design(m)]
+        if not known:
             return None
-        offer = self._offer(method, number)
-        return None if offer is None else offer.worth
+        worths = {method: self._worth(method, number, self._open.get(method)) for method in known}
+        while True:
+            best = max(known, key=lambda method: worths[method])
+            if self._open[best].known == self._evidence.known:
+                return best
+            worths[best] = self._worth(best, number, None)
 
-    def _offer(self, method: str, number: int) -> Offer | None:
-        """The method's most promising config; the same until more is known."""
-        known = self._evidence.known
-        if method not in self._open or self._open[method][0] != known:
-            self._open[method] = known, self._weigh(method, number)
-        return self._open[method][1]
+    def _offered(self, method: str, number: int) -> Proposal | None:
+        """The method's offer, weighed by all that is known."""
+        if not self._offers or self._from_design(method):
+            return None
+        opened = self._open.pop(method, None)
+        if opened is None or opened.known != self._evidence.known:
+            opened = self._weigh(method, number)
+            del self._open[method]
+        return None if opened.offer is None else self._proposal(method, _prescribed(opened.offer.params))
 
-    def _weigh(self, method: str, number: int) -> Offer | None:
+    def _worth(self, method: str, number: int, opened: _Opened | None) -> float:
+        """What the method's offer promises: the one that was weighed, if nothing of its own is new."""
+        if opened is None or opened.own != self._evidence.known_of(method):
+            opened = self._weigh(method, number)
+        return -1.0 if opened.offer is None else opened.offer.worth
+
+    def _weigh(self, method: str, number: int) -> _Opened:
         evidence = self._evidence
         shown = [one for one in evidence.ended[method] if one.params is not None and len(one.curve)]
-        others = [one for name, each in evidence.ended.items() if name != method for one in each]
-        curves = [one.curve for one in (*shown, *others)]
-        values = standings(curves, evidence.edge)[: len(shown)]
+        others = merged(
+            [one.curve for name, each in evidence.ended.items() if name != method for one in each]
+        )
+        curves = [*(one.curve for one in shown), others]
+        values = standings(curves, evidence.edge)
         order = sorted(range(len(shown)), key=lambda i: float(values[i]), reverse=True)
-        most = self._strategy.most or len(shown)
-        told = sorted(order[:most]) if len(shown) > most else range(len(shown))
-        if not self._offers[method].learn([shown[i] for i in told]):
-            return None
-        front = merged([*curves, *self._expected()])
-        taken = self._known[method].trained.keys() | self._known[method].refused
-        seed = derive(self._task.config.search.seed, method, number)
-        return self._offers[method].best([shown[i] for i in order], front, taken, seed)
+        offers, offer = self._offers[method], None
+        if offers.learn([shown[i] for i in sorted(order[: self._strategy.most])]):
+            front = merged([*curves, *self._expected()])
+            taken = self._known[method].trained.keys() | self._known[method].refused
+            seed = derive(self._task.config.search.seed, method, number)
+            offer = offers.best([shown[i] for i in order], front, taken, seed)
+        self._open[method] = _Opened(evidence.known, evidence.known_of(method), offer)
+        return self._open[method]
 
     def _expected(self) -> list[Curve]:
-        """Curves that trials under way are expected to have, where that is known of their method."""
-        pending = self._evidence.pending.values()
-        return [
-            self._offers[each.method].promise.expected(each.params)
-            for each in pending
-            if each.params is not None and self._offers[each.method].promise.fitted
-        ]
+        """Fronts that trials under way are expected to have, where that is known of their method."""
+        params: dict[str, list[Mapping[str, Any]]] = {}
+        for each in self._evidence.pending.values():
+            if each.params is not None and self._offers[each.method].promise.fitted:
+                params.setdefault(each.method, []).append(each.params)
+        return [self._offers[method].promise.expected(some) for method, some in params.items()]
 
     def _from_design(self, method: str) -> bool:
         """Whether the sampler knows too little yet."""

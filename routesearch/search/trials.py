@@ -139,9 +139,12 @@ class Trials:
 
     def next_method(self, excluded: Iterable[str] = ()) -> str | None:
         """The method that is tried next (:class:`Allocation`); None without one."""
-        left = [m for m in self.task.spaces if m not in set(excluded)]
-        number = len(self._rows)
-        return self._allocation.next(left, lambda m: self._proposals.worth(m, number)) if left else None
+        left, number = self.methods(excluded), len(self._rows)
+        return self._allocation.next(left, lambda some: self._proposals.first(some, number)) if left else None
+
+    def methods(self, excluded: Iterable[str] = ()) -> list[str]:
+        """The study's methods but for some."""
+        return [method for method in self.task.spaces if method not in set(excluded)]
 
     def ask(self, method: str) -> TrialRecord:
         """Draw a config and give it a number and a seed.
