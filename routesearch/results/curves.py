@@ -78,16 +78,19 @@ def standings(curves: Sequence[Curve], edge: float = 1.0) -> npt.NDArray[np.floa
     """
     whole = merged(curves)
     total = area(whole, edge)
-    on_front = {tuple(row) for row in whole.tolist()}
-    found = np.empty(len(curves))
-    for i, curve in enumerate(curves):
-        if not len(curve):
-            found[i] = -1.0
-            continue
-        found[i] = float((curve[:, 0] - accuracy_at(whole, curve[:, 1])).max())
-        beyond = float(curve[:, 1].min()) - edge
-        if beyond > 0:  # nothing of it is within the budget
-            found[i] = -1.0 - beyond
-        elif any(tuple(row) in on_front for row in curve.tolist()):
-            found[i] = total - area(merged([*curves[:i], *curves[i + 1 :]]), edge)
-    return found
+    sizes = [len(curve) for curve in curves]
+    rows = np.concatenate([NOTHING, *curves])
+    owner = np.repeat(np.arange(len(curves)), sizes)
+    found = np.full(len(curves), -1.0)
+    np.maximum.at(found, owner, rows[:, 0] - accuracy_at(whole, rows[:, 1]))
+    for i in {int(i) for i in owner[_among(rows, whole)]}:
+        found[i] = max(found[i], total - area(merged([*curves[:i], *curves[i + 1 :]]), edge))
+    beyond = np.array([float(c[:, 1].min()) - edge if len(c) else 0.0 for c in curves])
+    return np.where(beyond > 0, -1.0 - beyond, found)  # nothing of it is within the budget
+
+
+def _among(rows: Curve, front: Curve) -> npt.NDArray[np.bool_]:
+    """Which rows are on a front."""
+    places = np.searchsorted(front[:, 1], rows[:, 1])
+    found = np.append(front, [[np.nan, np.nan]], 0)[places]
+    return np.asarray((found == rows).all(1))

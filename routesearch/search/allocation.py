@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from optuna.trial import TrialState
-
 from routesearch.results.curves import area, merged
+from routesearch.search.effort import Effort, Price, begun, mean_macs
 from routesearch.search.evidence import Evidence, Shown
 
 FLOOR = 0.25
@@ -21,26 +20,25 @@ CREDIT = 0.01
 class Allocation:
     """Shares a search among methods.
 
-    Each method's first trial comes first. Then one that had less than its floor; else the one whose recent
-    trials' loss would take most hypervolume from the front, for each part of the budget that they took.
+    Each method's first trial comes first. Then one that had less than its floor; then the one whose next
+    trial promises most for the part of the budget that it takes, or, where that is not known, whose recent
+    trials' loss would take most hypervolume from the front.
 
     Args:
         evidence: what trials have shown; the caller keeps it.
-        share: training MACs of one trial to the part of the budget that it takes.
+        effort: what trials take of the budget.
     """
 
-    def __init__(self, evidence: Evidence, share: Callable[[float], float]) -> None:
+    def __init__(self, evidence: Evidence, effort: Effort) -> None:
         self._evidence = evidence
-        self._share = share
+        self._effort = effort
 
     @property
     def expected(self) -> float:
         """Training MACs that trials under way will take, going by what others of their method took."""
-        found = 0.0
-        for name, count in Counter(each.method for each in self._evidence.pending.values()).items():
-            tried = _tried(self._evidence.ended[name]) if name in self._evidence.ended else []
-            found += count * sum(one.macs for one in tried) / max(1, len(tried))
-        return found
+        under_way = Counter(each.method for each in self._evidence.pending.values())
+        ended = self._evidence.ended
+        return sum(count * mean_macs(ended.get(name, ())) for name, count in under_way.items())
 
     def next(self, methods: Sequence[str], first: Callable[[Sequence[str]], str | None]) -> str:
         """One of ``methods``, of which there must be some.
@@ -49,51 +47,37 @@ class Allocation:
             first: of some methods the one whose next trial is expected to add most for its cost; None where
                 that is not known, and recent trials are judged.
         """
-        shown = {name: [one for one in each if one.own] for name, each in self._evidence.ended.items()}
+        shown = {name: begun(each) for name, each in self._evidence.ended.items()}
         under_way = Counter(each.method for each in self._evidence.pending.values())
-        fresh = [name for name in methods if not _tried(shown[name]) and not under_way[name]]
+        fresh = [name for name in methods if not shown[name] and not under_way[name]]
         if fresh:
             return fresh[0]
-        known = [name for name in methods if _tried(shown[name])]
+        known = [name for name in methods if shown[name]]
         if len(methods) == 1 or not known:
             return min(methods, key=lambda name: under_way[name])
-        spent = self._spent(shown, under_way)
+        price = self._effort.price
+        spent = {name: (len(each) + under_way[name]) * price(mean_macs(each)) for name, each in shown.items()}
         poorest = min(known, key=lambda name: spent[name])
         if spent[poorest] < FLOOR * sum(spent.values()) / len(methods):
             return poorest
         if (promising := first(known)) is not None:
             return promising
-        worth = self._worth(shown, under_way)
+        worth = self._worth(shown, under_way, price)
         return max(known, key=lambda name: worth[name])
 
-    def _spent(self, shown: Mapping[str, Sequence[Shown]], under_way: Counter[str]) -> dict[str, float]:
-        """Part of the budget that each method took, trials under way at what its others cost."""
-        found = {}
-        for name, each in shown.items():
-            costs = [self._share(one.macs) for one in _tried(each)]
-            found[name] = sum(costs) + under_way[name] * sum(costs) / max(1, len(costs))
-        return found
-
-    def _worth(self, shown: Mapping[str, Sequence[Shown]], under_way: Counter[str]) -> dict[str, float]:
-        """Hypervolume that recent trials add, for the part of the bfor the part of the budget taken."""
+    def _worth(
+        self, shown: Mapping[str, Sequence[Shown]], under_way: Counter[str], price: Price
+    ) -> dict[str, float]:
+        """Hypervolume that recent trials add, for the part of the budget that they take."""
         edge = self._evidence.edge
         fronts = {name: merged([one.curve for one in each]) for name, each in shown.items()}
         whole = area(merged(list(fronts.values())), edge)
         found = {}
         for name, each in shown.items():
-            tried = _tried(each)
-            recent = tried[-RECENT:]
             others = [front for other, front in fronts.items() if other != name]
-            without = (
-                merged([*others, *(one.curve for one in tried[: -len(recent) or None])]) if recent else None
-            )
-            lost = 0.0 if without is None else whole - area(without, edge)
-            costs = [self._share(one.macs) for one in recent]
-            taken = sum(costs) + under_way[name] * sum(costs) / max(1, len(costs))
+            earlier = [one.curve for one in each[:-RECENT]]
+            lost = whole - area(merged([*others, *earlier]), edge)
+            recent = each[-RECENT:]
+            taken = (len(recent) + under_way[name]) * price(mean_macs(recent))
             found[name] = (lost + CREDIT * whole) / max(taken, 1e-12)
         return found
-
-
-def _tried(shown: Sequence[Shown]) -> list[Shown]:
-    """Trials that were begun: refused ones were not."""
-    return [one for one in shown if one.observation.state is not TrialState.PRUNED]

@@ -35,11 +35,6 @@ class Design:
         self._shares = np.empty((0, PARAMETERS))
         self._dimensions = {name: i for i, name in enumerate(names)}
 
-    @property
-    def names(self) -> list[str]:
-        """Of the parameters, in the order of their dimensions."""
-        return list(self._dimensions)
-
     def suggest(self, index: int, name: str, distribution: BaseDistribution) -> Any:
         """The value of a parameter in one config of the sequence.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,11 @@ from routesearch.errors import Refusal
 from routesearch.results.curves import Curve
 from routesearch.results.points import Interval
 from routesearch.search.design import Design, value_at
+from routesearch.search.effort import Effort
 from routesearch.search.evidence import Shown
 from routesearch.search.observations import sampler_params
 from routesearch.search.promise import Priced, Promise
+from routesearch.search.sampler import derive
 from routesearch.search.surrogate import Vector, share_of
 from routesearch.space.domains import Suggest
 from routesearch.space.space import SearchSpace, Space
@@ -25,17 +28,17 @@ if TYPE_CHECKING:
     from routesearch.task.resolve import Task
 
 SPREAD, NEAR = 96, 96
-"""Configs that are weighed for one proposal: drawn from the design, and near the best ones known."""
+"""Configs that are weighed for one proposal: drawn from the whole space, and near the best ones known."""
 PRICED = 4
 """Of these the most promising, whose networks are priced."""
+PROBES = 24
+"""Configs that are priced at the start."""
 PARENTS = 8
 """Trials near which configs are drawn."""
 STEP = 0.12
 """Standard deviation of a step from a parent's value, as a share of the range."""
 CHANGED = 0.4
 """Probability that a parameter differs from the parent's."""
-MAX_PRICED = 512
-"""Prices from which others are predicted, at most: the latest."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +58,22 @@ class Offers:
 
     Args:
         task: the resolved study.
-        share: training MACs of a trial to the part of the budget that it takes.
+        effort: what trials take of the budget.
     """
 
-    def __init__(self, task: Task, method: str, design: Design, share: Callable[[float], float]) -> None:
+    def __init__(self, task: Task, method: str, effort: Effort) -> None:
         self._task = task
         self._method = method
         self._space: SearchSpace = task.spaces[method]
-        self._design = design
-        self._place = 0
         edge = 1.0 if task.budget.max_macs is None else min(1.0, task.budget.max_macs / task.backbone_macs)
         self.distributions = distributions_of(self._space)
-        self.promise = Promise(self.distributions, task.backbone_macs, edge, share)
-        self._priced: dict[str, Priced] = {}
+        self.promise = Promise(self.distributions, task.backbone_macs, edge, effort)
 
     def learn(self, shown: Sequence[Shown]) -> bool:
         """Take in what the method's trials have shown; False where that is nothing to go by."""
         used = [one for one in shown if one.bounds is not None and one.params is not None and len(one.curve)]
-        known = [each for each in self._priced.values() if each.bounds is not None]
         if used:
-            self.promise.learn(used, known[-MAX_PRICED:])
+            self.promise.learn(used, self._probes)
         return bool(used)
 
     def best(self, parents: Sequence[Shown], front: Curve, taken: Collection[str], seed: int) -> Offer | None:
@@ -92,7 +91,7 @@ class Offers:
         order = sorted(range(len(drawn)), key=lambda i: float(gain[i] / cost[i]), reverse=True)
         found: list[tuple[Mapping[str, Any], Interval]] = []
         for i in order:
-            bounds = self.price(*drawn[i])
+            bounds = self._price(drawn[i][1])
             if bounds is not None and self._task.budget.admits(bounds):
                 found.append((drawn[i][0], bounds))
             if len(found) == PRICED or (i == order[min(len(order), 8 * PRICED) - 1]):
@@ -104,23 +103,28 @@ class Offers:
         at = int(worth.argmax())
         return Offer(found[at][0], float(worth[at]))
 
-    def price(self, params: Mapping[str, Any], model: Space) -> Interval | None:
-        """Bounds of a config's network, priced once; None where it cannot be built."""
-        text = _text(model)
-        if text not in self._priced:
-            try:
-                bounds: Interval | None = self._task.bounds(self._method, model)
-            except Refusal:
-                bounds = None
-            self._priced[text] = Priced(dict(params), bounds)
-        return self._priced[text].bounds
+    @cached_property
+    def _probes(self) -> list[Priced]:
+        """Configs all over the space with their prices, by which others are predicted."""
+        design = Design(derive(self._task.config.search.seed, self._method, "prices"), self.distributions)
+        found = []
+        for place in range(PROBES):
+            drawn = self._draw(lambda name, values, at=place: design.suggest(at, name, values))  # type: ignore[misc]
+            bounds = None if drawn is None else self._price(drawn[1])
+            if drawn is not None and bounds is not None:
+                found.append(Priced(drawn[0], bounds))
+        return found
+
+    def _price(self, model: Space) -> Interval | None:
+        """Bounds of a config's network; None where it cannot be built."""
+        try:
+            return self._task.bounds(self._method, model)
+        except Refusal:
+            return None
 
     def _candidates(self, parents: Sequence[Shown], random: Random) -> list[tuple[Mapping[str, Any], Space]]:
         found: dict[str, tuple[Mapping[str, Any], Space]] = {}
-        draws: list[Suggest] = []
-        for _ in range(SPREAD):
-            self._place += 1
-            draws.append(lambda name, values, at=self._place: self._design.suggest(at, name, values))  # type: ignore[misc]
+        draws: list[Suggest] = [lambda _, values: value_at(random.random(), values)] * SPREAD
         near = [one.params for one in parents[:PARENTS] if one.params is not None]
         for _ in range(NEAR if near else 0):
             parent = near[random.randrange(len(near))]

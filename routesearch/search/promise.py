@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from optuna.distributions import BaseDistribution
 
 from routesearch.results.curves import Curve, accuracy_at, merged
 from routesearch.results.points import Interval
+from routesearch.search.effort import Effort
 from routesearch.search.evidence import Shown
-from routesearch.search.surrogate import Features, GaussianProcesses, Vector
+from routesearch.search.surrogate import Features, GaussianProcesses, Vector, chosen
 
 PLACES = 16
 """Places between the cheapest and the most expensive route at which a curve is described."""
@@ -25,17 +25,11 @@ LEAST_SPREAD = 0.1
 """Standard deviation of accuracies before there is evidence of another."""
 
 
-@dataclass(frozen=True, eq=False)
-class Priced:
-    """A config whose network was priced.
-
-    Attributes:
-        params: as a sampler has it.
-        bounds: MACs of the cheapest and of the most expensive route; None where it cannot be built.
-    """
+class Priced(NamedTuple):
+    """A config, as a sampler has it, and the MACs of its cheapest and its most expensive route."""
 
     params: Mapping[str, Any]
-    bounds: Interval | None
+    bounds: Interval
 
 
 class Promise:
@@ -45,7 +39,7 @@ class Promise:
         distributions: of all parameters that configs of the method may have.
         backbone_macs: prices are shares of it.
         edge: share of the backbone's MACs up to which accuracy counts.
-        share: training MACs of a trial to the part of the budget that it takes.
+        effort: what trials take of the budget.
     """
 
     def __init__(
@@ -53,15 +47,16 @@ class Promise:
         distributions: Mapping[str, BaseDistribution],
         backbone_macs: float,
         edge: float,
-        share: Callable[[float], float],
+        effort: Effort,
     ) -> None:
         self._features = Features(distributions)
         self._macs = backbone_macs
         self._edge = edge
-        self._share = share
+        self._effort = effort
         self._costs = (np.arange(BINS) + 0.5) / BINS * edge
-        self._fitted: dict[str, tuple[int, tuple[Vector, float]]] = {}
+        self._chosen: dict[str, tuple[tuple[int, ...], tuple[Vector, float]]] = {}
         self._known: dict[Any, Interval] = {}
+        self._rows: dict[int, tuple[Shown, Vector]] = {}  # curves as they are described
 
     def learn(self, shown: Sequence[Shown], priced: Sequence[Priced]) -> None:
         """Take in all that is known.
@@ -71,22 +66,22 @@ class Promise:
             priced: further configs whose prices are known.
         """
         used = [(one, one.params, one.bounds) for one in shown if one.params is not None and one.bounds]
-        known = {_key(params): (params, bounds) for _, params, bounds in used}
-        known |= {_key(each.params): (each.params, each.bounds) for each in priced if each.bounds}
-        self._known = {key: bounds for key, (_, bounds) in known.items()}
-        features = self._features([params for params, _ in known.values()])
-        self._prices = self._fit("prices", features, self._logs(self._known.values()), 1.0)
-        logs = self._logs(bounds for _, _, bounds in used)
-        x = np.concatenate([self._features([params for _, params, _ in used]), logs], 1)
-        y = np.array([self._described(one.curve, bounds) for one, _, bounds in used])
-        self._curves = self._fit("curves", x, y, LEAST_SPREAD)
+        all_priced = [*priced, *(Priced(params, bounds) for _, params, bounds in used)]
+        self._known = {_key(each.params): each.bounds for each in all_priced}
+        features = self._features([each.params for each in all_priced])
+        logs = self._logs(each.bounds for each in all_priced)
+        self._prices = self._fit("prices", [*priced, *(one for one, *_ in used)], features, logs, 1.0)
+        ones = [one for one, *_ in used]
+        x = np.concatenate([features, logs], 1)[len(priced) :]
+        y = np.array([self._described(one, bounds) for one, _, bounds in used])
+        self._curves = self._fit("curves", ones, x, y, LEAST_SPREAD)
         effort = [[math.log(max(1, one.macs) / bounds.max)] for one, _, bounds in used]
-        self._efforts = self._fit("efforts", x, np.array(effort), 0.5)
+        self._efforts = self._fit("efforts", ones, x, np.array(effort), 0.5)
 
     @property
     def fitted(self) -> bool:
         """Whether anything was learnt."""
-        return bool(self._fitted)
+        return bool(self._chosen)
 
     def of(
         self, params: Sequence[Mapping[str, Any]], front: Curve, exact: Sequence[Interval] | None = None
@@ -111,8 +106,8 @@ class Promise:
             curve = np.maximum.accumulate(np.clip(mean + quantile * deviation, 0.0, 1.0), 1)
             reached = np.take_along_axis(curve, places, 1)
             gain += np.where(affordable, np.maximum(0.0, reached - there), 0.0).mean(1)
-        efforts = np.exp(self._efforts.predict(inputs)[0][:, 0]) * high * self._macs
-        return gain * self._edge / len(QUANTILES), np.array([self._share(macs) for macs in efforts])
+        macs, price = np.exp(self._efforts.predict(inputs)[0][:, 0]) * high * self._macs, self._effort.price
+        return gain * self._edge / len(QUANTILES), price.trial + price.mac * macs
 
     def expected(self, params: Sequence[Mapping[str, Any]]) -> Curve:
         """The front that configs are expected to have together: it stands for trials that are under way."""
@@ -130,18 +125,25 @@ class Promise:
         shares = [(interval.min / self._macs, interval.max / self._macs) for interval in bounds]
         return np.log(np.array(shares, dtype=np.float64).reshape(-1, 2))
 
-    def _described(self, curve: Curve, bounds: Interval) -> Vector:
-        prices = np.linspace(bounds.min, bounds.max, PLACES) / self._macs
-        return accuracy_at(curve, prices * (1 + 1e-9))
+    def _described(self, one: Shown, bounds: Interval) -> Vector:
+        """A trial's accuracies at the places."""
+        if id(one) not in self._rows:
+            prices = np.linspace(bounds.min, bounds.max, PLACES) / self._macs
+            self._rows[id(one)] = one, accuracy_at(one.curve, prices * (1 + 1e-9))
+        return self._rows[id(one)][1]
 
-    def _fit(self, name: str, x: Vector, y: Vector, spread: float) -> GaussianProcesses:
-        """Processes for some outputs; lengths are chosen anew when there is a fifth more evidence."""
-        count, start = self._fitted.get(name, (0, None))
-        fresh = len(x) > 1.2 * count
-        found = GaussianProcesses(x, y, spread, None if fresh else start)
-        if fresh:
-            self._fitted[name] = len(x), (found.lengths, found.noise)
-        return found
+    def _fit(
+        self, name: str, shown: Sequence[object], x: Vector, y: Vector, spread: float
+    ) -> GaussianProcesses:
+        """Processes for some outputs; lengths are chosen by the first of the trials, and so not at every one.
+
+        By a power of 1.2 of them: what is chosen follows from the trials, not from when it was asked for.
+        """
+        count = int(1.2 ** math.floor(math.log(len(shown) + 1e-9, 1.2)))
+        key = tuple(id(one) for one in shown[:count])
+        if name not in self._chosen or self._chosen[name][0] != key:
+            self._chosen[name] = key, chosen(x[:count], y[:count], spread)
+        return GaussianProcesses(x, y, spread, self._chosen[name][1])
 
 
 def _key(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

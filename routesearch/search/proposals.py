@@ -23,6 +23,7 @@ from routesearch.results.curves import Curve, merged, standings
 from routesearch.results.points import Interval
 from routesearch.results.record import State, TrialRecord
 from routesearch.search.design import Design
+from routesearch.search.effort import Effort
 from routesearch.search.evidence import Evidence
 from routesearch.search.histories import history
 from routesearch.search.observations import budget_violation, sampler_params
@@ -94,13 +95,13 @@ class Proposals:
     Args:
         task: the resolved study.
         evidence: what its trials have shown; the caller keeps it.
-        share: training MACs of a trial to the part of the budget that it takes.
+        effort: what trials take of the budget.
 
     Raises:
         Refusal: the study's sampler does not exist.
     """
 
-    def __init__(self, task: Task, evidence: Evidence, share: Callable[[float], float]) -> None:
+    def __init__(self, task: Task, evidence: Evidence, effort: Effort) -> None:
         self._task = task
         self._evidence = evidence
         self._strategy: Strategy = strategy_of(task.config.search, len(task.spaces))
@@ -111,9 +112,7 @@ class Proposals:
         }
         self._offers: dict[str, Offers] = {}
         if self._strategy.by_promise:
-            for method in task.spaces:
-                design = Design(derive(seed, method, "offers"), self._known[method].design.names)
-                self._offers[method] = Offers(task, method, design, share)
+            self._offers = {method: Offers(task, method, effort) for method in task.spaces}
         self._open: dict[str, _Opened] = {}
 
     def recall(self, record: TrialRecord) -> None:
@@ -223,7 +222,8 @@ class Proposals:
         order = sorted(range(len(shown)), key=lambda i: float(values[i]), reverse=True)
         offers, offer = self._offers[method], None
         if offers.learn([shown[i] for i in sorted(order[: self._strategy.most])]):
-            front = merged([*curves, *self._expected()])
+            found = merged([one.curve for each in evidence.ended.values() for one in each if one.own])
+            front = merged([found, *self._expected()])
             taken = self._known[method].trained.keys() | self._known[method].refused
             seed = derive(self._task.config.search.seed, method, number)
             offer = offers.best([shown[i] for i in order], front, taken, seed)

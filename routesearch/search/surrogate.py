@@ -70,23 +70,16 @@ def share_of(value: float, distribution: BaseDistribution) -> float:
 class GaussianProcesses:
     """Several outputs over the same inputs, with one Matern 5/2 kernel.
 
-    Length scales and noise are those of a few that make the outputs most likely, one feature after the other.
+    Args:
+        x, y: N x features, and N x outputs.
+        spread: standard deviation of the outputs, where they do not show a larger one.
+        scales: length scales of the features, and the variance of the noise (:func:`chosen`).
     """
 
-    def __init__(
-        self, x: Vector, y: Vector, spread: float, start: tuple[Vector, float] | None = None
-    ) -> None:
-        """Fit N x features to N x outputs.
-
-        Args:
-            spread: standard deviation of the outputs, where they do not show a larger one.
-            start: length scales and noise that are kept; None: they are chosen.
-        """
+    def __init__(self, x: Vector, y: Vector, spread: float, scales: tuple[Vector, float]) -> None:
         self._x = x
-        self._mean = y.mean(0)
-        self._scale = np.maximum(y.std(0), spread)
-        z = (y - self._mean) / self._scale
-        self.lengths, self.noise = start or _chosen(x, z)
+        self._mean, self._scale, z = _standardised(y, spread)
+        self.lengths, self.noise = scales
         k = _kernel(x, x, self.lengths) + self.noise * np.eye(len(x))
         self._factor = cho_factor(k + 1e-8 * np.eye(len(x)), lower=True)
         self._weights = cho_solve(self._factor, z)
@@ -107,8 +100,19 @@ def _kernel(a: Vector, b: Vector, lengths: Vector) -> Vector:
     return np.asarray((1.0 + r + r * r / 3.0) * np.exp(-r))
 
 
-def _chosen(x: Vector, z: Vector) -> tuple[Vector, float]:
-    """Length scales and noise of the largest marginal likelihood, by coordinate search."""
+def _standardised(y: Vector, spread: float) -> tuple[Vector, Vector, Vector]:
+    """Means and deviations of outputs, and the outputs without them."""
+    mean, scale = y.mean(0), np.maximum(y.std(0), spread)
+    return mean, scale, (y - mean) / scale
+
+
+def chosen(x: Vector, y: Vector, spread: float) -> tuple[Vector, float]:
+    """Length scales and noise of the largest marginal likelihood, searched one feature after the other.
+
+    Args:
+        x, y, spread: as :class:`GaussianProcesses` takes them.
+    """
+    z = _standardised(y, spread)[2]
     if len(x) > MAX_FITTED:
         some = np.random.default_rng(0).permutation(len(x))[:MAX_FITTED]
         x, z = x[some], z[some]

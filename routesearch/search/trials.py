@@ -23,6 +23,7 @@ from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.replay import ASKED
 from routesearch.results.timing import Timing
 from routesearch.search.allocation import Allocation
+from routesearch.search.effort import Effort
 from routesearch.search.evidence import Evidence
 from routesearch.search.optuna_studies import BEGUN, LEFT, OptunaStudies
 from routesearch.search.proposals import Proposals
@@ -77,8 +78,9 @@ class Trials:
         self.training_macs = 0
         self.longest = max((r.outcome.seconds for r in stored if r.outcome is not None), default=0.0)
         self.evidence = Evidence(task, task.config.search.lag)
-        self._proposals = Proposals(task, self.evidence, self._share)
-        self._allocation = Allocation(self.evidence, self._share)
+        effort = Effort(task.config.search, self.evidence)
+        self._proposals = Proposals(task, self.evidence, effort)
+        self._allocation = Allocation(self.evidence, effort)
         self._rows: dict[int, _Row] = {}
         self._studies = OptunaStudies(journal, task)
         places = {
@@ -217,13 +219,6 @@ class Trials:
         self.counts[row.state] += by
         if row.state in (State.FINISHED, State.STOPPED):
             self.proven.add(row.record.method)
-
-    def _share(self, macs: float) -> float:
-        """Part of the budget that a trial of so many training MACs takes: of the trials, and of the MACs."""
-        limits = self.task.config.search
-        trained = max(1, sum(n for state, n in self.counts.items() if state.spends))
-        whole = limits.training_macs or limits.trials * self.training_macs / trained
-        return 1 / limits.trials + (macs / whole if whole else 0.0)
 
 
 def read_outcome(answer: object) -> Outcome:

@@ -17,7 +17,7 @@ SAMPLERS = ("auto", "tpe", "gp", "nsga2", "qmc", "random")
 
 MAX_RUNGS = 8
 
-LAG = 16
+LAG = 8
 """Trials that may be under way at once in a deterministic search; more workers than that wait."""
 
 
