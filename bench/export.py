@@ -36,8 +36,9 @@ ROUNDS = 15
 def model(method: str, backbone: Backbone, images: Any, **fields: Any) -> SavedModel:
     """A network with drawn weights, at a knob where images part."""
     cls = load_plugins().methods.find(method)
-    trunk = Trunk(backbone.plain().state_dict(), 0.5) if cls.needs_trunk else None
-    net: RoutedNet = cls(cls.space(backbone).parse(fields), backbone, trunk).eval()
+    config = cls.space(backbone).parse(fields)
+    trunk = Trunk(backbone.plain().state_dict(), 0.5) if cls.uses_trunk(config) else None
+    net: RoutedNet = cls(config, backbone, trunk).eval()
     with torch.inference_mode():
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         scores = net.observe(normalised(pixels, MEAN, STD))

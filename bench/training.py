@@ -133,7 +133,11 @@ def routed(repeats: int) -> None:
     for method, backbone, fields in ROUTED:
         plan = Blueprint.of(method, backbone, None, (3, 32, 32), 10, fields)
         confusion = torch.rand(10, 10).softmax(1).tolist()
-        trunk = Trunk(states(plan.backbone.plain()), 0.0, confusion) if plan.method.uses_trunk() else None
+        trunk = (
+            Trunk(states(plan.backbone.plain()), 0.0, confusion)
+            if plan.method.uses_trunk(plan.config)
+            else None
+        )
         net = to_device(plan.method(plan.config, plan.backbone, trunk), CPU).train()
         stage = net.stages()[-1]  # of a hybrid training the second: it runs what was drawn
         for part in stage.eval_modules:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from routesearch.data.base import Data, Dataset, Images, Source
     from routesearch.errors import Refusal, RouteSearchError, RunFailed
     from routesearch.export import export_model
-    from routesearch.methods.base import Batch, Knob, RoutedNet, Scores, Stage, Targets, Trunk
+    from routesearch.methods.base import Batch, Knob, RoutedNet, Scores, Stage, Start, Targets, Trunk
+    from routesearch.methods.inherit import inherit
     from routesearch.methods.losses import classification_loss
     from routesearch.methods.running import run
     from routesearch.methods.schedules import balanced, cosine
@@ -41,7 +42,17 @@ _HOME = {
     "routesearch.data.base": ("Data", "Dataset", "Images", "Source"),
     "routesearch.errors": ("Refusal", "RouteSearchError", "RunFailed"),
     "routesearch.export": ("export_model",),
-    "routesearch.methods.base": ("Batch", "Knob", "RoutedNet", "Scores", "Stage", "Targets", "Trunk"),
+    "routesearch.methods.base": (
+        "Batch",
+        "Knob",
+        "RoutedNet",
+        "Scores",
+        "Stage",
+        "Start",
+        "Targets",
+        "Trunk",
+    ),
+    "routesearch.methods.inherit": ("inherit",),
     "routesearch.methods.losses": ("classification_loss",),
     "routesearch.methods.running": ("run",),
     "routesearch.methods.schedules": ("balanced", "cosine"),
@@ -91,6 +102,7 @@ __all__ = [
     "Space",
     "Stage",
     "StandIn",
+    "Start",
     "Study",
     "Targets",
     "Trunk",
@@ -103,6 +115,7 @@ __all__ = [
     "export_model",
     "first_exit",
     "hookimpl",
+    "inherit",
     "kaiming",
     "load",
     "mult_adds",

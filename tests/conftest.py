@@ -93,8 +93,11 @@ def _write_study(folder: Path, data: Data, fixtures: Path, /, **changes: Any) ->
         "training": {"epochs": 2, "trunk_epochs": 2, "batch_size": 16},
         "plugins": [str(fixtures / "own_backbone.py"), str(fixtures / "own_method.py")],
     }
+    raw |= changes
+    if isinstance(raw["methods"], list):  # a trunk only where a test asks for one
+        raw["methods"] = {m: {"start": "scratch"} if m == "static" else {} for m in raw["methods"]}
     path = folder / "toy.yaml"
-    path.write_text(yaml.safe_dump(raw | changes))
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
     return path
 
 

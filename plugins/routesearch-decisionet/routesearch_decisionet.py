@@ -38,10 +38,12 @@ from routesearch import (
     SearchSpace,
     Space,
     Stage,
+    Start,
     Trunk,
     When,
     classification_loss,
     hookimpl,
+    inherit,
     kaiming,
     spread_thresholds,
 )
@@ -223,6 +225,15 @@ class DecisioNet(RoutedNet):
             When("routing_labels", "confusion", "balanced"),
         ] = Field("half", description="of a branch: half of what splits, or by its share of the classes")
 
+        trunk_rate: float = Field(
+            1.0, gt=0, description="factor of the learning rate of units that start from the trunk"
+        )
+        start: Start = Field(
+            "trunk",
+            description="units' weights: the trunk's, of branches those of its leading channels; or drawn at"
+            " random (scratch)",
+        )
+
     @classmethod
     def space(cls, backbone: Backbone) -> SearchSpace:
         spots = _spots(backbone)
@@ -305,6 +316,14 @@ class DecisioNet(RoutedNet):
                 heads.append(backbone.head(width))
         self.segments, self.heads = nn.ModuleList(segments), nn.ModuleList(heads)
         self.routers: Sequence[nn.Sequential] = nn.ModuleList(routers)  # type: ignore[assignment]
+        if self.starts_trained:
+            plain = self.build_plain()
+            for node, segment in enumerate(segments):
+                level = (node + 1).bit_length() - 1
+                for unit, source in zip(segment, plain.units[cuts[level] : cuts[level + 1]], strict=True):
+                    inherit(unit, source)
+            for head in heads:
+                inherit(head, plain.head)
 
     def _widths(self, depth: int) -> list[float]:
         """Nodes' widths: half of the parent's, or that times the square root of twice the share of classes.
@@ -369,7 +388,10 @@ class DecisioNet(RoutedNet):
             raise Refusal(f"decisionet: {rule}, got none")
         if self.clusters is not None:
             log.info("decisionet: classes at each split: %s", self.sizes())
-        return [Stage(self._loss)]
+        rates = {}
+        if self.starts_trained:  # routing modules learn from nothing
+            rates = dict.fromkeys((self.segments, self.heads), self.config.trunk_rate)
+        return [Stage(self._loss, rates=rates)]
 
     def sizes(self) -> str:
         """How many classes go left and right at each split, level by level: ``8 + 2; 5 + 3, 1 + 1``."""

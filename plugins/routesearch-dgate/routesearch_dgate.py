@@ -102,9 +102,7 @@ class DGate(RoutedNet):
         super().__init__(config, backbone, trunk)
         positions: tuple[int, ...] = self.config.positions
         backbone.check_cuts(positions, "dgate: positions")
-        plain = backbone.plain()
-        if trunk is not None:
-            plain.load_state_dict(dict(trunk.state))
+        plain = self.build_plain()
         cuts = [0, *positions, len(backbone)]
         self.segments = nn.ModuleList(nn.Sequential(*plain.units[a:b]) for a, b in pairwise(cuts))
         self.head = plain.head

@@ -38,6 +38,7 @@ from routesearch import (
     SearchSpace,
     Space,
     Stage,
+    Start,
     Trunk,
     When,
     classification_loss,
@@ -61,6 +62,9 @@ MAX_JUNCTIONS = 7
 
 DEEPEST_BRANCHING = 3
 """Leading 3-way junctions that a search sets at most, as many as the paper's: 8 chains."""
+
+NOISE = 0.1
+"""Spread of the noise by which columns side by side differ from the trunk's, relative to the weights' own."""
 
 BIASES = 254
 """Biases on stopping that are measured after training, beside none."""
@@ -248,6 +252,12 @@ class Dynamic(RoutedNet):
         talr: Annotated[bool, FLAG] = Field(
             True, description="learning rates adjusted to each node's throughput"
         )
+        start: Start = Field(
+            "trunk", description="columns' weights: the trunk's, or drawn at random (scratch)"
+        )
+        trunk_rate: float = Field(
+            1.0, gt=0, description="factor of the learning rate of columns that start from the trunk"
+        )
         policy_regularised: Annotated[bool, FLAG] = Field(
             False, description="the penalties move the policy, too"
         )
@@ -288,6 +298,8 @@ class Dynamic(RoutedNet):
             self.levels.append(range(len(nodes), len(nodes) + width))
             nodes += [self._node(a, b, level) for _ in range(width)]
         self.nodes: Sequence[Node] = nn.ModuleList(nodes)  # type: ignore[assignment]
+        if self.starts_trained:
+            self._take_trunk([0, *positions, len(backbone)])
         self._prices: Prices | None = None
         self._throughput: tuple[Tensor, Tensor] | None = None
 
@@ -299,6 +311,24 @@ class Dynamic(RoutedNet):
             neck, features = self.backbone.neck(b), self.backbone.channels(b)
             router = Router(neck, features, self.sinks[level], int(self.config.dynamic_k_cpt))
         return Node(column, self.backbone.exit(b), router)
+
+    @torch.no_grad()
+    def _take_trunk(self, cuts: Sequence[int]) -> None:
+        """Give every column the trunk's units, and the last classifiers its head.
+
+        Columns side by side would for ever learn the same: all but the first get noise.
+        """
+        plain = self.build_plain()
+        for numbers, (a, b) in zip(self.levels, pairwise(cuts), strict=True):
+            for number in numbers:
+                node = self.nodes[number]
+                for unit, source in zip(node.column.children(), plain.units[a:b], strict=True):
+                    unit.load_state_dict(source.state_dict())
+                if b == len(self.backbone):
+                    node.classifier.load_state_dict(plain.head.state_dict())
+                if number != numbers[0]:
+                    for weight in (p for p in node.column.parameters() if p.ndim > 1):
+                        weight.add_(torch.randn_like(weight), alpha=NOISE * float(weight.std()))
 
     # ---- running ----
 
@@ -403,6 +433,9 @@ class Dynamic(RoutedNet):
     def stages(self) -> Sequence[Stage]:
         self._prices = self._priced()  # now: in the loss the core would take it for training work
         how: dict[str, Any] = {"after_backward": self._adjust} if self.config.talr else {}
+        if self.starts_trained:  # routers and classifiers learn from nothing
+            parts = [*(node.column for node in self.nodes), self.nodes[-1].classifier]
+            how["rates"] = dict.fromkeys(parts, self.config.trunk_rate)
         return [Stage(self._loss, **how)]
 
     @property

@@ -323,9 +323,7 @@ class Jungle(RoutedNet):
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
         super().__init__(config, backbone, trunk)
         start: int = self.config.from_unit
-        plain = backbone.plain()
-        if trunk is not None:
-            plain.load_state_dict(dict(trunk.state))
+        plain = self.build_plain()
         chain = [*plain.units, plain.head]  # chain[k] reads unit k
         _, last = _range(backbone, lambda k: chain[k - 1])
         if start > last:

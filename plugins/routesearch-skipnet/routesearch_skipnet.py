@@ -35,6 +35,7 @@ from routesearch import (
     Space,
     Stage,
     StandIn,
+    Start,
     Trunk,
     When,
     classification_loss,
@@ -237,6 +238,10 @@ class SkipNet(RoutedNet):
         alpha: Annotated[
             float, FloatDistribution(0.0, 4.0), When("schedule", "hybrid", "scratch", "reinforce")
         ] = Field(0.1, ge=0, description="reward for skipping all units, in units of the cross-entropy")
+        start: Start = Field("trunk", description="units' weights: the trunk's, or drawn at random (scratch)")
+        trunk_rate: float = Field(
+            1.0, gt=0, description="factor of the learning rate of units that start from the trunk"
+        )
         gate_bias: float = Field(1.0, description="of every gate's logit at the start; more: more units run")
         baseline: Literal["none", "batch"] = Field(
             "none", description="subtracted from a gate's return: nothing, or its mean over the batch"
@@ -253,7 +258,7 @@ class SkipNet(RoutedNet):
 
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
         super().__init__(config, backbone, trunk)
-        plain = backbone.plain()
+        plain = self.build_plain()
         self.units = nn.ModuleList(
             Residual(unit) if k > 1 and shortcut_of(unit) is not None else unit
             for k, unit in enumerate(plain.units, 1)
@@ -350,13 +355,13 @@ class SkipNet(RoutedNet):
                 "scratch": self._hybrid,
                 "reinforce": self._reinforce,
             }[kind]
-            return [Stage(loss)]
+            return [Stage(loss, rates=self._rates())]
         # Drawn gates mix other images than those that the norms' statistics were taken from: with the
         # statistics held still, accuracy does not drop when the second stage starts.
         norms = [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
         share: float = self.config.rl_share
         return [
-            Stage(self._supervised, share=1 - share),
+            Stage(self._supervised, share=1 - share, rates=self._rates()),
             Stage(
                 partial(self._hybrid, sparse=True),
                 share=share,
@@ -365,6 +370,10 @@ class SkipNet(RoutedNet):
                 schedule=lambda progress: 1.0,
             ),
         ]
+
+    def _rates(self) -> Mapping[nn.Module, float]:
+        """Gates learn from nothing, units that start from the trunk need small steps."""
+        return dict.fromkeys((self.units, self.head), self.config.trunk_rate) if self.starts_trained else {}
 
     def _optimizer(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.SGD(

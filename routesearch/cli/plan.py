@@ -64,7 +64,10 @@ def _plan_text(task: Task, found: Forecast, runs: bool) -> list[Any]:
     budget = f"budget {limits(task.budget, task.backbone_macs)}" if task.budget else "no budget"
     parts: list[Any] = [f"{backbone}; {budget}", Table(columns, tuple(rows))]
     if found.trunk_seconds is not None:
-        sharing = ", ".join(name for name, method in task.methods.items() if method.uses_trunk())
+        sharing = ", ".join(
+            name for name, space in task.spaces.items() if task.methods[name].uses_trunk(space)
+        )
+        sharing = sharing or "the others to learn from"
         parts.append(f"The trunk, trained once for {sharing}: about {duration(found.trunk_seconds)}.")
     trials = task.config.search.trials
     at_once = int(cores() / task.config.resources.cpu)  # 0, as none fits here, was refused before

@@ -44,16 +44,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from routesearch.backbones.base import Backbone
+from routesearch.backbones.base import Backbone, Plain
 from routesearch.methods.schedules import shuffled
 from routesearch.results.points import Interval
 from routesearch.routing.meter import Meter
 from routesearch.space.space import SearchSpace, Space
+
+Start = Literal["trunk", "scratch"]
+"""Type of a field ``start`` of a method's config: from the trained trunk's weights, or from random ones."""
 
 Knob = Mapping[str, Any]
 """A setting of a trained network that needs no training: name -> JSON value."""
@@ -68,16 +71,18 @@ class Trunk:
         accuracy: on validation data; 0.0 where only the structure or the confusion is there.
         confusion: classes x classes, each row the mean softmax for images of that class, by networks that
             were not trained on them; empty where no method of the study asks for it.
+        logits: its own for all training images, N x classes; None where they are not kept.
     """
 
     state: Mapping[str, Tensor]
     accuracy: float
     confusion: Sequence[Sequence[float]] = ()
+    logits: Tensor | None = None
 
     @property
     def structure(self) -> Trunk:
         """What a structure may depend on: all but the weights."""
-        return replace(self, state={})
+        return replace(self, state={}, logits=None)
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,7 @@ class Stage:
         eval_modules: trained modules that stay in eval mode (batch norm under policy gradients).
         optimizer: parameters to an optimizer (None: the study's recipe); without the recipe's clipping.
         rate: a factor of the learning rate throughout.
+        rates: modules -> a factor of the learning rate of their parameters, with the study's optimizer.
         schedule: progress to a factor of the learning rate (None: the study's, by default :func:`cosine`).
         batches: (labels, batch size, generator) to row numbers, one epoch of them.
         cache: a frozen front, run once for each image instead of in every epoch; its output becomes
@@ -169,6 +175,7 @@ class Stage:
     eval_modules: Sequence[nn.Module] = ()
     optimizer: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | None = None
     rate: float = 1.0
+    rates: Mapping[nn.Module, float] = field(default_factory=dict)
     schedule: Callable[[float], float] | None = None
     batches: Callable[[Tensor, int, torch.Generator], Iterator[Tensor]] = shuffled
     cache: Callable[[Tensor], Any] | None = None
@@ -182,14 +189,15 @@ class RoutedNet(nn.Module, ABC):
     Args:
         config: one point of the method's search space.
         backbone: what to build from.
-        trunk: the trained backbone where ``needs_trunk`` or ``needs_confusion``; None while only the price
-            is wanted.
+        trunk: the trained backbone where :meth:`uses_trunk`; None while only the price is wanted, and where
+            a saved network is built again.
 
     Must build under ``torch.device("meta")``: no look at weights in ``__init__``.
 
     Attributes:
         name: what a study calls the method.
-        needs_trunk: it starts from the trained backbone's weights.
+        needs_trunk: it starts from the trained backbone's weights, whatever its config; a method that can
+            do without them has a field ``start`` instead (:data:`Start`).
         needs_confusion: it reads ``Trunk.confusion``; it must build with a trunk whose ``state`` is empty.
         contract: what the conformance tests have to know: declarations of
             ``routesearch.testing.MethodContract`` by name.
@@ -205,7 +213,7 @@ class RoutedNet(nn.Module, ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in ("bounds", "uses_trunk"):
+        for name in ("bounds", "build_plain", "starts_trained", "uses_trunk", "uses_weights"):
             if name in vars(cls):
                 told = "the core computes it from route, and would not call another"
                 raise TypeError(f"{cls.__name__}.{name} must not be overridden: {told}")
@@ -227,9 +235,33 @@ class RoutedNet(nn.Module, ABC):
 
     @final
     @classmethod
-    def uses_trunk(cls) -> bool:
-        """Whether a study with this method trains a trunk."""
-        return cls.needs_trunk or cls.needs_confusion
+    def uses_weights(cls, fields: Space | SearchSpace) -> bool:
+        """Whether a config, or any that a space may draw, starts from the trained backbone's weights."""
+        if cls.needs_trunk or "start" not in cls.Config.model_fields:
+            return cls.needs_trunk
+        if isinstance(fields, SearchSpace):
+            return fields.may_be("start", "trunk")
+        return bool(getattr(fields, "start", None) == "trunk")
+
+    @final
+    @classmethod
+    def uses_trunk(cls, fields: Space | SearchSpace) -> bool:
+        """Whether a config, or any that a space may draw, is built with the study's trunk."""
+        return cls.needs_confusion or cls.uses_weights(fields)
+
+    @final
+    @property
+    def starts_trained(self) -> bool:
+        """Whether the trunk's weights are there and the config starts from them."""
+        return self.trunk is not None and bool(self.trunk.state) and self.uses_weights(self.config)
+
+    @final
+    def build_plain(self) -> Plain:
+        """``backbone.plain()``, with the trunk's weights where it :attr:`starts_trained`."""
+        plain = self.backbone.plain()
+        if self.trunk is not None and self.starts_trained:
+            plain.load_state_dict(dict(self.trunk.state))
+        return plain
 
     @classmethod
     def cases(cls, config: Any, backbone: Backbone) -> Sequence[Trunk]:

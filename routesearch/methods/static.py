@@ -7,10 +7,11 @@ from typing import Annotated, Any, ClassVar
 
 from optuna.distributions import FloatDistribution
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from routesearch.backbones.base import Backbone
-from routesearch.methods.base import Knob, RoutedNet, Scores, Stage, Trunk
+from routesearch.methods.base import Knob, RoutedNet, Scores, Stage, Start, Trunk
+from routesearch.methods.inherit import inherit
 from routesearch.methods.losses import cross_entropy
 from routesearch.routing.meter import Meter
 from routesearch.space.space import Space
@@ -29,14 +30,27 @@ class Static(RoutedNet):
         depth: Annotated[float, FloatDistribution(0.2, 1.0)] = Field(
             1.0, gt=0, le=1, description="fraction of the backbone's units that are kept"
         )
+        trunk_rate: float = Field(
+            1.0, gt=0, description="factor of the learning rate of units that start from the trunk"
+        )
+        start: Start = Field("trunk", description="weights: the trunk's, or drawn at random (scratch)")
 
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
         super().__init__(config, backbone, trunk)
         units = max(1, round(self.config.depth * len(backbone)))
         self.plain = backbone.plain(self.config.width_fraction, units)
+        if self.starts_trained:
+            trained = self.build_plain()
+            for unit, source in zip(self.plain.units, trained.units, strict=False):
+                inherit(unit, source)
+            if units == len(backbone):
+                inherit(self.plain.head, trained.head)
 
     def stages(self) -> Sequence[Stage]:
-        return [Stage(cross_entropy(self.plain))]
+        rates: dict[nn.Module, float] = {}
+        if self.starts_trained:
+            rates[self.plain] = self.config.trunk_rate
+        return [Stage(cross_entropy(self.plain), rates=rates)]
 
     def route(self, meter: Meter, images: Tensor, knob: Knob) -> None:
         meter.finish(meter.run(self.plain, images))

@@ -19,6 +19,7 @@ from routesearch.search.worker import failure_of
 from routesearch.task.resolve import Task
 from routesearch.training.loop import fit_to_rungs, to_device
 from routesearch.training.state_arrays import as_tensors, to_arrays
+from routesearch.training.teacher import Teacher
 from routesearch.utils.arrays import Arrays
 
 FRONT_SECONDS = 0.5
@@ -47,10 +48,18 @@ def run_trial(
     """
     started = time.monotonic()
     try:
+        recipe = task.config.training
+        teacher = None
+        if recipe.distill is not None and trunk is not None:
+            teacher = Teacher.of(trunk, task.backbone, data, device)
         torch.manual_seed(record.seed)
         net = to_device(build_net(record, task, trunk), device)
-        recipe = task.config.training
-        how: dict[str, Any] = {"epochs": recipe.epochs, "seed": record.seed, "device": device}
+        how: dict[str, Any] = {
+            "epochs": recipe.epochs,
+            "seed": record.seed,
+            "device": device,
+            "teacher": teacher,
+        }
         for fitted in fit_to_rungs(net, net.stages(), data, recipe, rungs=rungs, **how):
             points = _timed(net, thin(measure(net, data, data.validation, device)), task, device)
             outcome = Outcome(
@@ -114,4 +123,4 @@ def build_net(record: TrialRecord, task: Task, trunk: Trunk | None) -> RoutedNet
     """The network of a trial, untrained (or on its trunk)."""
     method = task.methods[record.method]
     config = task.spaces[record.method].parse(record.config)
-    return method(config, task.backbone, trunk if method.uses_trunk() else None)
+    return method(config, task.backbone, trunk if method.uses_trunk(config) else None)

@@ -168,6 +168,15 @@ class SearchSpace:
                 values[name] = domain.extremes()[0]
         return self.config.model_validate(values)
 
+    def may_be(self, name: str, value: Any) -> bool:
+        """Whether a config of this space may have a value in a field."""
+        domain = self.domains.get(name)
+        if domain is None:
+            return bool(self._undrawn()[name] == value)
+        return domain.violation(value) is None or (
+            _condition(self.config, name) is not None and self._undrawn()[name] == value
+        )
+
     def extremes(self) -> Iterator[Space]:
         """The default with each field at each of its ends, and all fields at their first or last end."""
         base = self.default().model_dump()

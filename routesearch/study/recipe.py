@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from routesearch.utils.validation import Part
 
 
+class Distill(Part):
+    """How much every classifier of a study learns from the trunk's logits."""
+
+    share: float = Field(0.5, gt=0, le=1, description="of a classifier's loss; the labels have the rest")
+    temperature: float = Field(2.0, gt=0, description="that both networks' logits are divided by")
+
+
 class Recipe(Part):
     """Settings of the one training loop; a method's stage may bring its own optimizer and schedule."""
+
+    former: ClassVar[Mapping[str, Any]] = {"distill": None, "label_smoothing": 0.0, "ema": None}
+    """Fields that an earlier version had not, and what it did. At these values they are no part of
+    :meth:`settings`, so that studies begun without them go on."""
 
     epochs: int = Field(20, ge=1, description="epochs of a trial after its trunk, shared by its stages")
     trunk_epochs: int = Field(
@@ -27,3 +39,22 @@ class Recipe(Part):
     weight_decay: float = Field(5e-4, ge=0, description="on all parameters")
     clip_norm: float | None = Field(5.0, gt=0, description="largest norm of the gradients; null: no limit")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: mixed precision")
+    distill: Distill | None = Field(
+        None,
+        description="classifiers learn from the trunk too: {share: 0.5, temperature: 2}; null: labels alone",
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of each label that all classes have alike"
+    )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay, a step, of the moving average of weights that is measured and kept, such as 0.99;"
+        " null: the last weights",
+    )
+
+    def settings(self) -> dict[str, Any]:
+        """What decides numbers, as JSON values."""
+        values = self.model_dump(mode="json")
+        return {name: v for name, v in values.items() if name not in self.former or self.former[name] != v}

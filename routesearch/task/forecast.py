@@ -92,7 +92,7 @@ def _trial_seconds(task: Task, name: str, device: torch.device) -> float | None:
         return None
     method, recipe = task.methods[name], task.config.training
     trunk = None
-    if method.uses_trunk():
+    if method.uses_trunk(config):
         classes = task.backbone.classes  # a confusion that tells no two classes from others
         even = [[1 / classes] * classes] * classes
         trunk = Trunk(states(task.backbone.plain()), 0.0, even)

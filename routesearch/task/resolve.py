@@ -77,8 +77,14 @@ class Task:
 
     @property
     def needs_trunk(self) -> bool:
-        """Whether a method starts from the trained backbone's weights."""
-        return any(method.needs_trunk for method in self.methods.values())
+        """Whether the backbone is trained once: methods start from its weights, or learn from its logits."""
+        return bool(self.starting) or self.config.training.distill is not None
+
+    @property
+    def starting(self) -> tuple[str, ...]:
+        """Methods whose networks, or some of them, start from the trained backbone's weights."""
+        methods = self.methods
+        return tuple(name for name, space in self.spaces.items() if methods[name].uses_weights(space))
 
     @property
     def needs_confusion(self) -> bool:
@@ -209,7 +215,7 @@ class Task:
     def fingerprint(self) -> dict[str, str]:
         """What must not change while a study goes on, key by key."""
         config = self.config
-        training = config.training.model_dump(mode="json")
+        training = config.training.settings()
         path = config.weights_file
         with _naming(f"{config.where}: backbone.weights"):
             weights = {} if path is None else {"backbone.weights": content_digest(path)}
@@ -326,11 +332,22 @@ def _check_epochs(task: Task) -> None:
     if config.training.trunk_epochs:
         return
     key = f"{config.where}: training.trunk_epochs: must be 1 or more"
-    if task.needs_trunk and config.weights_file is None:
-        raise Refusal(f"{key} without backbone.weights, got 0")
+    if task.starting and config.weights_file is None:
+        raise Refusal(f"{key} without backbone.weights{_without_start(task)}, got 0")
+    if config.training.distill is not None and config.weights_file is None:
+        rule = "must be null where no trunk is there to learn from"
+        got = "trunk_epochs: 0 and no backbone.weights"
+        raise Refusal(f"{config.where}: training.distill: {rule}, got {got}")
     if task.needs_confusion:
         asking = next(name for name, method in task.methods.items() if method.needs_confusion)
         raise Refusal(f"{key} for method {asking}, which compares classes by trained networks, got 0")
+
+
+def _without_start(task: Task) -> str:
+    """How a study whose methods could all do without a trunk would do without it; else nothing."""
+    if any(task.methods[name].needs_trunk for name in task.starting):
+        return ""
+    return f", or methods start from scratch (methods.{task.starting[0]}.start: scratch)"
 
 
 @contextmanager

@@ -117,7 +117,7 @@ class Case:
 
     @cached_property
     def trunk(self) -> Trunk | None:
-        return _trunk(self.backbone) if self.method.uses_trunk() else None
+        return _trunk(self.backbone) if self.method.uses_trunk(self.config) else None
 
     @property
     def images(self) -> Tensor:

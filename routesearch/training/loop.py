@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from typing import Any, TypeVar
 
@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from routesearch.data.base import Data, Images
 from routesearch.errors import RunFailed, noted
-from routesearch.methods.base import Batch, RoutedNet, Stage
+from routesearch.methods.base import Batch, RoutedNet, Stage, Targets
 from routesearch.routing.counter import Count, check, counted
 from routesearch.routing.nested import Tensors, map_tensors, tensors
 from routesearch.study.recipe import Recipe
+from routesearch.training.averaging import MovingAverage
 from routesearch.training.norms import single_values_normalised
 from routesearch.training.optimizers import allow_missing_gradients, make_optimizer, schedule_of
 from routesearch.training.suspended import suspended
+from routesearch.training.teacher import Teacher
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -36,7 +38,8 @@ class Fitted:
     """What training cost.
 
     Attributes:
-        macs: 3 x forward MACs of every block executed for an image where gradients flow, 1 x elsewhere.
+        macs: 3 x forward MACs of every block executed for an image where gradients flow, 1 x elsewhere, a
+            teacher that runs for every batch included.
         steps: optimizer steps.
         done: whether this is the whole of it.
     """
@@ -56,21 +59,21 @@ def fit(
     seed: int,
     device: torch.device,
     on_epoch: Callable[[int], None] | None = None,
+    teacher: Teacher | None = None,
 ) -> Fitted:
-    """Train ``net`` in place on ``data.train``.
+    """Train ``net`` in place on ``data.train``; with ``recipe.ema`` it ends as the mean of its weights.
 
     Args:
         epochs: of all stages together, divided by their shares.
         seed: of the order of images, augmentation and every draw in the losses.
+        teacher: whose logits every batch comes with; None: no distillation.
         on_epoch: called after each epoch with its number from 1.
 
     Raises:
         RunFailed: when a loss is not finite.
     """
-    rungs = fit_to_rungs(
-        net, stages, data, recipe, epochs=epochs, seed=seed, device=device, rungs=(), on_epoch=on_epoch
-    )
-    *_, fitted = rungs
+    how: dict[str, Any] = {"epochs": epochs, "seed": seed, "device": device, "on_epoch": on_epoch}
+    *_, fitted = fit_to_rungs(net, stages, data, recipe, rungs=(), teacher=teacher, **how)
     return fitted
 
 
@@ -85,6 +88,7 @@ def fit_to_rungs(
     device: torch.device,
     rungs: Collection[int],
     on_epoch: Callable[[int], None] | None = None,
+    teacher: Teacher | None = None,
 ) -> Iterator[Fitted]:
     """:func:`fit`, which waits at some epochs until it is asked to go on.
 
@@ -104,7 +108,9 @@ def fit_to_rungs(
         raise RunFailed(f"a method must have a stage or more, each with a share over 0, got shares {got}")
     torch.manual_seed(seed)
     images = data.train.to(device)
-    loop = _Loop(net, data, images, recipe, torch.Generator().manual_seed(seed), on_epoch)
+    generator = torch.Generator().manual_seed(seed)
+    mean = None if recipe.ema is None else MovingAverage(net, recipe.ema)
+    loop = _Loop(net, data, images, recipe, generator, on_epoch, teacher, mean)
     shares = list(accumulate(stage.share for stage in stages))
     ends = [round(epochs * loop.per_epoch * share / shares[-1]) for share in shares]
     for number, (stage, start, end) in enumerate(zip(stages, [0, *ends], ends, strict=False), 1):
@@ -129,6 +135,8 @@ class _Loop:
     recipe: Recipe
     generator: torch.Generator
     on_epoch: Callable[[int], None] | None
+    teacher: Teacher | None
+    mean: MovingAverage | None
     macs: int = 0
     steps: int = 0
 
@@ -144,9 +152,8 @@ class _Loop:
         """One stage of ``steps`` steps; gives the number of each epoch, from 1, when it is over."""
         source, prefetch, spent = self._source(stage)
         self.macs += spent
-        optimizer = (
-            stage.optimizer(parameters) if stage.optimizer else make_optimizer(self.recipe, parameters)
-        )
+        own = stage.optimizer
+        optimizer = own(parameters) if own else make_optimizer(self.recipe, parameters, stage.rates)
         allow_missing_gradients(optimizer)
         schedule = stage.schedule or schedule_of(self.recipe)
         peaks = [group["lr"] for group in optimizer.param_groups]
@@ -159,8 +166,8 @@ class _Loop:
             # The bill is read on the first step of each epoch: the work may change as training goes on.
             watched = training_work(self.net) if step % self.per_epoch == 0 else nullcontext(None)
             with watched as work, _autocast(self.recipe, self.device):
-                aux = {name: values[rows] for name, values in self.images.aux.items()}
-                loss = stage.loss(Batch(source(rows), self.images.labels[rows], step / steps, aux))
+                batch = self._taught(self._batch(source(rows), rows, step / steps), rows, stage)
+                loss = stage.loss(batch)
             _check_loss(loss)
             if work is not None:
                 check(work, "the training")
@@ -199,10 +206,39 @@ class _Loop:
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip_norm)
         optimizer.step()
         stage.after_step()
+        if self.mean is not None:
+            self.mean.update()
+
+    def _batch(self, inputs: Any, rows: Tensor, progress: float) -> Batch:
+        """What there is to know of the images at ``rows``, but for what a teacher says."""
+        aux = {name: values[rows] for name, values in self.images.aux.items()}
+        heat = self.recipe.distill
+        targets = Targets(
+            self.recipe.label_smoothing, heat.share if heat else 0.0, heat.temperature if heat else 1.0
+        )
+        return Batch(inputs, self.images.labels[rows], progress, aux, targets=targets)
+
+    def _taught(self, batch: Batch, rows: Tensor, stage: Stage) -> Batch:
+        """The batch with the teacher's logits, whose work goes on the bill."""
+        if self.teacher is None:
+            return batch
+        cached = stage.cache is not None
+        logits, macs = self.teacher.logits(
+            rows, lambda: self.data.batch(self.images, rows)[0] if cached else batch.inputs
+        )
+        self.macs += macs
+        return replace(batch, teacher=logits)
 
     def finish(self) -> int:
-        """Hand the training images to what a method does when training has ended; the MACs that this took."""
+        """End the training, or what would be its end: the MACs that this took.
+
+        The network becomes the mean of its weights where there is one, and a method gets the training images
+        for what it does when training has ended.
+        """
         net = self.net
+        if self.mean is not None:
+            self.mean.apply()
+            net.train()  # what a network does when its training ends, it does by the mean
         net.eval()
         if not isinstance(net, RoutedNet) or type(net).after_training is RoutedNet.after_training:
             return 0
@@ -210,8 +246,7 @@ class _Loop:
 
         def batches() -> Iterator[Batch]:
             for some in rows:
-                aux = {name: values[some] for name, values in self.images.aux.items()}
-                yield Batch(self.data.batch(self.images, some)[0], self.images.labels[some], 1.0, aux)
+                yield self._batch(self.data.batch(self.images, some)[0], some, 1.0)
 
         with (
             noted("in after_training"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -18,14 +18,25 @@ def schedule_of(recipe: Recipe) -> Callable[[float], float]:
     return lambda progress: recipe.lr_factor ** sum(progress >= step for step in recipe.lr_steps)
 
 
-def make_optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """The recipe's optimizer, in the form that is one fused kernel a step."""
+def make_optimizer(
+    recipe: Recipe, parameters: Sequence[nn.Parameter], rates: Mapping[nn.Module, float] | None = None
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer, in the form that is one fused kernel a step.
+
+    Args:
+        rates: modules -> a factor of the learning rate of their parameters, where it is not 1; of several
+            modules that a parameter is in, the last one's.
+    """
+    factor = {p: factor for module, factor in (rates or {}).items() for p in module.parameters()}
+    groups = [
+        {"params": own, "lr": recipe.learning_rate * rate}
+        for rate in dict.fromkeys([1.0, *factor.values()])
+        if (own := [p for p in parameters if factor.get(p, 1.0) == rate])
+    ]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-        )
+        return torch.optim.AdamW(groups, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(
-        parameters,
+        groups,
         recipe.learning_rate,
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,

@@ -450,7 +450,7 @@ def test_a_cost_that_no_input_shows_is_caught(pocket: Backbone, data: Data) -> N
         measure(Stateful(Stateful.Config(), pocket), data, data.validation, CPU)
 
 
-@pytest.mark.parametrize("name", ["bounds", "uses_trunk"])
+@pytest.mark.parametrize("name", ["bounds", "build_plain", "starts_trained", "uses_trunk", "uses_weights"])
 def test_what_the_core_computes_cannot_be_overridden(name: str) -> None:
     with pytest.raises(TypeError, match=rf"^Mine\.{name} must not be overridden: the core computes it"):
         type("Mine", (Repeats,), {name: lambda self: Interval(0, 1)})

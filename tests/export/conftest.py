@@ -154,8 +154,10 @@ def make_model(digits: Digits) -> Callable[[str], SavedModel]:
                 torch.manual_seed(1)
                 rows = torch.rand(len(CLASSES), len(CLASSES)) + torch.eye(len(CLASSES))
                 confusion = (rows / rows.sum(1, keepdim=True)).tolist()
-                trunk = Trunk(backbone.plain().state_dict(), 0.5, confusion) if cls.uses_trunk() else None
-                net = cls(cls.space(backbone).parse(fields), backbone, trunk).eval()
+                config = cls.space(backbone).parse(fields)
+                uses = cls.uses_trunk(config)
+                trunk = Trunk(backbone.plain().state_dict(), 0.5, confusion) if uses else None
+                net = cls(config, backbone, trunk).eval()
                 for norm in net.modules():
                     if isinstance(norm, nn.BatchNorm2d):  # as after training: not the identity
                         assert norm.running_mean is not None

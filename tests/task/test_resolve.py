@@ -48,7 +48,38 @@ def test_the_reference_follows_the_width(make_task: MakeTask) -> None:
 
 
 def test_a_trunk_is_needed_where_a_method_says_so(make_task: MakeTask) -> None:
-    assert make_task(methods=["static", "dgate"]).needs_trunk
+    task = make_task(methods=["static", "dgate"])
+    assert task.needs_trunk
+    assert task.starting == ("dgate",)
+
+
+@pytest.mark.parametrize(
+    ("start", "needed"),
+    [
+        ("trunk", True),
+        ("scratch", False),
+        ({"choices": ["scratch", "trunk"]}, True),
+        ({"choices": ["scratch"]}, False),
+    ],
+)
+def test_a_trunk_is_needed_where_a_config_may_start_from_it(
+    make_task: MakeTask, start: Any, needed: bool
+) -> None:
+    task = make_task(methods={"static": {"start": start}, "skipper": {}})
+    assert task.needs_trunk == needed
+    assert list(task.trunk_files()) == ([NETWORK] if needed else [])
+
+
+def test_distillation_needs_a_trunk_whatever_the_methods(make_task: MakeTask) -> None:
+    taught = {"trunk_epochs": 2, "distill": {"share": 0.5}}
+    task = make_task(training=taught)
+    assert (task.needs_trunk, task.starting) == (True, ())
+    with pytest.raises(
+        Refusal,
+        match=r"toy\.yaml: training\.distill: must be null where no trunk is there to learn from,"
+        r" got trunk_epochs: 0 and no backbone\.weights$",
+    ):
+        make_task(training={**taught, "trunk_epochs": 0})
 
 
 def test_known_facts_save_reading_the_data(write_study: Callable[..., Path], tmp_path: Path) -> None:
@@ -231,7 +262,7 @@ def test_preflight_names_a_method_that_can_build_nothing(
 
 # ---- what must not change ----------------------------------------------------------------------------
 
-KEYS = {"data", "backbone", "search.seed"} | {f"training.{name}" for name in Recipe.model_fields}
+KEYS = {"data", "backbone", "search.seed"} | {f"training.{name}" for name in Recipe().settings()}
 
 
 def test_configs_that_fail_in_the_methods_own_code_are_told(
@@ -261,6 +292,18 @@ def test_the_fingerprint_has_a_key_for_all_that_decides_numbers(make_task: MakeT
     assert found.keys() == KEYS
     assert all(isinstance(value, str) for value in found.values())
     assert make_task().fingerprint() == found
+
+
+def test_settings_that_came_later_are_told_where_they_do_something(make_task: MakeTask) -> None:
+    """A study begun without them goes on where they are as it was then."""
+    before = make_task(training={"distill": None, "label_smoothing": 0.0, "ema": None}).fingerprint()
+    assert not {f"training.{name}" for name in Recipe.former} & before.keys()
+    after = make_task(training={"distill": {"share": 0.3}, "label_smoothing": 0.1, "ema": 0.9}).fingerprint()
+    assert {name: after[name] for name in after.keys() - before.keys()} == {
+        "training.distill": "{'share': 0.3, 'temperature': 2.0}",
+        "training.label_smoothing": "0.1",
+        "training.ema": "0.9",
+    }
 
 
 @pytest.mark.parametrize(
@@ -398,6 +441,9 @@ def test_a_trunk_without_epochs_must_come_from_weights(
     make_task(training=training)  # nobody asks for a trunk
     with pytest.raises(Refusal, match=r"trunk_epochs: must be 1 or more without backbone\.weights, got 0"):
         make_task(training=training, methods=["dgate"])
+    told = r"weights, or methods start from scratch \(methods\.static\.start: scratch\), got 0"
+    with pytest.raises(Refusal, match=told):
+        make_task(training=training, methods={"static": {}})
     write_weights(tmp_path / "w.pth", pocket)
     task = make_task(training=training, backbone=backbone, methods=["dgate"])
     task.preflight()

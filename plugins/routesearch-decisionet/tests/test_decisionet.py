@@ -602,7 +602,7 @@ def test_a_bar_at_the_root_trades_cost_where_branches_differ() -> None:
 
 def test_it_is_found_as_a_plugin() -> None:
     assert load_plugins().methods.find("decisionet") is DecisioNet
-    assert DecisioNet.uses_trunk()
+    assert DecisioNet.needs_confusion
     assert not DecisioNet.needs_trunk
 
 
