@@ -1,13 +1,14 @@
 """What a trial learns in few epochs: from scratch or from the trunk, with and without distillation, and more.
 
-    .venv/bin/python bench/learning.py --out learning.jsonl                       # the grid of start and distill
-    .venv/bin/python bench/learning.py --out learning.jsonl --arms ema smoothing  # other settings
-    .venv/bin/python bench/learning.py --out learning.jsonl --table               # what is there, as a table
-    .venv/bin/python bench/learning.py --out rungs.jsonl --ranks                  # curves in mid-schedule
+    .venv/bin/python bench/learning.py --out learning.jsonl   # the grid of start and distill
+    .venv/bin/python bench/learning.py --out learning.jsonl --arms ema smoothing
+    .venv/bin/python bench/learning.py --out learning.jsonl --table   # what is there
+    .venv/bin/python bench/learning.py --out rungs.jsonl --ranks   # curves in mid-schedule
 
-Each run is what a trial of a search is, on the trunk of its seed. A line of the file is a run; what is there is not
-run again. The table: the best validation accuracy at most at some fractions of the backbone's MACs over a method's
-configs, mean and spread over seeds. ``--ranks``: how well hypervolume at the rungs orders trials as at the end does.
+Each run is what a trial of a search is, on the trunk of its seed. A line of the file is a run; what is there
+is not run again. The table: the best validation accuracy within some fractions of the backbone's MACs over a
+method's configs, mean and spread over seeds. ``--ranks``: how well hypervolume at the rungs orders trials as
+at the end does.
 """
 
 from __future__ import annotations

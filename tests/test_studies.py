@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from routesearch.study.config import load_study
-from routesearch.task.resolve import SpaceCosts, resolve
+from routesearch.task.resolve import resolve
+from routesearch.task.space_costs import SpaceCosts
 
 STUDIES = Path(__file__).parents[1] / "studies"
 FILES = sorted(STUDIES.rglob("*.yaml"))

@@ -82,7 +82,8 @@ def run_search(
                     Pulse.of_ray() as pulse,
                     Workers(task, runner, packed, per_trial, [interrupts.check, pulse.check]) as workers,
                 ):
-                    share_trunk(task, workers, journal)
+                    for method, reason in share_trunk(task, workers, journal).items():
+                        dispatcher.exclude(method, reason)
                     dispatcher.start(config.time_limit)
                     if not dispatcher.done:
                         run_trials(dispatcher, workers, scratch, resources.trial_time)

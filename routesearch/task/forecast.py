@@ -19,7 +19,8 @@ from routesearch.methods.base import RoutedNet, Stage, Trunk
 from routesearch.methods.losses import cross_entropy
 from routesearch.space.space import Space
 from routesearch.study.recipe import Recipe
-from routesearch.task.resolve import SpaceCosts, Task
+from routesearch.task.resolve import Task
+from routesearch.task.space_costs import SpaceCosts
 from routesearch.training.confusion import equivalent_epochs
 from routesearch.training.loop import fit, to_device
 from routesearch.training.state_arrays import states

@@ -26,6 +26,7 @@ from routesearch.results.budget import Budget
 from routesearch.results.points import Interval
 from routesearch.space.space import SearchSpace, Space
 from routesearch.study.config import StudyConfig, digest, parse_backbone
+from routesearch.task.space_costs import SpaceCosts
 from routesearch.training.pretrained import content_digest, is_whole, read_weights
 from routesearch.utils.paths import expand, located
 from routesearch.utils.validation import explain
@@ -37,21 +38,6 @@ log = logging.getLogger(__name__)
 
 DRAWS = 64
 """Random configs that a pre-flight prices for each method, beside the extremes of its fields."""
-
-
-@dataclass(frozen=True)
-class SpaceCosts:
-    """What a method's space can cost, found among field extremes and random draws.
-
-    Attributes:
-        share: of the random draws, how many have a route within the budget.
-        macs: cheapest and most expensive route found.
-        reason: why no config could be priced, where none could.
-    """
-
-    share: float
-    macs: Interval | None
-    reason: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +71,12 @@ class Task:
         """Methods whose networks, or some of them, start from the trained backbone's weights."""
         methods = self.methods
         return tuple(name for name, space in self.spaces.items() if methods[name].uses_weights(space))
+
+    def dependent(self, part: str) -> tuple[str, ...]:
+        """Methods that cannot do without a part of the trunk; all where they learn from its logits."""
+        if part == NETWORK:
+            return tuple(self.spaces) if self.config.training.distill is not None else self.starting
+        return tuple(name for name, method in self.methods.items() if method.needs_confusion)
 
     @property
     def needs_confusion(self) -> bool:

@@ -55,6 +55,7 @@ class FakeTask:
     batches: Sequence[int] = ()
     needs_trunk: bool = False
     needs_confusion: bool = False
+    starting: Sequence[str] = ("one", "two")
     backbone_macs: float = 1000.0
 
     def __post_init__(self) -> None:
@@ -79,6 +80,9 @@ class FakeTask:
 
     def bounds(self, method: str, config: Any) -> Interval:
         return Interval(int(1000 * config.x), 1000)
+
+    def dependent(self, part: str) -> Sequence[str]:
+        return self.starting
 
     def trunk_files(self) -> dict[str, Path]:
         parts = {"trunk": self.needs_trunk, "confusion": self.needs_confusion}

@@ -151,6 +151,18 @@ def test_a_trunk_that_cannot_be_trained_ends_the_search(
     assert fake.read(tmp_path) == []
 
 
+def test_methods_that_need_no_trunk_go_on_without_it(
+    search: Callable[..., Heard], fake: ModuleType, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"budget": None, "needs_trunk": True, "starting": ["two"]}
+    heard = search(tmp_path, trials=3, **how, trouble={"trunk": "raise"})
+    assert heard.ended
+    assert [(r.method, r.state) for r in fake.read(tmp_path)] == [("one", State.FINISHED)] * 3
+    assert not (tmp_path / "trunks").exists()
+    assert search(tmp_path, trials=5, **how).ended
+    assert "two" in {r.method for r in fake.read(tmp_path)}
+
+
 def test_a_confusion_that_is_asked_for_later_leaves_the_trunk_as_it_was(
     search: Callable[..., Heard], fake: ModuleType, tmp_path: Path
 ) -> None:

@@ -82,6 +82,18 @@ def test_distillation_needs_a_trunk_whatever_the_methods(make_task: MakeTask) ->
         make_task(training={**taught, "trunk_epochs": 0})
 
 
+def test_who_cannot_do_without_a_part_of_the_trunk(
+    make_task: MakeTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = make_task(methods=["static", "skipper", "dgate"])
+    assert task.dependent(NETWORK) == ("dgate",)
+    assert task.dependent(CONFUSION) == ()
+    monkeypatch.setattr(task.methods["skipper"], "needs_confusion", True)
+    assert task.dependent(CONFUSION) == ("skipper",)
+    taught = make_task(methods=["static", "dgate"], training={"distill": {}})
+    assert taught.dependent(NETWORK) == ("static", "dgate")
+
+
 def test_known_facts_save_reading_the_data(write_study: Callable[..., Path], tmp_path: Path) -> None:
     path = write_study()
     (tmp_path / "toy.npz").unlink()
