@@ -294,8 +294,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.ranks:
         arms = {
-            "last": arm("scratch", PLAIN),
-            **{f"ema {d}": arm("scratch", {**PLAIN, "ema": d}) for d in (0.9, 0.99)},
+            "last": arm("trunk", PLAIN),
+            **{f"ema {d}": arm("trunk", {**PLAIN, "ema": d}) for d in (0.9, 0.99)},
         }
         if not args.table:
             measure(args, arms, RANKED)

@@ -14,20 +14,23 @@ def inherit(net: nn.Module, trained: nn.Module) -> None:
 
     Of every tensor the leading rows and columns are taken, so that channels which are added to each other
     stay those of one number. A narrower layer adds up fewer inputs: its weights are scaled by how many were
-    left out, which keeps means.
+    left out, which keeps means. What the other network has no tensor of that name for stays as it is: a
+    projection that is there because widths change.
 
     Args:
-        net: what is filled; the same names of tensors, none larger than the trained one.
+        net: what is filled; no tensor larger than the trained one of its name.
 
     Raises:
-        Refusal: a tensor is missing from the trained network, or larger than there.
+        Refusal: a tensor is larger than in the trained network, or has other dimensions.
     """
     found = trained.state_dict()
     for name, tensor in net.state_dict(keep_vars=True).items():
         source = found.get(name)
-        if source is None or source.ndim != tensor.ndim:
-            raise Refusal(f"a network starts from one with the same layers, got none named {name}")
-        if any(have < want for have, want in zip(source.shape, tensor.shape, strict=True)):
+        if source is None:
+            continue
+        if source.ndim != tensor.ndim or any(
+            have < want for have, want in zip(source.shape, tensor.shape, strict=False)
+        ):
             got = f"{tuple(source.shape)} of {name} for {tuple(tensor.shape)}"
             raise Refusal(f"a network must be no wider than the one it starts from, got {got}")
         part = source[tuple(slice(size) for size in tensor.shape)]

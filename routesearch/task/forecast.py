@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ from routesearch.task.space_costs import SpaceCosts
 from routesearch.training.confusion import equivalent_epochs
 from routesearch.training.loop import fit, to_device
 from routesearch.training.state_arrays import states
+from routesearch.training.teacher import Teacher
 from routesearch.utils import machine
 
 log = logging.getLogger(__name__)
@@ -102,7 +104,11 @@ def _trial_seconds(task: Task, name: str, device: torch.device) -> float | None:
         stages = net.stages()
         shares = sum(stage.share for stage in stages)
         epochs = [recipe.epochs * stage.share / shares for stage in stages]
-        spent = sum(_fit_seconds(net, s, task, e, device) for s, e in zip(stages, epochs, strict=True))
+        teacher = None  # kept logits take no time
+        if recipe.distill is not None and task.dataset.augment:
+            teacher = Teacher(to_device(task.backbone.plain().eval(), device))
+        each = zip(stages, epochs, strict=True)
+        spent = sum(_fit_seconds(net, stage, task, count, device, teacher) for stage, count in each)
         return spent + _measure_seconds(net, task, device)
     except Exception as error:  # a plugin's method: its trials would fail the same way
         kind = type(error).__name__
@@ -130,7 +136,14 @@ def _trunk_seconds(task: Task, device: torch.device) -> float:
     return _fit_seconds(net, Stage(cross_entropy(net)), task, epochs, device) if epochs else 0.0
 
 
-def _fit_seconds(net: nn.Module, stage: Stage, task: Task, epochs: float, device: torch.device) -> float:
+def _fit_seconds(
+    net: nn.Module,
+    stage: Stage,
+    task: Task,
+    epochs: float,
+    device: torch.device,
+    teacher: Teacher | None = None,
+) -> float:
     """Seconds of a stage over the whole training set: preparation (a cached front) and steps."""
     recipe = _gentle(task.config.training)
     size = min(recipe.batch_size, len(task.data.train))
@@ -139,7 +152,8 @@ def _fit_seconds(net: nn.Module, stage: Stage, task: Task, epochs: float, device
     def timed(count: int) -> tuple[float, float]:
         """Seconds before the first epoch, and of an epoch of so many batches, by two epochs."""
         data, marks = _random_data(task, count * size), [time.perf_counter()]
-        fit(net, [stage], data, recipe, epochs=2, seed=0, device=device, on_epoch=lambda _: _mark(marks))
+        how: dict[str, Any] = {"device": device, "teacher": teacher, "on_epoch": lambda _: _mark(marks)}
+        fit(net, [stage], data, recipe, epochs=2, seed=0, **how)
         begin, first, second = marks[0], marks[1], marks[-1]
         return max(0.0, 2 * first - begin - second), second - first
 

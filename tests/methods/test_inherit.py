@@ -43,6 +43,16 @@ def test_means_stay_where_inputs_are_alike() -> None:
     assert torch.allclose(net(torch.ones(1, 3)), trained(torch.ones(1, 6))[:, :2], atol=1e-6)
 
 
+def test_what_the_trained_network_lacks_stays_as_it_was_drawn() -> None:
+    """A projection where a residual unit is narrower than the one before."""
+    backbone = ResNet38((1, 8, 8), 3, 0.25)
+    net, trained = backbone.unit(2, 0.5, 1.0), backbone.plain().units[1]
+    drawn = net.shortcut[0].weight.clone()
+    inherit(net, trained)
+    assert torch.equal(net.shortcut[0].weight, drawn)
+    assert torch.equal(net.conv1.weight, trained.conv1.weight[:2])
+
+
 def test_gradients_still_reach_it() -> None:
     net = nn.Linear(2, 2)
     inherit(net, nn.Linear(4, 3))
@@ -54,7 +64,7 @@ def test_gradients_still_reach_it() -> None:
     ("trained", "message"),
     [
         (nn.Linear(1, 2), r"no wider than the one it starts from, got \(2, 1\) of weight for \(2, 3\)$"),
-        (nn.Linear(3, 2, bias=False), "with the same layers, got none named bias$"),
+        (nn.Conv1d(3, 2, 1), r"got \(2, 3, 1\) of weight for \(2, 3\)$"),
     ],
 )
 def test_what_does_not_fit_is_refused(trained: nn.Module, message: str) -> None:
