@@ -28,9 +28,8 @@ def inherit(net: nn.Module, trained: nn.Module) -> None:
         source = found.get(name)
         if source is None:
             continue
-        if source.ndim != tensor.ndim or any(
-            have < want for have, want in zip(source.shape, tensor.shape, strict=False)
-        ):
+        sizes = zip(source.shape, tensor.shape, strict=False)
+        if source.ndim != tensor.ndim or any(have < want for have, want in sizes):
             got = f"{tuple(source.shape)} of {name} for {tuple(tensor.shape)}"
             raise Refusal(f"a network must be no wider than the one it starts from, got {got}")
         part = source[tuple(slice(size) for size in tensor.shape)]

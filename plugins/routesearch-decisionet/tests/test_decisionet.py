@@ -750,3 +750,25 @@ def test_sizes_are_shown(caplog: pytest.LogCaptureFixture) -> None:
         net.stages()
     assert caplog.messages == ["decisionet: classes at each split: 4 + 6; 2 + 2, 5 + 1"]
     assert make(NiN(CIFAR10, 10), split_positions=(3,)).sizes() == "no clusters"
+
+
+# ---- starting from the trunk -----------------------------------------------------------------------------
+
+
+def test_the_root_is_the_trunks_and_branches_have_its_leading_channels() -> None:
+    backbone = NiN((1, 16, 16), 4, 0.25)
+    torch.manual_seed(1)
+    plain = backbone.plain()
+    rows = confusion_of([(0,), (0,), (1,), (1,)])
+    trunk = Trunk(plain.state_dict(), 0.5, rows)
+    net = DecisioNet(DecisioNet.Config(split_positions=(3,)), backbone, trunk)
+    root, left, right = net.segments
+    assert torch.equal(root[2][0].weight, plain.units[2][0].weight)
+    for branch in (left, right):
+        assert torch.allclose(branch[1][0].weight, 2 * plain.units[4][0].weight[:24, :24])
+    head = net.heads[0][0]
+    assert torch.allclose(head.weight, 2 * plain.head[0].weight[:, :24])
+    scratch = DecisioNet(DecisioNet.Config(split_positions=(3,), start="scratch"), backbone, trunk)
+    assert not torch.equal(scratch.segments[0][2][0].weight, plain.units[2][0].weight)
+    assert not DecisioNet.uses_weights(scratch.config)
+    assert DecisioNet.uses_trunk(scratch.config), "for its confusion"

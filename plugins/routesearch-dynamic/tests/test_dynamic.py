@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from routesearch import Backbone, Batch, Knob, Refusal, mult_adds, run
+from routesearch import Backbone, Batch, Knob, Refusal, Trunk, mult_adds, run
 from routesearch.backbones import NiN, Pyramid8, ResNet38
 from routesearch.methods.running import price
 from routesearch.plugin.loader import load_plugins
@@ -655,3 +655,28 @@ def test_computation_that_costs_more_is_done_less() -> None:
         spent.append(float(run(net, images).macs.double().mean()))
     assert spent[1] < spent[0]
     assert spent[1] == net.bounds().min, "ten times the cross-entropy: all leave at once"
+
+
+# ---- starting from the trunk -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Actor, Critic])
+@pytest.mark.parametrize("branching", [0, 2])
+def test_the_first_chain_is_the_trunk_and_others_differ_a_little(kind: Any, branching: int) -> None:
+    backbone = ResNet38((1, 8, 8), 3, 0.25)
+    torch.manual_seed(1)
+    plain = backbone.plain().eval()
+    trunk, images = Trunk(plain.state_dict(), 0.5), torch.randn(5, 1, 8, 8)
+    config = kind.Config(positions=(4, 9, 14), branching=branching)
+    net = kind(config, backbone, trunk).eval()
+    with torch.no_grad():
+        logits = net._logits(net._columns(images))
+    last = net.levels[-1]
+    assert torch.allclose(logits[:, last.start], plain(images), atol=1e-4)
+    assert len(last) == 2**branching
+    apart = [(logits[:, n] - logits[:, last.start]).abs().max() for n in last[1:]]
+    assert all(float(gap) > 1e-3 for gap in apart)
+    scratch = kind(config.model_copy(update={"start": "scratch"}), backbone, trunk).eval()
+    with torch.no_grad():
+        other = scratch._logits(scratch._columns(images))
+    assert not torch.allclose(other[:, last.start], plain(images), atol=1e-2)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from routesearch import Backbone, Batch, BatchMeter, Data, Refusal, RunFailed, Scores, mult_adds, run
+from routesearch import Backbone, Batch, BatchMeter, Data, Refusal, RunFailed, Scores, Trunk, mult_adds, run
 from routesearch.backbones import NiN, ResNet38, ResNet74, ResNet110, ResNet152
 from routesearch.evaluation.measure import measure
 from routesearch.methods.running import price
@@ -561,3 +561,30 @@ def test_scores_are_the_gates_logits(varied: SkipNet, data: Data) -> None:
             _, z = varied._walk(BatchMeter(images), images, _over(threshold))
             assert torch.equal(scores[:, 8 * i : 8 * i + 8], torch.stack(z, 1))
         assert not torch.equal(scores[:, :8], scores[:, 8:16]), "later gates see what earlier ones did"
+
+
+# ---- starting from the trunk -----------------------------------------------------------------------------
+
+
+def test_with_every_block_it_is_the_trunk_that_it_starts_from() -> None:
+    backbone = ResNet38((1, 8, 8), 3, 0.25)
+    torch.manual_seed(1)
+    plain = backbone.plain().eval()
+    trunk, images = Trunk(plain.state_dict(), 0.5), torch.randn(5, 1, 8, 8)
+    for gate_type in ("rnngate", "ffgate2"):
+        net = SkipNet(SkipNet.Config(gate_type=gate_type), backbone, trunk)
+        assert torch.allclose(run(net, images, {"threshold": 0.0}).logits, plain(images), atol=1e-4)
+    scratch = SkipNet(SkipNet.Config(start="scratch"), backbone, trunk)
+    assert not torch.allclose(run(scratch, images, {"threshold": 0.0}).logits, plain(images), atol=1e-2)
+
+
+def test_units_from_the_trunk_learn_at_their_own_rate() -> None:
+    backbone = ResNet38((1, 8, 8), 3, 0.25)
+    trunk = Trunk(backbone.plain().state_dict(), 0.5)
+    net = SkipNet(SkipNet.Config(schedule="supervised", trunk_rate=1e-9), backbone, trunk)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    recipe = Recipe(batch_size=16, learning_rate=0.01)
+    fit(net, net.stages(), toy_data(3, (1, 8, 8)), recipe, epochs=1, seed=0, device=CPU)
+    moved = {n for n, p in net.named_parameters() if not torch.allclose(p, before[n], atol=1e-6)}
+    assert any(name.startswith("gates.") for name in moved)
+    assert not {name for name in moved if name.startswith(("units.", "head."))}
