@@ -16,8 +16,10 @@ from routesearch.search.ray_pulse import Pulse
 from routesearch.search.ray_tune import run_trials
 from routesearch.search.ray_workers import Workers
 from routesearch.search.resume import open_trials
+from routesearch.search.sampler import strategy_of
 from routesearch.search.shared_trunk import share_trunk
 from routesearch.search.trials import Trials
+from routesearch.search.warm_start import earlier_trials
 from routesearch.search.worker import NetworkRunner, TrialRunner, WorkerResources
 from routesearch.utils.process_environment import sane_environment
 
@@ -59,7 +61,10 @@ def run_search(
             f"--address must be auto or HOST:PORT, got {address}: Ray Client would move the search to another"
             " machine; run it on a node of the cluster"
         )
-    packed = runner.pack(task)  # before anything is made on disk: data may be missing
+    # Before anything is made on disk: data may be missing, a sampler unknown, an earlier study another one.
+    packed = runner.pack(task)
+    strategy_of(task.config.search, len(task.spaces))
+    earlier_trials(task)
     with Journal.open_for_writing(task.dir) as journal:
         trials = _open_trials(journal, task, observers)
         interrupts = Interrupts()

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MAX_DECLINED = 10
 """Proposals in a row that repeat a trained config before a repetition is trained with a new seed (fewer if
 the trials before were repetitions too)."""
+LEADERS = 3
+"""Configs of a method that are taken over from studies that are learnt from."""
 MAX_REPEATED = 50
 """Proposals in a row that repeat a refusal before it is refused once more."""
 
@@ -134,9 +136,14 @@ class Proposals:
         known.repeats = known.repeats + 1 if known.trained[text] else 0
         known.trained[text] += 1
 
-    def try_first(self, method: str, params: Sequence[Mapping[str, Any]]) -> None:
-        """Try these configs, as parameters, before all others but the default; no config twice."""
-        self._known[method].first += params
+    def try_leaders(self) -> None:
+        """Try the best of another study's configs before all others but the default; no config twice."""
+        for method, each in self._evidence.ended.items():
+            others = [one for one in each if not one.own and one.params is not None and len(one.curve)]
+            values = standings([one.curve for one in others], self._evidence.edge)
+            order = sorted(range(len(others)), key=lambda i: float(values[i]), reverse=True)
+            leaders = (others[i].params for i in order[:LEADERS])
+            self._known[method].first += [params for params in leaders if params is not None]
 
     def draw(self, method: str, number: int) -> Proposal:
         """The next config to be tried; one that may not be trained is given once, and then no more.

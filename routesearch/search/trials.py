@@ -28,6 +28,7 @@ from routesearch.search.evidence import Evidence
 from routesearch.search.optuna_studies import BEGUN, LEFT, OptunaStudies
 from routesearch.search.proposals import Proposals
 from routesearch.search.sampler import derive
+from routesearch.search.warm_start import earlier_trials
 
 if TYPE_CHECKING:
     from routesearch.task.resolve import Task
@@ -83,6 +84,8 @@ class Trials:
         self._allocation = Allocation(self.evidence, effort)
         self._rows: dict[int, _Row] = {}
         self._studies = OptunaStudies(journal, task)
+        if task.config.search.warm_start:
+            self.evidence.learn_from(earlier_trials(task))
         places = {
             trial.user_attrs[ASKED]["number"]: (name, trial)
             for name, trial in journal.trials()
@@ -96,6 +99,7 @@ class Trials:
                 self.evidence.begin(record, trial.user_attrs.get(LEFT))
             if record.outcome is not None:
                 self.evidence.end(record)
+        self._proposals.try_leaders()
         self._add(points_where(stored, task.budget, are_undominated))
         self.front = front(points_where(stored, task.budget, on_front))
 
