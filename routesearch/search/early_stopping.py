@@ -11,11 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from routesearch.results.curves import Curve, ranks, standings
+import numpy as np
+
+from routesearch.results.curves import Curve, accuracy_at, area, merged, ranks, standings
 from routesearch.search.evidence import Evidence, Step
 from routesearch.study.search_settings import StopConfig
 from routesearch.utils.sampling import evenly_spaced
 
+MAX_ENDED = 32
+"""Trials of a method from whose gains those of another one are expected: the latest."""
+COSTS = 128
+"""Costs over which a gain in accuracy is averaged."""
+LEAST_GAIN = 1e-4
+"""Share by which the hypervolume must grow for a trial to count as one that adds to it."""
 MAX_COMPARED = 200
 """Trials that one is compared with, at most."""
 
@@ -23,9 +31,10 @@ MAX_COMPARED = 200
 class Halving:
     """Decides whether a trial goes on.
 
-    A trial stops where it is not among the best of two groups: the trials of its method at the same rung, and
-    all trials at equal cost, each as it was when it had spent no more. So neither a method that starts slowly
-    nor one that is cheap decides alone. A method's first trial never stops.
+    A trial stops where it is not among the best of two groups, the trials of its method at the same rung, and
+    all trials at equal cost, each as it was when it had spent no more: so neither a method that starts slowly
+    nor one that is cheap decides alone. And only where it would add nothing to the front even if it gained as
+    much from here to its end as the best of its method did. A method's first trial never stops.
 
     Args:
         evidence: what trials have shown; the caller keeps it.
@@ -40,13 +49,31 @@ class Halving:
         """Whether a trial goes on, by the last step that it showed."""
         method, steps = self._evidence.steps_of(number)
         mine, rung = steps[-1], len(steps) - 1
-        others = self._evidence.steps_beside(number)
-        kin = [each for name, each in others if name == method]
-        if not kin:
+        others = self._evidence.beside(number)
+        kin = [each for each in others if each.method == method]
+        ended = [each.steps for each in kin if each.whole and len(each.steps) > rung + 1][-MAX_ENDED:]
+        if not ended:
             return True
-        at_rung = [each[min(rung, len(each) - 1)].curve for each in kin]
-        at_cost = [step.curve for _, each in others if (step := within(each, mine.macs)) is not None]
-        return self._among_best(mine.curve, at_rung) or self._among_best(mine.curve, at_cost)
+        at_rung = [each.steps[min(rung, len(each.steps) - 1)].curve for each in kin]
+        at_cost = [step.curve for each in others if (step := within(each.steps, mine.macs)) is not None]
+        if self._among_best(mine.curve, at_rung) or self._among_best(mine.curve, at_cost):
+            return True
+        gain = max(self._gain(steps[rung].curve, steps[-1].curve) for steps in ended)
+        return self._adds(mine.curve, gain, [each.steps[-1].curve for each in others])
+
+    def _gain(self, before: Curve, after: Curve) -> float:
+        """How much accuracy a trial gained, in the mean over the costs that it could meet before."""
+        costs = np.linspace(0, self._evidence.edge, COSTS)
+        there = accuracy_at(before, costs)
+        gained = accuracy_at(after, costs) - there
+        return float(gained[there > 0].mean()) if (there > 0).any() else 0.0
+
+    def _adds(self, mine: Curve, gain: float, others: Sequence[Curve]) -> bool:
+        """Whether a curve that is raised so much adds to the front of others."""
+        front = merged(others)
+        raised = np.column_stack((np.minimum(mine[:, 0] + max(gain, 0.0), 1.0), mine[:, 1]))
+        edge = self._evidence.edge
+        return area(merged([front, raised]), edge) > area(front, edge) * (1 + LEAST_GAIN)
 
     def _among_best(self, mine: Curve, others: Sequence[Curve]) -> bool:
         """Whether a curve is in the share that goes on; where that is less than one trial, it is."""

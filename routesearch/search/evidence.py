@@ -24,6 +24,19 @@ class Bare(NamedTuple):
     macs: float
 
 
+class Seen(NamedTuple):
+    """Another trial, as one that is at a rung is compared with it.
+
+    Attributes:
+        steps: what it showed so far, one step or more.
+        whole: whether the last of them is the end of its training.
+    """
+
+    method: str
+    steps: Sequence[Step]
+    whole: bool
+
+
 class Step(NamedTuple):
     """How far a trial was at a rung or at its end: training MACs spent, and its curve."""
 
@@ -41,6 +54,7 @@ class Shown:
         steps: what it showed at its rungs and at its end; none where it has no curve.
         macs: multiply-adds that its training took.
         bounds: MACs of the cheapest and of the most expensive route.
+        whole: whether it was trained to its end.
         own: whether it is a trial of this study, and not of one that this study learns from.
         attributes: what its sampler left for itself.
     """
@@ -53,6 +67,7 @@ class Shown:
     steps: Sequence[Step]
     macs: int
     bounds: Interval | None = None
+    whole: bool = True
     own: bool = True
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -171,16 +186,16 @@ class Evidence:
         """Method of a trial that is under way, and what it showed."""
         return self.pending[number].method, self.pending[number].steps
 
-    def steps_beside(self, number: int) -> list[tuple[str, Sequence[Step]]]:
-        """Method and steps of all trials that a trial is compared with."""
+    def beside(self, number: int) -> list[Seen]:
+        """All trials that a trial is compared with."""
         beside = self.pending[number].beside
-        found: list[tuple[str, Sequence[Step]]] = []
+        found: list[Seen] = []
         for name, each in self.ended.items():
             some = each if beside is None else each[: beside[name]]
-            found += [(name, one.steps) for one in some if one.own and one.steps]
+            found += [Seen(name, one.steps, one.whole) for one in some if one.own and one.steps]
         if beside is None:
             others = (each for other, each in self.pending.items() if other != number and each.steps)
-            found += [(each.method, each.steps) for each in others]
+            found += [Seen(each.method, each.steps, whole=False) for each in others]
         return found
 
     def _tell(self, number: int) -> None:
@@ -210,6 +225,7 @@ class Evidence:
                 steps=steps if outcome.points else (),
                 macs=outcome.training_macs,
                 bounds=record.bounds,
+                whole=record.state is State.FINISHED,
                 own=own,
                 attributes=attributes,
             )
