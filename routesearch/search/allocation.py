@@ -11,6 +11,8 @@ from routesearch.search.evidence import Evidence, Shown
 
 FLOOR = 0.25
 """Share of all that is spent on trials that methods have in equal parts, whatever they add."""
+NOVELTY = 0.1
+"""Share of the hypervolume that is still to be had that a method's first trial is trusted to add."""
 RECENT = 4
 """Trials of a method by whose worth its next one is judged."""
 CREDIT = 0.01
@@ -20,9 +22,9 @@ CREDIT = 0.01
 class Allocation:
     """Shares a search among methods.
 
-    Each method's first trial comes first. Then one that had less than its floor; then the one whose next
-    trial promises most for the part of the budget that it takes, or, where that is not known, whose recent
-    trials' loss would take most hypervolume from the front.
+    A method that had less than its floor comes first. Then the one whose next trial promises most for the
+    part of the budget that it takes, or, where that is not known, whose recent trials' loss would take most
+    hypervolume from the front; one that was not tried yet promises a share of what is still to be had.
 
     Args:
         evidence: what trials have shown; the caller keeps it.
@@ -40,30 +42,38 @@ class Allocation:
         ended = self._evidence.ended
         return sum(count * mean_macs(ended.get(name, ())) for name, count in under_way.items())
 
-    def next(self, methods: Sequence[str], first: Callable[[Sequence[str]], str | None]) -> str:
+    def next(self, methods: Sequence[str], first: Callable[[Sequence[str]], tuple[str, float] | None]) -> str:
         """One of ``methods``, of which there must be some.
 
         Args:
-            first: of some methods the one whose next trial is expected to add most for its cost; None where
-                that is not known, and recent trials are judged.
+            first: of some methods the one whose next trial is expected to add most for its cost, and how
+                much; None where that is not known, and recent trials are judged.
         """
         shown = {name: begun(each) for name, each in self._evidence.ended.items()}
         under_way = Counter(each.method for each in self._evidence.pending.values())
         fresh = [name for name in methods if not shown[name] and not under_way[name]]
-        if fresh:
-            return fresh[0]
         known = [name for name in methods if shown[name]]
         if len(methods) == 1 or not known:
-            return min(methods, key=lambda name: under_way[name])
+            return fresh[0] if fresh else min(methods, key=lambda name: under_way[name])
         price = self._effort.price
-        spent = {name: (len(each) + under_way[name]) * price(mean_macs(each)) for name, each in shown.items()}
-        poorest = min(known, key=lambda name: spent[name])
-        if spent[poorest] < FLOOR * sum(spent.values()) / len(methods):
+        # what a trial takes: of a method that was not tried yet as much as of the dearest that was
+        each = {name: price(mean_macs(shown[name])) for name in known}
+        each |= dict.fromkeys(fresh, max(each.values()))
+        spent = {name: (len(shown[name]) + under_way[name]) * each[name] for name in (*known, *fresh)}
+        poorest = min(spent, key=lambda name: spent[name] + each[name])
+        whole = sum(spent.values()) + each[poorest]
+        if spent[poorest] + each[poorest] < FLOOR * whole / len(methods):
             return poorest
-        if (promising := first(known)) is not None:
-            return promising
-        worth = self._worth(shown, under_way, price)
-        return max(known, key=lambda name: worth[name])
+        promised = first(known)
+        if promised is None:
+            worth = self._worth(shown, under_way, price)
+            best = max(known, key=lambda name: worth[name])
+            promised = best, worth[best]
+        edge = self._evidence.edge
+        left = edge - area(merged([one.curve for name in shown for one in shown[name]]), edge)
+        if fresh and NOVELTY * left / each[fresh[0]] > promised[1]:
+            return fresh[0]
+        return promised[0]
 
     def _worth(
         self, shown: Mapping[str, Sequence[Shown]], under_way: Counter[str], price: Price

@@ -183,8 +183,8 @@ class Proposals:
             else:
                 return proposal
 
-    def first(self, methods: Sequence[str], number: int) -> str | None:
-        """Of some methods the one whose next config promises most; None where nothing is known of any.
+    def first(self, methods: Sequence[str], number: int) -> tuple[str, float] | None:
+        """Of some methods the one whose next config promises most, and how much; None where nothing is known.
 
         What a config promises falls as more becomes known of other methods, so an offer that was weighed
         before bounds a new one, and only the first of all need be weighed again.
@@ -199,7 +199,7 @@ class Proposals:
         while True:
             best = max(known, key=lambda method: worths[method])
             if self._open[best].known == self._evidence.known:
-                return best
+                return best, worths[best]
             worths[best] = self._worth(best, number, None)
 
     def _offered(self, method: str, number: int) -> Proposal | None:
