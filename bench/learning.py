@@ -83,6 +83,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "scratch+distill": arm("scratch", TAUGHT),
     "trunk": arm("trunk", PLAIN),
     "trunk+distill": arm("trunk", TAUGHT),
+    "labels route": arm("trunk", TAUGHT),
     **{f"rate {r:g}": arm("trunk", TAUGHT, trunk_rate=r) for r in (0.1, 0.3)},
     **{
         f"share {s:g}, T {t:g}": arm("trunk", {**PLAIN, "distill": {"share": s, "temperature": t}})

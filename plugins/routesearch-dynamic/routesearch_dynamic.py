@@ -484,11 +484,13 @@ class Dynamic(RoutedNet):
         with torch.autocast(batch.labels.device.type, enabled=False):
             p = reach(dense.scores, self.temperature(batch.progress))
             self._throughput = tuple(each.detach().square().mean(0).sqrt() for each in p)  # type: ignore
+            errors = cross_entropy(dense.logits, batch.labels)
+            cost = self._costs(dense, batch.labels, errors, p, k_cpt)
             if batch.labels_alone:
-                errors = cross_entropy(dense.logits, batch.labels)
-            else:
-                errors = classification_loss(dense.logits, batch, reduction="none")
-            return self._costs(dense, batch.labels, errors, p, k_cpt)
+                return cost
+            # Routers weigh what labels say; what classifiers learn from beside them comes on top.
+            taught = classification_loss(dense.logits, batch, reduction="none") - errors
+            return cost + (p[1].detach() * taught).sum(1).mean()
 
     @abstractmethod
     def _costs(

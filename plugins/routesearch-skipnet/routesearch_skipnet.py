@@ -430,7 +430,9 @@ class SkipNet(RoutedNet):
         """Each image's cross-entropy under drawn gates, and REINFORCE's term: weight x sum of -R log pi."""
         logits, z, ran = self._sparse(batch.inputs) if sparse else self._dense(batch.inputs, drawn)
         loss = classification_loss(logits, batch, reduction="none")
-        gain = returns(loss.detach(), ran, self.config.alpha)
+        # A reward is in units of the labels' cross-entropy, whatever else the classifier learns from.
+        error = F.cross_entropy(logits.detach().float(), batch.labels, reduction="none")
+        gain = returns(error, ran, self.config.alpha)
         if self.config.baseline == "batch":
             gain = gain - gain.mean(0)
         chance = torch.where(ran > 0, F.logsigmoid(z), F.logsigmoid(-z))

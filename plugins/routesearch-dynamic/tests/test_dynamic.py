@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from routesearch import Backbone, Batch, Knob, Refusal, Trunk, mult_adds, run
+from routesearch import Backbone, Batch, Knob, Refusal, Targets, Trunk, mult_adds, run
 from routesearch.backbones import NiN, Pyramid8, ResNet38
 from routesearch.methods.running import price
 from routesearch.plugin.loader import load_plugins
@@ -680,3 +680,24 @@ def test_the_first_chain_is_the_trunk_and_others_differ_a_little(kind: Any, bran
     with torch.no_grad():
         other = scratch._logits(scratch._columns(images))
     assert not torch.allclose(other[:, last.start], plain(images), atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [Actor, Critic])
+def test_routers_weigh_what_labels_say_and_classifiers_learn_from_the_teacher_too(kind: Any) -> None:
+    backbone = ResNet38((1, 8, 8), 3, 0.25)
+    torch.manual_seed(1)
+    net = kind(kind.Config(positions=(4, 9)), backbone)
+    net.stages()
+    images, labels, teacher = torch.randn(8, 1, 8, 8), torch.arange(8) % 3, 5 * torch.randn(8, 3)
+
+    def gradients(**more: Any) -> dict[str, Tensor]:
+        net.zero_grad()
+        net._loss(Batch(images, labels, 0.5, **more)).backward()
+        return {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
+
+    alone = gradients()
+    taught = gradients(teacher=teacher, targets=Targets(share=0.5, temperature=2.0))
+    for name, gradient in alone.items():
+        same = torch.allclose(gradient, taught[name], atol=1e-6)
+        assert same or ".router." not in name, name
+    assert not torch.allclose(alone["nodes.0.classifier.1.weight"], taught["nodes.0.classifier.1.weight"])

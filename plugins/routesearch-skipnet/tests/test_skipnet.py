@@ -10,7 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from routesearch import Backbone, Batch, BatchMeter, Data, Refusal, RunFailed, Scores, Trunk, mult_adds, run
+from routesearch import (
+    Backbone,
+    Batch,
+    BatchMeter,
+    Data,
+    Refusal,
+    RunFailed,
+    Scores,
+    Targets,
+    Trunk,
+    mult_adds,
+    run,
+)
 from routesearch.backbones import NiN, ResNet38, ResNet74, ResNet110, ResNet152
 from routesearch.evaluation.measure import measure
 from routesearch.methods.running import price
@@ -588,3 +600,22 @@ def test_units_from_the_trunk_learn_at_their_own_rate() -> None:
     moved = {n for n, p in net.named_parameters() if not torch.allclose(p, before[n], atol=1e-6)}
     assert any(name.startswith("gates.") for name in moved)
     assert not {name for name in moved if name.startswith(("units.", "head."))}
+
+
+def test_a_reward_is_in_units_of_the_labels_cross_entropy() -> None:
+    """Whatever else the classifier learns from."""
+    backbone = ResNet38((1, 8, 8), 3, 0.25)
+    torch.manual_seed(1)
+    net = SkipNet(SkipNet.Config(), backbone).eval()
+    images, labels, teacher = torch.randn(6, 1, 8, 8), torch.arange(6) % 3, 5 * torch.randn(6, 3)
+
+    def drawn_loss(**more: Any) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(2)
+        return net._drawn(Batch(images, labels, 0.0, **more))
+
+    (alone, policy), (taught, same) = (
+        drawn_loss(),
+        drawn_loss(teacher=teacher, targets=Targets(share=0.5, temperature=2.0)),
+    )
+    assert torch.allclose(policy, same)
+    assert not torch.allclose(alone, taught)
