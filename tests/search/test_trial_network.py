@@ -262,3 +262,40 @@ def test_a_trial_waits_at_its_rungs_and_ends_as_it_would_without_them(
             one, [p.knob for p in outcome.points], kept, task, task.data, trunk, CPU, "validation"
         )
         assert tuple(again) == outcome.points
+
+
+# ---- the trunk as start and as teacher -------------------------------------------------------------------
+
+
+def taught_trial(make_task: Callable[..., Task], **changes: Any) -> tuple[Outcome, Arrays]:
+    training = {"epochs": 2, "trunk_epochs": 2, "batch_size": 16} | changes.pop("training", {})
+    task = make_task(methods=["static"], training=training, **changes)
+    trunk = train_trunk(task.backbone, task.data, task.config.training, seed=0, device=CPU).trunk()
+    return run_trial(record(task, "static"), task, task.data, trunk, CPU)
+
+
+def test_a_method_that_needs_no_trunk_learns_from_its_logits(make_task: Callable[..., Task]) -> None:
+    alone, weights = taught_trial(make_task)
+    taught, others = taught_trial(make_task, training={"distill": {"share": 0.5}})
+    assert (alone.state, taught.state) == (State.FINISHED, State.FINISHED), taught.traceback
+    assert taught.training_macs == alone.training_macs, "kept logits are on the trunk's bill"
+    assert any(not np.array_equal(weights[name], others[name]) for name in weights)
+
+
+def test_a_teacher_of_augmented_images_is_on_the_trials_bill(make_task: Callable[..., Task]) -> None:
+    data = {"name": "arrays", "path": "toy.npz", "augment": {"flip": True}}
+    alone, _ = taught_trial(make_task, data=data)
+    taught, _ = taught_trial(make_task, data=data, training={"distill": {"share": 0.5}})
+    macs = reference_cost(make_task().backbone)[1]
+    assert taught.training_macs - alone.training_macs == 2 * 96 * macs
+
+
+def test_a_trial_starts_from_the_trunk_where_its_config_says_so(make_task: Callable[..., Task]) -> None:
+    task = make_task(methods={"static": {"start": {"choices": ["trunk", "scratch"]}}})
+    trunk = train_trunk(task.backbone, task.data, task.config.training, seed=0, device=CPU).trunk()
+    kept = trunk.state["head.1.weight"]
+    for start in ("trunk", "scratch"):
+        net = build_net(record(task, "static", start=start), task, trunk)
+        assert torch.equal(net.state_dict()["plain.head.1.weight"], kept) == (start == "trunk")
+        again = build_net(record(task, "static", start=start), task, None)  # a saved model has none
+        again.load_state_dict(net.state_dict())
