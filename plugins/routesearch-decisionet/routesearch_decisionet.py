@@ -225,13 +225,13 @@ class DecisioNet(RoutedNet):
             When("routing_labels", "confusion", "balanced"),
         ] = Field("half", description="of a branch: half of what splits, or by its share of the classes")
 
-        trunk_rate: float = Field(
-            1.0, gt=0, description="factor of the learning rate of units that start from the trunk"
-        )
         start: Start = Field(
             "trunk",
             description="units' weights: the trunk's, of branches those of its leading channels; or drawn at"
             " random (scratch)",
+        )
+        trunk_rate: float = Field(
+            1.0, gt=0, description="factor of the learning rate of units that start from the trunk"
         )
 
     @classmethod

@@ -30,7 +30,11 @@ class Static(RoutedNet):
         depth: Annotated[float, FloatDistribution(0.2, 1.0)] = Field(
             1.0, gt=0, le=1, description="fraction of the backbone's units that are kept"
         )
-        start: Start = Field("trunk", description="weights: the trunk's, or drawn at random (scratch)")
+        start: Start = Field(
+            "trunk",
+            description="weights: the trunk's, of a narrower network its leading channels'; or drawn"
+            " at random (scratch)",
+        )
         trunk_rate: float = Field(
             1.0, gt=0, description="factor of the learning rate of units that start from the trunk"
         )

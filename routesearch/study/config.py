@@ -105,8 +105,8 @@ class BackboneConfig(Part):
     name: Annotated[str, AfterValidator(_backbone)] = Field(description="a backbone, or NAME@WIDTH")
     weights: Annotated[StudyPath, AfterValidator(_weights)] | None = Field(
         None,
-        description="file (.pth, .pt, .safetensors) that the shared trunk starts from; methods without one"
-        " train from scratch all the same",
+        description="file (.pth, .pt, .safetensors) that the shared trunk starts from; methods that start"
+        " from scratch do without",
     )
 
 
