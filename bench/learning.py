@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import yaml
 
-from routesearch.results.points import hypervolume
+from routesearch.results.points import OperatingPoint, hypervolume
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search.trial_network import run_trial
 from routesearch.study.config import load_study
@@ -83,7 +83,6 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "scratch+distill": arm("scratch", TAUGHT),
     "trunk": arm("trunk", PLAIN),
     "trunk+distill": arm("trunk", TAUGHT),
-    "labels route": arm("trunk", TAUGHT),
     **{f"rate {r:g}": arm("trunk", TAUGHT, trunk_rate=r) for r in (0.1, 0.3)},
     **{
         f"share {s:g}, T {t:g}": arm("trunk", {**PLAIN, "distill": {"share": s, "temperature": t}})
@@ -201,14 +200,13 @@ def measure(
                         fields, started = {**settings["fields"], **config}, time.monotonic()
                         outcomes = list(bench.run(method, fields, settings["training"], seed, rungs))
                         whole = bench.task.backbone_macs
-                        curves = [[[p.macs / whole, p.accuracy] for p in o.points] for o in outcomes]
                         areas = [hypervolume(o.points, whole) for o in outcomes]
                         row = key | {
                             "areas": areas,
                             "macs": outcomes[-1].training_macs,
                             "seconds": round(time.monotonic() - started, 1),
                             "trunk": bench.trunk(seed).accuracy,
-                            "curve": curves[-1],
+                            "curve": [[p.macs / whole, p.accuracy] for p in outcomes[-1].points],
                         }
                         with args.out.open("a") as file:
                             file.write(json.dumps(row) + "\n")
@@ -253,31 +251,38 @@ def _spread(values: Sequence[float]) -> str:
     return each if len(values) < 2 else f"{each} +- {100 * statistics.stdev(values):.1f}"
 
 
-def _area(points: Sequence[Sequence[float]]) -> float:
-    """Hypervolume of points (fraction of MACs, accuracy) against (1, 0)."""
-    area, best = 0.0, 0.0
-    ahead = sorted(p for p in points if p[0] <= 1)
-    for (macs, accuracy), following in zip(ahead, [*ahead[1:], [1.0, 0.0]], strict=True):
-        best = max(best, accuracy)
-        area += best * (following[0] - macs)
-    return area
+def _area(curve: Sequence[Sequence[float]]) -> float:
+    """Hypervolume of points, each a fraction of the backbone's MACs and an accuracy."""
+    return hypervolume([OperatingPoint({}, accuracy, macs) for macs, accuracy in curve], 1.0)
 
 
 def ranks(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Kendall's tau of trials' hypervolume at each rung with that at the end."""
+    """Kendall's tau of trials' hypervolume at each rung with that at the end, over all and within a method."""
     from scipy.stats import kendalltau
 
+    print(f"{'problem':9} {'weights':9} {'trials':16} at 1/9, 1/3 of the epochs, one a seed")
     for problem, name in sorted({(r["problem"], r["arm"]) for r in rows}):
-        seeds = sorted({r["seed"] for r in rows if (r["problem"], r["arm"]) == (problem, name)})
-        for rung in range(2):
-            found = []
-            for seed in seeds:
-                own = [r for r in rows if (r["problem"], r["arm"], r["seed"]) == (problem, name, seed)]
-                found.append(
-                    kendalltau([r["areas"][rung] for r in own], [r["areas"][-1] for r in own]).statistic
-                )
-            each = ", ".join(f"{t:.2f}" for t in found)
-            print(f"{problem:9} {name:12} at {('1/9', '1/3')[rung]} of {len(own)} trials' epochs: tau {each}")
+        own = [r for r in rows if (r["problem"], r["arm"]) == (problem, name)]
+        for methods in (list(RANKED), *([method] for method in RANKED)):
+            ranked = [r for r in own if r["method"] in methods]
+            cells = []
+            for rung in range(2):
+                taus = []
+                for seed in sorted({r["seed"] for r in ranked}):
+                    areas = [r["areas"] for r in ranked if r["seed"] == seed]
+                    taus.append(kendalltau([a[rung] for a in areas], [a[-1] for a in areas]).statistic)
+                cells.append(" ".join(f"{tau:5.2f}" for tau in taus))
+            who = f"{len(ranked)} {'of all' if len(methods) > 1 else methods[0]}"
+            print(f"{problem:9} {name:9} {who:16} {'; '.join(cells)}")
+
+
+def chosen_arms(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """The arms of these names; of a name that no arm has, those that begin with it."""
+    starts = tuple(name for name in names if name not in ARMS)
+    found = {name: settings for name, settings in ARMS.items() if name in names or name.startswith(starts)}
+    if not found:
+        raise SystemExit(f"--arms must name some of {', '.join(ARMS)}")
+    return found
 
 
 def main() -> None:
@@ -302,17 +307,8 @@ def main() -> None:
             measure(args, arms, RANKED)
         ranks(read(args.out))
         return
-    chosen = (
-        {
-            name: s
-            for name, s in ARMS.items()
-            if name in args.arms or name.startswith(tuple(a for a in args.arms if a not in ARMS))
-        }
-        if args.arms
-        else ARMS
-    )
     if not args.table:
-        measure(args, chosen, CONFIGS)
+        measure(args, chosen_arms(args.arms), CONFIGS)
     table(read(args.out))
 
 
