@@ -257,7 +257,7 @@ def _area(curve: Sequence[Sequence[float]]) -> float:
 
 
 def ranks(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Kendall's tau of trials' hypervolume at each rung with that at the end, over all and within a method."""
+    """Kendall's tau of trials' hypervolume at each rung with that at the end."""
     from scipy.stats import kendalltau
 
     print(f"{'problem':9} {'weights':9} {'trials':16} at 1/9, 1/3 of the epochs, one a seed")
