@@ -72,7 +72,9 @@ class Lines:
         snapshot = self.snapshot
         assert snapshot is not None
         share = done(snapshot) / max(1, snapshot.total)
-        if snapshot.total_macs is not None:
+        if snapshot.confirming is not None:  # after the trials
+            share = 1 + snapshot.confirming[0] / max(1, snapshot.confirming[1])
+        elif snapshot.total_macs is not None:
             share = max(share, snapshot.training_macs / snapshot.total_macs)
         tenth = int(10 * share)
         if self._last is None:
@@ -116,6 +118,9 @@ class Lines:
     def times(self, now: float) -> str:
         s, elapsed = self.snapshot, now - self._started
         assert s is not None
+        if s.confirming is not None:
+            now_at, of = s.confirming
+            return f"{duration(elapsed)}, confirming the front: {now_at} of {of} retrainings"
         if done(s) >= s.total and not s.running:
             return f"{duration(elapsed)}, measuring the front on test data"
         left = self._left(elapsed)

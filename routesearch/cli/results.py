@@ -82,16 +82,21 @@ def front(
         for p, row in zip(points, rows, strict=True):
             row["timings"] = [t.as_dict() for t in timings.get(p.key, ())]
         document["rank_correlation"] = ranks
+    if results.shrinkage:
+        for p, row in zip(points, rows, strict=True):
+            if p.key in results.shrinkage:
+                row["shrinkage"] = results.shrinkage[p.key]
+        document["shrinkage"] = results.mean_shrinkage
     mega = report.table.mega
     within = f"; budget {report.table.limits(budget, backbone_macs)}" if budget else ""
     title = (
         f"{opened.config.name}: front on {split}, {len(points)} points; backbone {mega(backbone_macs)} M MACs"
     )
     shown = points if every_point else few(points, budget.best(points), MAX_POINTS)
-    table = report.front_table(shown, backbone_macs, tested, timings).without(REPEATED)
+    table = report.front_table(shown, backbone_macs, tested, timings, results.shrinkage).without(REPEATED)
     left = len(points) - len(shown)
     rest = (f"{left} of {len(points)} points in between are not shown; --all shows them.",) if left else ()
-    footer = [_rank_line(rank) for rank in ranks]
+    footer = [*shrinkage_line(results), *(_rank_line(rank) for rank in ranks)]
     return Answer(document, (f"{title}{within}", table, *rest, *footer))
 
 
@@ -114,6 +119,16 @@ def _rank_correlations(
         }
         for (method, batch), pairs in sorted(found.items())
     ]
+
+
+def shrinkage_line(results: StudyResults) -> list[str]:
+    """What validation promised more than test held, where points of the front were confirmed."""
+    lost = results.shrinkage.values()
+    if results.mean_shrinkage is None:
+        return []
+    mean, low, high = (f"{100 * each:+.2f}" for each in (results.mean_shrinkage, min(lost), max(lost)))
+    what = "Accuracy on validation less that on test, in percentage points"
+    return [f"{what}: {mean} in the mean of the confirmed points of the front, {low} to {high}."]
 
 
 def _rank_line(rank: Mapping[str, Any]) -> str:
@@ -175,6 +190,8 @@ def best(
     rows = [
         ("trial", f"{point.trial}, seed {point.seed}"),
         ("accuracy", percent(point.accuracy) + (f", on test {percent(again.accuracy)}" if again else "")),
+        ("over seeds", confirmed_text(point)),
+        ("on test", confirmed_text(again)),
         ("MACs per image", f"{mega(point.macs)} M, {point.macs / backbone_macs:.3f}x of the backbone"),
         ("time per batch", "" if point.latency is None else f"{milli(point.latency)} ms"),
         ("parameters", f"{point.params:,}"),
@@ -184,6 +201,17 @@ def best(
     ]
     shown = tuple((name, value) for name, value in rows if value)
     return Answer(point.as_dict(), (Table(("method", point.method), shown, texts=(point.method,)),))
+
+
+def confirmed_text(point: Point | None) -> str:
+    """The mean of a confirmed point, with its interval and seeds; empty for another."""
+    from routesearch.report.table import between, percent
+
+    c = None if point is None else point.confirmation
+    if c is None:
+        return ""
+    spread = f"standard deviation {percent(c.std)}"
+    return f"mean {percent(c.mean)} ({between(*c.interval())}), {spread}, {c.seeds} seeds"
 
 
 def _save(results: StudyResults, point: Point, folder: Path | None, name: str | None) -> None:

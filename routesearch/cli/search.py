@@ -12,7 +12,8 @@ import typer
 
 from routesearch.cli.options import Json, Settings, StudyFile, open_study
 from routesearch.cli.output import Answer, log, tell_problems
-from routesearch.cli.results import REPEATED, few, tell_failures
+from routesearch.cli.progress import in_units
+from routesearch.cli.results import REPEATED, confirmed_text, few, shrinkage_line, tell_failures
 from routesearch.cli.survey import showing_decoding, tell_survey
 from routesearch.errors import RunFailed
 
@@ -111,7 +112,9 @@ def _ending(summary: Summary, file: Path) -> list[Any]:
     more = "" if len(shown) == len(summary.front) else f" ({len(shown)} of {len(summary.front)} points)"
     parts: list[Any] = [
         f"{summary.study}: front on validation{more}",
-        front_table(shown, backbone_macs, results.front_on_test, results.timings).without(REPEATED),
+        front_table(shown, backbone_macs, results.front_on_test, results.timings, results.shrinkage).without(
+            REPEATED
+        ),
     ]
     if budget and summary.best is None:
         parts.append(f"No point is within the budget of {limits(budget, backbone_macs)}.")
@@ -128,6 +131,7 @@ def _ending(summary: Summary, file: Path) -> list[Any]:
         f"Hypervolume: {summary.hypervolume:.4f}"
         + ("" if within is None else f", within the budget {within:.4f}")
         + " (the area under the front: 1 is every image right for nothing).",
+        *_confirmations(summary),
         "",
         f"Stored in  {summary.storage}",
         f"MLflow     {summary.tracking_uri}, experiment {summary.experiment}",
@@ -138,6 +142,19 @@ def _ending(summary: Summary, file: Path) -> list[Any]:
     return parts
 
 
+def _confirmations(summary: Summary) -> list[str]:
+    """What confirming the front took and gave; nothing where it was not confirmed."""
+    done = summary.confirmations
+    if not done["retrainings"]:
+        return []
+    failed = f", {done['failed']} failed" if done["failed"] else ""
+    took = f"{in_units(done['training_macs'])} training MACs beside those of the trials"
+    return [
+        f"Confirmed by {done['retrainings']} retrainings{failed}: {took}.",
+        *shrinkage_line(summary.results),
+    ]
+
+
 def _best_line(best: Point, tested: Point | None, backbone_macs: float, budget: Budget) -> str:
     from routesearch.report.table import limits, mega, milli, percent, short
 
@@ -146,7 +163,9 @@ def _best_line(best: Point, tested: Point | None, backbone_macs: float, budget: 
     cost = f"{mega(best.macs)} M ({best.macs / backbone_macs:.3f}x)"
     cost += "" if best.latency is None else f", {milli(best.latency)} ms"
     origin = f"{best.method}, trial {best.trial}, {short({**best.knob, **best.config})}"
-    return f"Best{within}: {percent(best.accuracy)}{on_test} at {cost}: {origin}"
+    confirmed = confirmed_text(tested) or confirmed_text(best)
+    over = f"; over seeds{' on test' if tested is not None else ''}: {confirmed}" if confirmed else ""
+    return f"Best{within}: {percent(best.accuracy)}{on_test} at {cost}: {origin}{over}"
 
 
 def _tighter(front: list[Point], backbone_macs: float, budget: Budget) -> str:

@@ -43,7 +43,7 @@ def measure(
     net.eval()
     labels = images.labels.to(device)
     priced = price(type(net), net.config, net.backbone, net.trunk)
-    scores = _observe(net, data, images, device)
+    scores = observe_all(net, data, images, device)
     if scores is not None:
         if bool(scores.scores.isnan().any()):
             raise RunFailed(f"{net.name}: scores must be numbers, got NaN")
@@ -64,7 +64,8 @@ def measure(
     return points
 
 
-def _observe(net: RoutedNet, data: Data, images: Images, device: torch.device) -> Scores | None:
+def observe_all(net: RoutedNet, data: Data, images: Images, device: torch.device) -> Scores | None:
+    """What a method observes of a whole split, without prices; None where it offers no scores."""
     parts: list[Scores] = []
     with torch.inference_mode():
         for inputs, _ in data.chunks(images, device):

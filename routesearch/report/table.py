@@ -12,7 +12,10 @@ from routesearch.results.budget import Budget
 from routesearch.results.points import Point, PointKey
 from routesearch.results.timing import Timing
 
-SPARE = ("config", "in budget", "knob", "x backbone", "on test")
+MEAN, BETWEEN, SHRINKAGE = "mean", "95 % interval", "validation - test"
+"""Columns of a front that was confirmed."""
+
+SPARE = (SHRINKAGE, "config", "in budget", "knob", "x backbone", "on test")
 """Columns of a front that a narrow terminal does without, the first first: a trial's number leads to them."""
 
 
@@ -61,6 +64,7 @@ def front_table(
     backbone_macs: float,
     test: Sequence[Point] = (),
     timings: Mapping[PointKey, Sequence[Timing]] | None = None,
+    shrinkage: Mapping[PointKey, float] | None = None,
 ) -> Table:
     """One row per point, in the order given.
 
@@ -69,6 +73,7 @@ def front_table(
         backbone_macs: the static backbone's, what ``0.4x`` is of.
         test: the same points measured on test, where known; matched by trial and knob.
         timings: of the points, where they were timed; by the same match.
+        shrinkage: accuracy on validation less that on test, of those that were confirmed.
     """
     measured = {p.key: p for p in test}
     columns: tuple[str, ...] = (
@@ -93,7 +98,24 @@ def front_table(
             row.insert(6, mega(again.macs) if again else "")
         rows.append(tuple(row))
     table = Table(columns, tuple(rows), texts=("knob", "config"), spare=SPARE)
-    return _with_times(table, points, backbone_macs, timings or {})
+    table = _with_times(table, points, backbone_macs, timings or {})
+    return _with_confirmations(table, points, shrinkage or {})
+
+
+def _with_confirmations(table: Table, points: Sequence[Point], shrinkage: Mapping[PointKey, float]) -> Table:
+    """Columns of the means over seeds beside the accuracy, where a point was confirmed."""
+    if all(p.confirmation is None for p in points):
+        return table
+    added = [(MEAN, BETWEEN, "seeds", SHRINKAGE)]
+    for p in points:
+        c, lost = p.confirmation, shrinkage.get(p.key)
+        cells = ("", "", "") if c is None else (percent(c.mean), between(*c.interval()), str(c.seeds))
+        added.append((*cells, "" if lost is None else f"{100 * lost:+.2f} points"))
+    place = table.columns.index("accuracy") + 1
+    rows = [table.columns, *table.rows]
+    widened = [(*row[:place], *more, *row[place:]) for row, more in zip(rows, added, strict=True)]
+    whole = replace(table, columns=widened[0], rows=tuple(widened[1:]))
+    return whole if shrinkage else whole.without(SHRINKAGE)
 
 
 def _with_times(
@@ -121,6 +143,11 @@ def _with_times(
 
 def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
+
+
+def between(low: float, high: float) -> str:
+    """An interval of shares: ``91.2 to 93.4 %``."""
+    return f"{100 * low:.2f} to {100 * high:.2f} %"
 
 
 def whole(share: float) -> str:

@@ -20,6 +20,7 @@ from routesearch.results.checks import (
     need_number,
     need_text,
 )
+from routesearch.results.confirmed import CONFIRMED, check_retraining
 from routesearch.results.points import OperatingPoint, PointKey, knob_key
 from routesearch.results.timing import Timing
 
@@ -58,9 +59,13 @@ def _check_fact(name: str, value: Any) -> None:
         texts = isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
         need(texts, "it", "a mapping of texts", value)
     elif name == "inputs":
-        inputs = need_keys(value, ("shape", "classes", "mean", "std"), optional=("pixel_range",))
-        for key in inputs:
+        inputs = need_keys(value, ("shape", "classes", "mean", "std"), optional=("pixel_range", "images"))
+        for name, count in need_keys(inputs.get("images", {}), (), ("validation", "test")).items():
+            need_count(name, count)
+        for key in inputs.keys() - {"images"}:
             need(isinstance(inputs[key], list), key, "a list", inputs[key])
+    elif name.startswith(CONFIRMED):
+        check_retraining(name, value)
     elif name.startswith((_TEST, _TIMING)):
         need(name.rpartition(":")[2].isdecimal(), "its name", "that of a trial's number", name)
         need(isinstance(value, list), "it", "a list", value)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from routesearch.results.intervals import Confirmation
 from routesearch.utils.sampling import evenly_spaced
 
 MAX_STORED = 256
@@ -84,7 +85,12 @@ PointKey = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """An operating point with its origin: what the command line and MLflow show."""
+    """An operating point with its origin: what the command line and MLflow show.
+
+    Attributes:
+        confirmation: what retrainings with other seeds gave on its split; None where there are none. All
+            other fields are the trial's own.
+    """
 
     trial: int
     method: str
@@ -98,6 +104,7 @@ class Point:
     params: int
     route_share: tuple[float, ...] = ()
     latency: float | None = None
+    confirmation: Confirmation | None = None
 
     @property
     def key(self) -> PointKey:
@@ -105,11 +112,12 @@ class Point:
         return self.trial, knob_key(self.knob)
 
     def as_dict(self) -> dict[str, Any]:
-        """Its fields by name; config and knob are not copied."""
-        return {name: getattr(self, name) for name in _POINT_FIELDS}
+        """Its fields by name, and those of its confirmation, if any; config and knob are not copied."""
+        values = {name: getattr(self, name) for name in _POINT_FIELDS}
+        return values if self.confirmation is None else values | self.confirmation.as_dict()
 
 
-_POINT_FIELDS = tuple(field.name for field in fields(Point))
+_POINT_FIELDS = tuple(field.name for field in fields(Point) if field.name != "confirmation")
 
 
 def knob_key(knob: Mapping[str, Any]) -> str:

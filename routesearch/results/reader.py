@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar, final
 
 import numpy as np
@@ -16,6 +17,7 @@ from routesearch.errors import Refusal
 from routesearch.errors.texts import shown
 from routesearch.results import points
 from routesearch.results.budget import Budget
+from routesearch.results.confirmed import ConfirmedPoint, confirmed_points, summed_up
 from routesearch.results.journal import Journal
 from routesearch.results.measurements import Facts, check_facts, read_test_results, read_timings
 from routesearch.results.points import OperatingPoint, Point, PointKey
@@ -154,15 +156,44 @@ class StudyResults:
         """Points one of which is the best within any budget."""
         return self._where(points.are_undominated)
 
+    @cached_property
+    def confirmed(self) -> dict[PointKey, ConfirmedPoint]:
+        """Points of the front that were retrained with two seeds or more, and what that gave."""
+        each, costs = confirmed_points(self.facts), {}
+        for number, keys in _by_trial(each).items():
+            if number >= len(self.records):
+                raise Refusal(f"the journal {self._path}: a confirmation must be of a trial, got {number}")
+            for p in self.records[number].points(self.budget):
+                if p.key in keys:
+                    costs[p.key] = p.macs
+        found = {key: summed_up(each[key], macs) for key, macs in costs.items()}
+        return {key: one for key, one in found.items() if one is not None}
+
+    @cached_property
+    def shrinkage(self) -> dict[PointKey, float]:
+        """Confirmed points of the front, and how much more accurate they are on validation than on test."""
+        return {p.key: self.confirmed[p.key].shrinkage for p in self.front if p.key in self.confirmed}
+
+    @property
+    def mean_shrinkage(self) -> float | None:
+        """The mean of :attr:`shrinkage`; None where nothing is confirmed."""
+        return fmean(self.shrinkage.values()) if self.shrinkage else None
+
     def _where(self, choose: Choose) -> list[Point]:
-        return points_where(self.records, self.budget, choose)
+        return self._with_confirmations(points_where(self.records, self.budget, choose))
+
+    def _with_confirmations(self, some: list[Point]) -> list[Point]:
+        known = self.confirmed
+        if not known:
+            return some
+        return [replace(p, confirmation=known[p.key].on(p.split)) if p.key in known else p for p in some]
 
     @cached_property
     def tested(self) -> dict[PointKey, Point]:
         """The points that were measured on test data: those of the front and the best within the budget."""
         results = read_test_results(self.facts)
         known = (r.as_points(results.get(r.number, ()), self.budget, "test") for r in self.records)
-        return {point.key: point for points in known for point in points}
+        return {point.key: point for points in known for point in self._with_confirmations(points)}
 
     @cached_property
     def timings(self) -> dict[PointKey, list[Timing]]:
@@ -226,6 +257,13 @@ class StudyResults:
         if best is None:
             raise Refusal(_nothing_within(budget, self.points, self.config.name))
         return best
+
+
+def _by_trial(keys: Iterable[PointKey]) -> dict[int, set[PointKey]]:
+    found: dict[int, set[PointKey]] = {}
+    for key in keys:
+        found.setdefault(key[0], set()).add(key)
+    return found
 
 
 def _read(name: str, parse: Callable[[object], T], given: object) -> T:

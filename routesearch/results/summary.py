@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from routesearch.results.confirmed import spent
 from routesearch.results.points import Point, hypervolume
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import State
@@ -18,6 +19,9 @@ class Summary:
         tracking_uri, experiment: where MLflow shows the study.
         feasible_hypervolume: None without a budget.
         best: the most accurate point within the budget.
+        confirmations: retrainings of the front, how many failed, and the training MACs that they took.
+        shrinkage: accuracy on validation less that on test, the mean over confirmed points of the front;
+            None where none is confirmed.
         results: what all this was taken from.
     """
 
@@ -33,6 +37,8 @@ class Summary:
     feasible_hypervolume: float | None
     front: list[Point]
     best: Point | None
+    confirmations: dict[str, int]
+    shrinkage: float | None
     results: StudyResults = field(repr=False)
 
     @classmethod
@@ -54,6 +60,8 @@ class Summary:
             else None,
             front=results.front,
             best=results.best,
+            confirmations=spent(results.facts),
+            shrinkage=results.mean_shrinkage,
             results=results,
         )
 

@@ -56,6 +56,7 @@ class Snapshot:
         elapsed: seconds of this search phase.
         time_left: seconds until no trial is started any more; None without a limit.
         note: something that the user should know, the last of its kind.
+        confirming: retrainings of the front that are done, and how many there are to be; None before them.
     """
 
     finished: int
@@ -72,6 +73,7 @@ class Snapshot:
     elapsed: float
     time_left: float | None
     note: str | None
+    confirming: tuple[int, int] | None = None
 
 
 class Dispatcher:
@@ -104,6 +106,7 @@ class Dispatcher:
     ) -> None:
         self.trials = trials
         self.note: str | None = None
+        self.confirming: tuple[int, int] | None = None
         self._total = total
         self._retries = retries
         self._observers = observers
@@ -283,6 +286,7 @@ class Dispatcher:
             elapsed=now - self._start,
             time_left=None if self._end is None else max(0.0, self._end - now),
             note=self.note,
+            confirming=self.confirming,
         )
 
     @property

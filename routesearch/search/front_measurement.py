@@ -64,13 +64,13 @@ def _untested(trials: Trials) -> dict[int, list[Point]]:
     results = read_test_results(trials.journal.facts())
     known = {(number, knob_key(p.knob)) for number, points in results.items() for p in points}
     missing: dict[int, list[Point]] = {}
-    for point in _shown(trials):
+    for point in shown(trials):
         if point.key not in known and weights_path(trials.journal.dir, point.trial).is_file():
             missing.setdefault(point.trial, []).append(point)
     return missing
 
 
-def _shown(trials: Trials) -> list[Point]:
+def shown(trials: Trials) -> list[Point]:
     """The validation front, and the best within the budget: with a latency budget it may lie off it."""
     best = trials.task.budget.best(trials.candidates)
     members = {point.key for point in trials.front}
@@ -83,7 +83,7 @@ def _untimed(trials: Trials) -> list[tuple[Point, list[int]]]:
     if not wanted:
         return []
     known, left = read_timings(trials.journal.facts(), _resources(trials.task)), []
-    for point in _shown(trials):
+    for point in shown(trials):
         missing = [batch for batch in wanted if batch not in known.get(point.key, {})]
         if missing and weights_path(trials.journal.dir, point.trial).is_file():
             left.append((point, missing))

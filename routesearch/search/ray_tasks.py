@@ -187,7 +187,7 @@ def train_trial(trial: TrialRecord, job: WorkerJob) -> Iterator[dict[str, Any]]:
             text = outcome.dumps()
             try:
                 if weights:
-                    _keep(job, trial.number, weights)
+                    _keep(job, weights_path(job.folder, trial.number), weights)
             except OSError as error:
                 why = error.strerror or headline(error)  # another machine's comes with its traceback
                 yield {"disk": f"the weights of trial {trial.number} cannot be written: {why}"}
@@ -205,6 +205,23 @@ def measure_on_test(
 ) -> list[dict[str, Any]]:
     """Operating points of a trained network on test data."""
     return [asdict(p) for p in _runner(job).measure_on_test(trial, knobs, weights, job.resources)]
+
+
+def retrain(
+    trial: TrialRecord, members: Sequence[OperatingPoint], rung: int | None, path: Path, job: WorkerJob
+) -> dict[str, Any]:
+    """``retraining``: what a trial with another seed gave, its weights on the driver's disk; or ``disk``.
+
+    Args:
+        path: of the weights, which come first.
+    """
+    found, weights = _runner(job).retrain(trial, members, rung, job.resources)
+    try:
+        if weights:
+            _keep(job, path, weights)
+    except OSError as error:
+        return {"disk": f"the weights of a retraining cannot be written: {error.strerror or headline(error)}"}
+    return {"retraining": found.as_fact()}
 
 
 def time_point(
@@ -234,12 +251,11 @@ def _runner(job: WorkerJob) -> TrialRunner:
     return _here[1]
 
 
-def _keep(job: WorkerJob, number: int, weights: Arrays) -> None:
+def _keep(job: WorkerJob, path: Path, weights: Arrays) -> None:
     """Write the weights on the driver's machine: directly, or by a small task there."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    path = weights_path(job.folder, number)
     if ray.get_runtime_context().get_node_id() == job.node:
         write_arrays(path, weights)
         return

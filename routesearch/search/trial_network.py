@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,13 +11,15 @@ import torch
 from routesearch.data.base import Data
 from routesearch.evaluation.latency import MAX_TIMED, time_network, time_points
 from routesearch.evaluation.measure import measure
+from routesearch.evaluation.outcomes import right_at
 from routesearch.methods.base import Knob, RoutedNet, Trunk
+from routesearch.results.confirmed import Retraining, Retuned, kept_images, pack_right, retuned
 from routesearch.results.points import OperatingPoint, thin
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.results.timing import Timing
 from routesearch.search.worker import failure_of
 from routesearch.task.resolve import Task
-from routesearch.training.loop import fit_to_rungs, to_device
+from routesearch.training.loop import Fitted, fit_to_rungs, to_device
 from routesearch.training.state_arrays import as_tensors, to_arrays
 from routesearch.training.teacher import Teacher
 from routesearch.utils.arrays import Arrays
@@ -48,19 +50,7 @@ def run_trial(
     """
     started = time.monotonic()
     try:
-        recipe = task.config.training
-        teacher = None
-        if recipe.distill is not None and trunk is not None:
-            teacher = Teacher.of(trunk, task.backbone, data, device)
-        torch.manual_seed(record.seed)
-        net = to_device(build_net(record, task, trunk), device)
-        how: dict[str, Any] = {
-            "epochs": recipe.epochs,
-            "seed": record.seed,
-            "device": device,
-            "teacher": teacher,
-        }
-        for fitted in fit_to_rungs(net, net.stages(), data, recipe, rungs=rungs, **how):
+        for net, fitted in _trained(record, task, data, trunk, device, rungs):
             points = _timed(net, thin(measure(net, data, data.validation, device)), task, device)
             outcome = Outcome(
                 State.FINISHED if fitted.done else State.STOPPED,
@@ -73,6 +63,80 @@ def run_trial(
             yield outcome, to_arrays(net)
     except (Exception, SystemExit) as error:  # a plugin may raise anything
         yield failure_of(error, time.monotonic() - started), {}
+
+
+def _trained(
+    record: TrialRecord,
+    task: Task,
+    data: Data,
+    trunk: Trunk | None,
+    device: torch.device,
+    rungs: Collection[int],
+) -> Generator[tuple[RoutedNet, Fitted], None, None]:
+    """A trial's network at each rung, and when it is trained; it goes on when it is asked to."""
+    recipe = task.config.training
+    teacher = None
+    if recipe.distill is not None and trunk is not None:
+        teacher = Teacher.of(trunk, task.backbone, data, device)
+    torch.manual_seed(record.seed)
+    net = to_device(build_net(record, task, trunk), device)
+    how: dict[str, Any] = {
+        "epochs": recipe.epochs,
+        "seed": record.seed,
+        "device": device,
+        "teacher": teacher,
+    }
+    for fitted in fit_to_rungs(net, net.stages(), data, recipe, rungs=rungs, **how):
+        yield net, fitted
+
+
+def retrain(
+    record: TrialRecord,
+    members: Sequence[OperatingPoint],
+    rung: int | None,
+    task: Task,
+    data: Data,
+    trunk: Trunk | None,
+    device: torch.device,
+) -> tuple[Retraining, Arrays]:
+    """Train a config with another seed, tune its knob again to each point's MACs, and measure that on test.
+
+    Args:
+        record: the trial, with the other seed.
+        members: its points on the front, as measured on validation.
+        rung: how many rungs the trial passed before it was stopped; None: it was trained to its end.
+
+    Returns:
+        What it gave, and its weights; none where it failed.
+    """
+    started = time.monotonic()
+    try:
+        training = _trained(record, task, data, trunk, device, () if rung is None else task.config.rungs)
+        for place, (net, fitted) in enumerate(training):  # noqa: B007 (the last is wanted)
+            if place == rung:
+                break
+        curve = measure(net, data, data.validation, device)
+        tuned = [retuned(curve, member.macs) for member in members]
+        knobs = [p.knob for p in tuned]
+        tested = measure(net, data, data.test, device, knobs)
+        right = right_at(net, data, data.test, device, knobs)[:, kept_images(len(data.test))]
+        points = (Retuned(m.knob, v, t) for m, v, t in zip(members, tuned, tested, strict=True))
+        found = Retraining(
+            seed=record.seed,
+            params=sum(p.numel() for p in net.parameters()),
+            training_macs=fitted.macs,
+            seconds=time.monotonic() - started,
+            images=(len(data.validation), len(data.test)),
+            points=tuple(points),
+            right=pack_right(right.numpy()),
+        )
+        weights = to_arrays(net)
+        training.close()
+        return found, weights
+    except (Exception, SystemExit) as error:  # a plugin may raise anything
+        seconds = time.monotonic() - started
+        reason = failure_of(error, seconds).reason
+        return Retraining(record.seed, seconds=seconds, failed=reason), {}
 
 
 def measure_on(

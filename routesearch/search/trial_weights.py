@@ -14,6 +14,19 @@ def weights_path(folder: Path, number: int) -> Path:
     return folder / "weights" / f"{number:06d}.safetensors"
 
 
+def confirmed_path(folder: Path, number: int, retraining: int) -> Path:
+    """Where the weights of a trial's retraining are kept, under the study's folder."""
+    return folder / "confirmed" / f"{number:06d}-{retraining:03d}.safetensors"
+
+
+def delete_confirmed_except(folder: Path, kept: Collection[tuple[int, int]]) -> None:
+    """Delete the weights of all retrainings (trial, number) but these."""
+    names = {confirmed_path(folder, *each).name for each in kept}
+    for file in (folder / "confirmed").glob("[0-9]*.safetensors"):
+        if file.name not in names:
+            file.unlink(missing_ok=True)
+
+
 def read_weights(path: Path) -> Arrays:
     """The weights in a file; none where there is no file."""
     return read_arrays(path)[0] if path.is_file() else {}
@@ -29,5 +42,5 @@ def delete_weights_except(folder: Path, numbers: Collection[int]) -> None:
 
 def sweep_weight_drafts(folder: Path) -> None:
     """Delete what a crash left half written under the study's folder; not while somebody writes."""
-    for name in ("weights", "trunks"):
+    for name in ("weights", "trunks", "confirmed"):
         sweep_drafts(folder / name)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from routesearch.errors import Refusal, described, full_traceback, origin
+from routesearch.results.confirmed import Retraining
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, TrialRecord
 from routesearch.results.timing import Timing
@@ -83,6 +84,27 @@ class TrialRunner(ABC):
     ) -> list[OperatingPoint]:
         """Operating points of a trained network at these knobs on test data."""
 
+    def retrain(
+        self,
+        trial: TrialRecord,
+        members: Sequence[OperatingPoint],
+        rung: int | None,
+        resources: WorkerResources,
+    ) -> tuple[Retraining, Arrays]:
+        """A trial trained with another seed, its points tuned again and measured on test.
+
+        Only a study that confirms its front asks for it.
+
+        Args:
+            trial: with that seed.
+            members: its points on the front.
+            rung: how many rungs it passed before it was stopped; None: it was trained to its end.
+
+        Returns:
+            What it gave, and the weights of its network; none for a failure.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot retrain a trial")
+
     @abstractmethod
     def time(
         self,
@@ -147,6 +169,18 @@ class NetworkRunner(TrialRunner):
 
         device = _prepare(trial.seed, resources)
         return measure_on(trial, knobs, weights, self.task, self.data, self.trunk, device, "test")
+
+    def retrain(
+        self,
+        trial: TrialRecord,
+        members: Sequence[OperatingPoint],
+        rung: int | None,
+        resources: WorkerResources,
+    ) -> tuple[Retraining, Arrays]:
+        from routesearch.search.trial_network import retrain
+
+        device = _prepare(trial.seed, resources)
+        return retrain(trial, members, rung, self.task, self.data, self.trunk, device)
 
     def time(
         self,

@@ -21,13 +21,15 @@ from routesearch.utils.units import parse_latency, parse_macs, parse_time
 from routesearch.utils.validation import MAX_TEXT, Part, explain, nearest, parse_yaml
 
 NOT_YET = {
-    "confirm": "confirmation by more seeds",
     "storage.journal": "a shared journal",
 }
 """Keys of the study format that this version does not serve; a value other than null is refused by name."""
 
 USUAL_NAME = "study.yaml"
 """What ``init`` calls a study file."""
+
+MAX_SEEDS = 100
+"""Retrainings of a trial, at most."""
 
 MAX_BATCH = 1 << 16
 """Images of a batch that is timed, at most."""
@@ -135,6 +137,16 @@ class LatencyConfig(Part):
     )
 
 
+class ConfirmConfig(Part):
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=MAX_SEEDS,
+        description="trainings with new seeds of each trial on the front within the budget, after the search;"
+        " their mean and interval are published; 1: none, for one training shows no spread",
+    )
+
+
 class ResourcesConfig(Part):
     cpu: float = Field(1, gt=0, description="cores of one trial; its torch threads")
     gpu: float = Field(0, ge=0, description="GPUs of one trial; a fraction shares one")
@@ -181,6 +193,7 @@ class StudyConfig(Part):
     storage: StorageConfig = StorageConfig()
     tracking: TrackingConfig = TrackingConfig()
     latency: LatencyConfig = LatencyConfig()
+    confirm: ConfirmConfig = ConfirmConfig()
     plugins: list[StudyPath] = Field([], description="plain Python files with hooks in them")
 
     @property
@@ -272,7 +285,6 @@ def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
     for dotted, what in NOT_YET.items():
         if _dig(values, dotted) is not None:
             raise Refusal(f"{path}: {dotted}: this version does not offer {what}; leave the key out")
-    values.pop("confirm", None)
     if "budget" in values and _is_macs(values["budget"]):
         budget = values["budget"]
         rule = f"must be a mapping with max_macs, got {shown(budget)}; did you mean {{max_macs: {budget}}}?"
@@ -290,7 +302,17 @@ def _validate(path: Path, raw: Mapping[str, Any]) -> StudyConfig:
         raise Refusal(f"{path}: methods: {rule}, got {shown(values['methods'])}")
     if isinstance(values.get("methods"), dict):
         values["methods"] = {str(k): {} if v is None else v for k, v in values["methods"].items()}
-    for key in ("budget", "search", "training", "resources", "storage", "tracking", "latency", "plugins"):
+    for key in (
+        "budget",
+        "search",
+        "training",
+        "resources",
+        "storage",
+        "tracking",
+        "latency",
+        "confirm",
+        "plugins",
+    ):
         if key in values and values[key] is None:
             del values[key]
     values.setdefault("name", path.stem)

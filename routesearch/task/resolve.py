@@ -233,6 +233,7 @@ class Task:
             "mean": list(mean),
             "std": list(std),
             "pixel_range": list(self.data.pixel_range),
+            "images": {name: len(self.data.split(name)) for name in ("validation", "test")},
         }
 
     def code(self) -> dict[str, str]:

@@ -22,7 +22,7 @@ from routesearch.tracking import tracking_uri
 
 KEYS = {
     *("study", "storage", "tracking_uri", "experiment", "finished", "stopped", "failed", "refused"),
-    *("hypervolume", "feasible_hypervolume", "front", "best"),
+    *("hypervolume", "feasible_hypervolume", "front", "best", "confirmations", "shrinkage"),
 }
 
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ from optuna.distributions import FloatDistribution
 
 from routesearch.errors import Refusal, RouteSearchError
 from routesearch.results.budget import Budget
+from routesearch.results.confirmed import Retraining, Retuned, pack_right
 from routesearch.results.journal import Journal
 from routesearch.results.points import Interval, OperatingPoint
 from routesearch.results.reader import StudyResults
@@ -53,6 +54,7 @@ class FakeTask:
     trial_time: float | None = None
     trouble: Mapping[str, str] = field(default_factory=dict)  # trial number -> what goes wrong in it
     batches: Sequence[int] = ()
+    seeds: int = 1
     needs_trunk: bool = False
     needs_confusion: bool = False
     starting: Sequence[str] = ("one", "two")
@@ -67,7 +69,8 @@ class FakeTask:
             cpu=self.cpu, gpu=self.gpu, retries=self.retries, trial_time=self.trial_time
         )
         latency = SimpleNamespace(batch=self.batches)
-        self.config = SimpleNamespace(search=search, resources=resources, latency=latency)
+        confirm = SimpleNamespace(seeds=self.seeds)
+        self.config = SimpleNamespace(search=search, resources=resources, latency=latency, confirm=confirm)
 
     def inputs(self) -> dict[str, Any]:
         return {"shape": [1, 8, 8], "classes": ["a", "b"], "mean": [0.5], "std": [0.25]}
@@ -188,6 +191,33 @@ class FakeRunner(TrialRunner):
         if self.task["trouble"].get(str(trial.number)) == "measure":
             raise ValueError("cannot be measured")
         return [OperatingPoint(k, 0.4, 100.0 + k["t"]) for k in knobs]
+
+    def retrain(
+        self,
+        trial: TrialRecord,
+        members: Sequence[OperatingPoint],
+        rung: int | None,
+        resources: WorkerResources,
+    ) -> tuple[Retraining, Mapping[str, Any]]:
+        time.sleep(self.task["seconds"])
+        match self.task["trouble"].get(f"retrain {trial.number}"):
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "fail":
+                return Retraining(trial.seed, failed="the loss must stay finite"), {}
+            case "nan":
+                nan = Retuned({}, OperatingPoint({}, float("nan"), 1.0), OperatingPoint({}, 0.5, 1.0))
+                return Retraining(trial.seed, images=(10, 10), points=(nan,)), {}
+        luck = trial.seed % 1000 / 1e5
+        points = [
+            Retuned(
+                p.knob, replace(p, accuracy=p.accuracy - luck), OperatingPoint(p.knob, 0.4 + luck, p.macs)
+            )
+            for p in members
+        ]
+        right = pack_right(np.arange(10) < 4 * np.ones((len(points), 1)))
+        weights = {"seed": np.array([trial.seed])}
+        return Retraining(trial.seed, 7, 30, 0.1, None, (10, 10), tuple(points), right), weights
 
     def time(
         self,

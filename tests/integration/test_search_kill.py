@@ -12,19 +12,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 
 from routesearch.errors import Refusal
+from routesearch.results.confirmed import CONFIRMED, fact_name
 from routesearch.results.journal import Journal
 from routesearch.results.measurements import read_test_results
+from routesearch.results.reader import StudyResults
 from routesearch.results.record import State
 from routesearch.results.replay import ASKED, META
 from routesearch.search.optuna_studies import BEGUN
-from routesearch.search.trial_weights import read_weights
+from routesearch.search.trial_weights import confirmed_path, read_weights
+from routesearch.study.config import BudgetConfig
 
 SCRIPT = Path(__file__).with_name("fake_study.py")
 CONFIG: Any = None
@@ -329,3 +332,79 @@ def test_a_full_disk_ends_the_search_in_one_line_and_space_lets_it_go_on(
 def test_reading_a_study_that_never_was_is_a_refusal(fake: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="run `routesearch search` first"):
         fake.read(tmp_path / "study")
+
+
+def retrainings(folder: Path) -> dict[str, Any]:
+    with Journal.open_for_reading(folder) as journal:
+        return {name: fact for name, fact in journal.facts().items() if name.startswith(CONFIRMED)}
+
+
+def test_killed_and_interrupted_among_retrainings_and_resumed_does_only_what_is_missing(
+    search: Callable[..., Search], fake: ModuleType, tmp_path: Path
+) -> None:
+    folder, settings = tmp_path / "study", {"trials": 6, "seconds": 0.4, "seeds": 3, "budget": None}
+    before: dict[str, Any] = {}
+    for how in (signal.SIGKILL, signal.SIGINT):
+        running, known = search(**settings), len(before)
+        if not before:
+            running.wait_for(6)
+        end = time.monotonic() + PATIENCE
+        while len(found := retrainings(folder)) < known + 2:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        running.end(how)
+        assert found.items() >= before.items()
+        before = retrainings(folder)
+
+    last = search(**settings)
+    assert last.end() == (0, "")
+    after = retrainings(folder)
+    assert after.items() > before.items()  # none is lost, none is done again
+    front = {p.trial for p in results_in(folder).front}
+    assert set(after) == {fact_name(trial, number) for trial in front for number in range(3)}
+    seeds = [fact["seed"] for fact in after.values()]
+    assert len(set(seeds)) == len(seeds)
+    assert not set(seeds) & {r.seed for r in fake.read(folder)}
+
+    confirmed = results_in(folder).confirmed
+    for (trial, _), each in confirmed.items():
+        weights = read_weights(confirmed_path(folder, trial, each.best))
+        assert weights["seed"].item() == each.chosen.seed
+    kept = {(trial, each.best) for (trial, _), each in confirmed.items()}
+    assert len(list((folder / "confirmed").iterdir())) == len(kept)
+    assert search(**settings).end() == (0, "")
+    assert retrainings(folder) == after
+    assert search(**settings | {"seeds": 4}).end() == (0, "")
+    assert retrainings(folder).items() > after.items()
+    assert len(retrainings(folder)) == len(front) * 4
+
+
+def results_in(folder: Path) -> StudyResults:
+    config: Any = SimpleNamespace(budget=BudgetConfig())
+    with Journal.open_for_reading(folder) as journal:
+        return StudyResults(config, journal)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [("fail", "failed: the loss must stay finite"), ("nan", "failed: accuracy must be"), ("kill", "")],
+)
+def test_a_retraining_that_ends_badly_leaves_the_others(
+    trouble: str, told: str, search: Callable[..., Search], fake: ModuleType, tmp_path: Path
+) -> None:
+    folder, settings = tmp_path / "study", {"trials": 3, "seeds": 2, "budget": None}
+    assert search(**settings | {"seeds": 1}).end()[0] == 0
+    one, *others = sorted({p.trial for p in results_in(folder).front})
+    running = search(**settings, trouble={f"retrain {one}": trouble})
+    assert running.end()[0] == 0
+    found = retrainings(folder)
+    assert {name for name in found if not found[name]["failed"]} == {
+        fact_name(trial, number) for trial in others for number in range(2)
+    }
+    if trouble == "kill":  # no fault of the retraining: the next search has it again
+        assert search(**settings).end()[0] == 0
+        assert fact_name(one, 0) in retrainings(folder)
+    else:
+        assert told.removeprefix("failed: ") in found[fact_name(one, 0)]["failed"]
+        assert search(**settings).end()[0] == 0
+        assert retrainings(folder) == found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routesearch.results.budget import Budget, representative
+from routesearch.results.intervals import Confirmation
 from routesearch.results.points import (
     Interval,
     OperatingPoint,
@@ -180,9 +181,17 @@ def test_thin_spreads_evenly() -> None:
 
 def test_a_point_is_a_plain_row() -> None:
     row = Point(3, "static", {"w": 1}, {"t": 0.5}, 0.9, 1e6, True, "test", 7, 100, (0.25, 0.75))
-    assert row.as_dict() == asdict(row)
+    assert row.as_dict() == {name: value for name, value in asdict(row).items() if name != "confirmation"}
     names = "trial, method, config, knob, accuracy, macs, feasible, split, seed, params, route_share, latency"
     assert list(row.as_dict()) == names.split(", ")
+
+
+def test_a_confirmed_point_says_more_and_nothing_else() -> None:
+    plain = Point(3, "static", {"w": 1}, {"t": 0.5}, 0.9, 1e6, True, "test", 7, 100, (0.25, 0.75))
+    row = replace(plain, confirmation=Confirmation((0.8, 0.9), (1e6, 2e6), 100)).as_dict()
+    more = ("accuracy_mean", "accuracy_std", "interval", "macs_mean", "seeds")
+    assert tuple(row)[-len(more) :] == more
+    assert {name: row[name] for name in plain.as_dict()} == plain.as_dict()
 
 
 # ---- budgets -----------------------------------------------------------------------------------------

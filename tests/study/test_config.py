@@ -69,6 +69,7 @@ def test_every_default_at_once(tmp_path: Path) -> None:
         "storage": {"dir": None, "journal": None},
         "tracking": {"uri": None},
         "latency": {"batch": None},
+        "confirm": {"seeds": 1},
         "plugins": [],
     }
     assert config.file == tmp_path / "mine.yaml"
@@ -112,8 +113,23 @@ def test_forms_of_methods(methods: Any, tmp_path: Path) -> None:
 
 
 def test_an_empty_part_means_its_defaults(tmp_path: Path) -> None:
-    parts = ["budget", "search", "training", "resources", "storage", "tracking", "latency", "plugins"]
-    assert load(tmp_path, **dict.fromkeys([*parts, "confirm"])) == load(tmp_path)
+    parts = [
+        "budget",
+        "search",
+        "training",
+        "resources",
+        "storage",
+        "tracking",
+        "latency",
+        "confirm",
+        "plugins",
+    ]
+    assert load(tmp_path, **dict.fromkeys(parts)) == load(tmp_path)
+
+
+def test_a_front_is_confirmed_where_the_study_asks_for_it(tmp_path: Path) -> None:
+    assert load(tmp_path).confirm.seeds == 1
+    assert load(tmp_path, confirm={"seeds": 3}).confirm.seeds == 3
 
 
 REFUSED = {
@@ -211,7 +227,8 @@ REFUSED = {
     "methods: [3]": "methods: a method must be a name, got 3",
     "methods: [[static]]": "methods: a method must be a name, got ['static']",
     "methods: {dgate: 3}": "methods.dgate: must be a mapping, got 3",
-    "confirm: {seeds: 3}": "confirm: this version does not offer confirmation by more seeds",
+    "confirm: {seeds: 0}": "confirm.seeds: must be greater than or equal to 1, got 0",
+    "confirm: 3": "confirm: must be a mapping with seeds, got 3",
 }
 
 
