@@ -111,26 +111,39 @@ class Study:
         """
         return self.results().front_on(split)
 
-    def best(self, max_macs: str | float | None = None, max_latency: str | None = None) -> Point:
+    def best(
+        self,
+        max_macs: str | float | None = None,
+        max_latency: str | None = None,
+        *,
+        confidence: float | None = None,
+    ) -> Point:
         """The most accurate point within bounds: those given, or the study's budget where none is.
 
         Args:
             max_macs: mean MACs per image: 40M, 0.4x, a number.
             max_latency: 500us, 2ms: of the batch that the study's latency budget is of.
+            confidence: such as 0.95: choose by the lower end of the interval of that confidence, for a
+                confirmed point that of its mean over seeds, for another one that of its validation images.
 
         Raises:
             Refusal: none is within it; names the cheapest stored, or the fastest.
         """
-        return self.results().best_within(max_macs, max_latency)
+        return self.results().best_within(max_macs, max_latency, confidence)
 
     def save(
-        self, folder: Path | str, max_macs: str | float | None = None, max_latency: str | None = None
+        self,
+        folder: Path | str,
+        max_macs: str | float | None = None,
+        max_latency: str | None = None,
+        *,
+        confidence: float | None = None,
     ) -> Point:
         """Write the most accurate point within bounds as a model that :func:`routesearch.load` reads.
 
         Args:
             folder: a new or an empty one, or an older saved model, which is replaced.
-            max_macs, max_latency: as for :meth:`best`.
+            max_macs, max_latency, confidence: as for :meth:`best`.
 
         Returns:
             The point.
@@ -141,7 +154,7 @@ class Study:
         from routesearch.saved import save
 
         results = self.results()
-        point = results.best_within(max_macs, max_latency)
+        point = results.best_within(max_macs, max_latency, confidence)
         save(results, point, Path(folder))
         return point
 

@@ -156,6 +156,16 @@ def best(
             show_default=False,
         ),
     ] = None,
+    confidence: Annotated[
+        float | None,
+        typer.Option(
+            metavar="C",
+            help="Choose by the lower end of the interval of this confidence, such as 0.95: of the mean over"
+            " seeds, where a point was confirmed; else the binomial one of its validation images, which knows"
+            " nothing of other seeds, nor that the point was chosen from many.",
+            show_default=False,
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
@@ -183,7 +193,13 @@ def best(
 
     opened = open_study(study, settings)
     results = opened.results()
-    point, backbone_macs = results.best_within(max_macs, max_latency), results.backbone_macs
+    point = results.best_within(max_macs, max_latency, confidence)
+    backbone_macs, document = results.backbone_macs, point.as_dict()
+    bound = ""
+    if confidence is not None:
+        lower = results.lower_bound(point, confidence)
+        document |= {"confidence": confidence, "lower_bound": lower}
+        bound = f"{percent(lower)} at confidence {confidence:g}, on validation"
     again = results.on_test(point)
     if folder is not None or name is not None:
         _save(results, point, folder, name)
@@ -192,6 +208,7 @@ def best(
         ("accuracy", percent(point.accuracy) + (f", on test {percent(again.accuracy)}" if again else "")),
         ("over seeds", confirmed_text(point)),
         ("on test", confirmed_text(again)),
+        ("lower bound", bound),
         ("MACs per image", f"{mega(point.macs)} M, {point.macs / backbone_macs:.3f}x of the backbone"),
         ("time per batch", "" if point.latency is None else f"{milli(point.latency)} ms"),
         ("parameters", f"{point.params:,}"),
@@ -200,7 +217,7 @@ def best(
         ("config", short(point.config)),
     ]
     shown = tuple((name, value) for name, value in rows if value)
-    return Answer(point.as_dict(), (Table(("method", point.method), shown, texts=(point.method,)),))
+    return Answer(document, (Table(("method", point.method), shown, texts=(point.method,)),))
 
 
 def confirmed_text(point: Point | None) -> str:

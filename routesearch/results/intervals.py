@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from routesearch.errors import Refusal
+
 CONFIDENCE = 0.95
 """Of intervals that are shown."""
 
@@ -86,7 +88,7 @@ def mean_interval(
     """
     if len(accuracies) < 2:
         raise ValueError(f"two seeds or more must be given, got {len(accuracies)}")
-    _check_confidence(confidence)
+    check_confidence(confidence)
     from scipy.special import stdtrit
 
     seeds, mean = len(accuracies), float(np.mean(accuracies))
@@ -99,7 +101,7 @@ def mean_interval(
 
 def binomial_lower(accuracy: float, images: int, confidence: float = CONFIDENCE) -> float:
     """Lower end of Wilson's interval (1927) of one network's accuracy on ``images`` images."""
-    _check_confidence(confidence)
+    check_confidence(confidence)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre = accuracy + z * z / (2 * images)
     spread = z * math.sqrt(accuracy * (1 - accuracy) / images + (z / (2 * images)) ** 2)
@@ -123,7 +125,7 @@ def paired_difference(
     """
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"both must be of the same images, got {first.shape[1]} and {second.shape[1]}")
-    _check_confidence(confidence)
+    check_confidence(confidence)
     rng = np.random.default_rng(seed)
     images = first.shape[1]
     # Images with the same outcomes everywhere are alike: how often each kind is drawn says all.
@@ -150,6 +152,7 @@ def _binomial_variance(share: float, images: int) -> float:
     return held * (1 - held) / (images + 4)
 
 
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Refuse what is no confidence that an interval can have."""
     if not 0.5 <= confidence < 1:
-        raise ValueError(f"confidence must be from 0.5 to below 1, got {confidence}")
+        raise Refusal(f"confidence must be from 0.5 to below 1, got {confidence}")

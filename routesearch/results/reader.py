@@ -18,6 +18,7 @@ from routesearch.errors.texts import shown
 from routesearch.results import points
 from routesearch.results.budget import Budget
 from routesearch.results.confirmed import ConfirmedPoint, confirmed_points, summed_up
+from routesearch.results.intervals import binomial_lower, check_confidence
 from routesearch.results.journal import Journal
 from routesearch.results.measurements import Facts, check_facts, read_test_results, read_timings
 from routesearch.results.points import OperatingPoint, Point, PointKey
@@ -235,24 +236,63 @@ class StudyResults:
         """Trials in a state."""
         return sum(record.state is state for record in self.records)
 
-    def best_within(self, max_macs: str | float | None = None, max_latency: str | None = None) -> Point:
+    def lower_bound(self, point: Point, confidence: float) -> float:
+        """Lower end of the interval of a point's accuracy on validation.
+
+        A confirmed point has that of its mean over seeds. Another one has the binomial one of its images
+        (Wilson), as if it were the only one that was looked at: it was chosen from many, so it promises more
+        than it will hold.
+
+        Raises:
+            Refusal: the confidence is out of range, or the study does not know how many images it has.
+        """
+        check_confidence(confidence)
+        if point.confirmation is not None:
+            return point.confirmation.interval(confidence)[0]
+        images = self.facts.get("inputs", {}).get("images", {}).get("validation")
+        if not images:
+            rule = "the study must know how many images it has"
+            raise Refusal(
+                f"{self.config.name}: {rule}: run `routesearch search` on it once more, all trials stay"
+            )
+        return binomial_lower(point.accuracy, images, confidence)
+
+    def bounds_within(self, max_macs: str | float | None = None, max_latency: str | None = None) -> Budget:
+        """The bounds that are given, or the study's budget where none is.
+
+        Raises:
+            Refusal: one is no amount of MACs, or no time.
+        """
+        budget = self.budget
+        if max_macs is None and max_latency is None:
+            return budget
+        macs = (
+            None if max_macs is None else macs_of(_read("max_macs", parse_macs, max_macs), self.backbone_macs)
+        )
+        return Budget(macs, _read("max_latency", parse_latency, max_latency), budget.batch)
+
+    def best_within(
+        self,
+        max_macs: str | float | None = None,
+        max_latency: str | None = None,
+        confidence: float | None = None,
+    ) -> Point:
         """The most accurate point within bounds: those given, or the study's budget where none is.
 
         Args:
             max_macs: mean MACs per image: 40M, 0.4x, a number.
             max_latency: 500us, 2ms: of the batch that the study's latency budget is of.
+            confidence: choose by the :meth:`lower_bound` in place of the accuracy; of equals the cheapest.
 
         Raises:
             Refusal: none is within it; names the cheapest stored, or the fastest.
         """
-        budget = self.budget
-        if max_macs is not None or max_latency is not None:
-            macs = (
-                None
-                if max_macs is None
-                else macs_of(_read("max_macs", parse_macs, max_macs), self.backbone_macs)
-            )
-            budget = Budget(macs, _read("max_latency", parse_latency, max_latency), budget.batch)
+        budget = self.bounds_within(max_macs, max_latency)
+        if confidence is not None:
+            within = budget.within(self.candidates)
+            if not within:
+                raise Refusal(_nothing_within(budget, self.points, self.config.name))
+            return min(within, key=lambda p: (-self.lower_bound(p, confidence), p.macs))
         best = budget.best(self.candidates)
         if best is None:
             raise Refusal(_nothing_within(budget, self.points, self.config.name))

@@ -71,6 +71,28 @@ class Measured(_Values):
     route_share: Shares = ()
 
 
+class Spread(_Values):
+    """The mean over the seeds that a point was confirmed with, on one split.
+
+    Attributes:
+        interval: of the mean, at a confidence of 95 %.
+        macs_mean: MACs per image, each seed at its own knob.
+    """
+
+    accuracy_mean: float = Field(ge=0, le=1)
+    accuracy_std: float = Field(ge=0, le=1)
+    interval: tuple[float, float]
+    macs_mean: float = Field(gt=0)
+    seeds: Whole
+
+
+class Confirmed(_Values):
+    """What retrainings of the model's trial gave; the model is the best of them on validation."""
+
+    validation: Spread
+    test: Spread
+
+
 class Code(_Values):
     """Whose code a part of the model is.
 
@@ -113,6 +135,8 @@ class Card(_Values):
             say nothing of it.
         files: how image files are read; None where images have neither one channel nor three.
         backbone_macs: of the static backbone, per image.
+        confirmed: None where the front was not confirmed; ``seed``, ``knob``, ``validation`` and ``test`` are
+            always the model's own.
         code: of the method and of the backbone.
         versions: of the packages that wrote the model.
         weights: SHA-256 of the weights' file.
@@ -139,6 +163,7 @@ class Card(_Values):
     backbone_macs: float = Field(gt=0)
     validation: Measured
     test: Measured | None = None
+    confirmed: Confirmed | None = None
     trunk: TrunkFacts | None = None
     code: dict[Part, Code]
     versions: dict[str, Name]

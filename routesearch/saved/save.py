@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,25 @@ from routesearch.data.source import UNIT
 from routesearch.errors import Refusal
 from routesearch.plugin.files import with_neighbours
 from routesearch.plugin.loader import PluginTable
-from routesearch.results.points import Point
+from routesearch.results.confirmed import ConfirmedPoint
+from routesearch.results.intervals import Confirmation
+from routesearch.results.points import OperatingPoint, Point
 from routesearch.results.reader import StudyResults
-from routesearch.saved.card import MODES, PLUGINS, Card, Code, Files, Measured, Part, TrunkFacts
+from routesearch.saved.card import (
+    MODES,
+    PLUGINS,
+    Card,
+    Code,
+    Confirmed,
+    Files,
+    Measured,
+    Part,
+    Spread,
+    TrunkFacts,
+)
 from routesearch.saved.folder import read, replaceable, write
 from routesearch.saved.network import rebuild
-from routesearch.search.trial_weights import weights_path
+from routesearch.search.trial_weights import confirmed_path, weights_path
 from routesearch.task.resolve import CONFUSION, Task, resolve
 from routesearch.training.confusion import read_confusion
 from routesearch.utils.folders import folder_draft
@@ -45,13 +59,19 @@ def save(results: StudyResults, point: Point, folder: Path) -> None:
 
     Args:
         results: of the point's study, whose data are not read.
-        point: as measured on validation.
+        point: as measured on validation. Of one that was confirmed, the retraining that is the most accurate
+            on validation is saved, with its own knob.
 
     Raises:
         Refusal: the weights are missing or do not fit, or the folder cannot be written.
     """
     config, facts, tested = results.config, results.facts, results.on_test(point)
-    weights = weights_path(config.dir, point.trial)
+    weights, confirmed = weights_path(config.dir, point.trial), None
+    if point.confirmation is not None:
+        chosen = results.confirmed[point.key]
+        weights = confirmed_path(config.dir, point.trial, chosen.best)
+        confirmed = Confirmed(validation=_spread(chosen.validation), test=_spread(chosen.test))
+        point, tested = _retrained(point, chosen, "validation"), _retrained(point, chosen, "test")
     if "inputs" not in facts:
         rule = "the study must know the mean and deviation of its images"
         raise Refusal(f"{config.name}: {rule}: run `routesearch search` on it once more, all trials stay")
@@ -83,6 +103,7 @@ def save(results: StudyResults, point: Point, folder: Path) -> None:
         backbone_macs=task.backbone_macs,
         validation=_measured(point),
         test=None if tested is None else _measured(tested),
+        confirmed=confirmed,
         trunk=_trunk(task, point.method, facts["fingerprint"]),
         code=code,
         versions={"routesearch": version("routesearch"), "torch": torch.__version__},
@@ -90,6 +111,24 @@ def save(results: StudyResults, point: Point, folder: Path) -> None:
     with folder_draft(folder, replaceable, "a model") as draft:
         write(draft, card, weights, copies)
         rebuild(*read(draft), task.registry, weights)
+
+
+def _retrained(point: Point, chosen: ConfirmedPoint, split: str) -> Point:
+    """A confirmed point as the best of its retrainings is."""
+    measured: OperatingPoint = getattr(chosen.point, split)
+    return replace(
+        point,
+        seed=chosen.chosen.seed,
+        params=chosen.chosen.params,
+        knob=measured.knob,
+        accuracy=measured.accuracy,
+        macs=measured.macs,
+        route_share=measured.route_share,
+    )
+
+
+def _spread(confirmation: Confirmation) -> Spread:
+    return Spread(**{**confirmation.as_dict(), "interval": confirmation.interval()})
 
 
 def _measured(point: Point) -> Measured:

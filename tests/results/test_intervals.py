@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routesearch.errors import Refusal
 from routesearch.results.intervals import Confirmation, binomial_lower, mean_interval, paired_difference
 
 RUNS = 500
@@ -70,7 +71,7 @@ def test_an_interval_holds_its_mean_and_grows_with_the_confidence(
 def test_one_seed_or_an_odd_confidence_is_refused() -> None:
     with pytest.raises(ValueError, match="two seeds or more"):
         mean_interval([0.9], 100)
-    with pytest.raises(ValueError, match="confidence must be"):
+    with pytest.raises(Refusal, match="confidence must be"):
         mean_interval([0.9, 0.8], 100, 1.0)
 
 

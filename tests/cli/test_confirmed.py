@@ -1,0 +1,131 @@
+"""What the commands show of a front that was confirmed, and what is chosen by a lower bound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from routesearch import Refusal, Study
+from routesearch.results.confirmed import Retraining, Retuned, fact_name, pack_right
+from routesearch.results.intervals import binomial_lower, mean_interval
+from routesearch.results.journal import Journal
+from routesearch.results.points import OperatingPoint, Point
+
+IMAGES = (50, 40)
+
+
+def confirm(file: Path, means: dict[float, float], seeds: int = 3, spread: float = 0.01) -> None:
+    """Confirm points of the front: share of the backbone's MACs -> mean accuracy on validation."""
+    study = Study.load(file)
+    front = study.front()
+    with Journal.open_for_writing(study.config.dir) as journal:
+        for number in range(seeds):
+            for point in front:
+                share = round(point.macs / study.results().backbone_macs, 2)
+                if share in means:
+                    found = means[share] + spread * (number - (seeds - 1) / 2)
+                    journal.set(fact_name(point.trial, number), retraining(point, found, number, journal))
+
+
+def retraining(point: Point, accuracy: float, number: int, journal: Journal) -> dict[str, Any]:
+    """One more point of a trial's retraining, tested 0.03 below validation."""
+    tuned = OperatingPoint({"threshold": 0.1 * number}, accuracy, point.macs - 1, (0.5, 0.5))
+    test = OperatingPoint(tuned.knob, accuracy - 0.03, point.macs + 5, (0.5, 0.5))
+    right = pack_right(np.arange(IMAGES[1])[None] < round(IMAGES[1] * test.accuracy))
+    new = Retraining(number, 9, 500, 0.1, None, IMAGES, (Retuned(point.knob, tuned, test),), right)
+    earlier = journal.get(fact_name(point.trial, number))
+    from routesearch.results.confirmed import read_retraining
+
+    return new.merged(None if earlier is None else read_retraining(earlier)).as_fact()
+
+
+@pytest.fixture
+def confirmed(stored: Path) -> Path:
+    """Points at 0.2x and 0.4x of the backbone's MACs, of which the cheaper holds and the other does not."""
+    confirm(stored, {0.2: 0.52, 0.4: 0.50})
+    return stored
+
+
+def test_a_confirmed_front_as_json(run: Any, confirmed: Path) -> None:
+    before = {"trial", "method", "config", "knob", "accuracy", "macs", "feasible", "split", "seed", "params"}
+    more = {"accuracy_mean", "accuracy_std", "interval", "macs_mean", "seeds", "shrinkage"}
+    for split, lost in (("validation", 0.0), ("test", 0.03)):
+        document = run("front", confirmed, "--split", split, "--json").json
+        rows = {round(p["macs"] / document["reference"], 2): p for p in document["front"]}
+        assert before | more <= set(rows[0.2])
+        assert not more & set(rows[0.8])
+        assert rows[0.2]["accuracy_mean"] == pytest.approx(0.52 - lost)
+        assert rows[0.2]["accuracy_std"] == pytest.approx(0.01)
+        assert rows[0.2]["seeds"] == 3
+        images = IMAGES[split == "test"]
+        wanted = mean_interval([0.51 - lost, 0.52 - lost, 0.53 - lost], images)
+        assert rows[0.2]["interval"] == pytest.approx(list(wanted))
+        assert rows[0.2]["shrinkage"] == pytest.approx(0.03)
+        assert document["shrinkage"] == pytest.approx(0.03)
+
+
+def test_a_confirmed_front_for_people(run: Any, confirmed: Path) -> None:
+    out = run("front", confirmed, "--split", "test").out
+    assert "95 % interval" in out
+    assert "49.00 %" in out
+    assert "+3.00 points" in out
+    assert "+3.00 in the mean of the confirmed points of the front" in out
+    best = run("best", confirmed).out
+    assert "mean 50.00 % (" in best
+    assert "3 seeds" in best
+
+
+def test_a_front_that_was_not_confirmed_has_no_column_of_it(run: Any, stored: Path) -> None:
+    out = run("front", stored).out
+    assert "interval" not in out
+    assert "shrinkage" not in run("front", stored, "--json").json
+
+
+def test_best_by_the_lower_bound(run: Any, confirmed: Path) -> None:
+    plain = run("best", confirmed, "--json").json
+    sure = run("best", confirmed, "--confidence", "0.95", "--json").json
+    assert plain["macs"] > sure["macs"]  # retraining showed that the dearer one was luck
+    assert sure["confidence"] == 0.95
+    assert sure["lower_bound"] == pytest.approx(mean_interval([0.51, 0.52, 0.53], 50)[0])
+    assert Study.load(confirmed).best(confidence=0.95).macs == sure["macs"]
+    assert "lower bound" in run("best", confirmed, "--confidence", "0.95").out
+
+
+def test_a_point_without_seeds_has_the_binomial_bound(run: Any, stored: Path) -> None:
+    found = run("best", stored, "--confidence", "0.9", "--json").json
+    images = len(Study.load(stored).task.data.validation)
+    assert found["lower_bound"] == pytest.approx(binomial_lower(found["accuracy"], images, 0.9))
+    assert found["trial"] == run("best", stored, "--json").json["trial"]
+
+
+def test_a_bound_that_cannot_be_had_is_one_line(run: Any, stored: Path) -> None:
+    done = run("best", stored, "--confidence", "1.5")
+    assert (done.status, done.out, len(done.lines)) == (2, "", 1)
+    assert "confidence must be from 0.5 to below 1, got 1.5" in done.err
+    done = run("best", stored, "--confidence", "0.9", "--max-macs", "0.001x")
+    assert done.status == 2
+    assert "the cheapest is" in done.err
+    with Journal.open_for_writing(Study.load(stored).config.dir) as journal:
+        inputs = dict(journal.get("inputs"))
+        del inputs["images"]
+        journal.set("inputs", inputs)
+    with pytest.raises(Refusal, match="must know how many images it has"):
+        Study.load(stored).best(confidence=0.9)
+
+
+def test_the_end_of_a_search_counts_what_confirming_took(
+    run: Any, confirmed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from routesearch.results.summary import Summary
+
+    monkeypatch.setattr(Study, "search", lambda self, **_: Summary.of(self.results(), "sqlite://", "toy"))
+    document = run("search", confirmed, "--json").json
+    assert document["confirmations"]["failed"] == 0
+    assert document["confirmations"]["training_macs"] == 500 * 2 * 3
+    assert document["shrinkage"] == pytest.approx(0.03)
+    out = run("search", confirmed).out
+    assert "training MACs beside those of the trials" in out
+    assert "over seeds on test: mean 47.00 %" in out
