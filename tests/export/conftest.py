@@ -154,7 +154,8 @@ def make_model(digits: Digits) -> Callable[[str], SavedModel]:
                 torch.manual_seed(1)
                 rows = torch.rand(len(CLASSES), len(CLASSES)) + torch.eye(len(CLASSES))
                 confusion = (rows / rows.sum(1, keepdim=True)).tolist()
-                config = cls.space(backbone).parse(fields)
+                start = {"start": "scratch"} if "start" in cls.Config.model_fields else {}
+                config = cls.space(backbone).parse(start | fields)
                 uses = cls.uses_trunk(config)
                 trunk = Trunk(backbone.plain().state_dict(), 0.5, confusion) if uses else None
                 net = cls(config, backbone, trunk).eval()
