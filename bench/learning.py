@@ -92,7 +92,8 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     **{f"smoothing {s:g}": arm("trunk", {**TAUGHT, "label_smoothing": s}) for s in (0.05, 0.1)},
     **{f"ema {d:g}": arm("trunk", {**TAUGHT, "ema": d}) for d in (0.9, 0.99, 0.999)},
     **{f"gate bias {b:g}": arm("trunk", TAUGHT, gate_bias=b) for b in (0.0, 2.0, 3.0)},
-    **{f"rl share {s:g}": arm("trunk", TAUGHT, rl_share=s) for s in (0.15, 0.5, 0.75)},
+    **{f"rl share {s:g}": arm("trunk", TAUGHT, rl_share=s) for s in (0.25, 0.5, 0.75, 0.9)},
+    **{f"labels, rl {s:g}": arm("trunk", PLAIN, rl_share=s) for s in (0.75, 0.9)},
 }
 """What is compared: fields of methods that have them, and settings of training."""
 

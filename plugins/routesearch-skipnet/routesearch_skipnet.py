@@ -247,7 +247,7 @@ class SkipNet(RoutedNet):
             "none", description="subtracted from a gate's return: nothing, or its mean over the batch"
         )
         rl_weight: float = Field(0.01, ge=0, description="of REINFORCE's sum over the batch")
-        rl_share: float = Field(0.25, gt=0, lt=1, description="of a hybrid training's epochs")
+        rl_share: float = Field(0.75, gt=0, lt=1, description="of a hybrid training's epochs")
         rl_learning_rate: float = Field(0.01, gt=0, description="of a hybrid training's second stage")
 
     @classmethod
