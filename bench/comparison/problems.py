@@ -46,7 +46,7 @@ PROBLEMS = {
         Problem("digits", 2.5, {"static": 80, "dgate": 160}),
         Problem(
             "fashion",
-            4.0,
+            3.0,
             {"static": 45, "dgate": 70, "decisionet": 40, "skipnet": 45, "actor": 45, "critic": 45},
         ),
     )
