@@ -28,6 +28,8 @@ CLASSES = tuple("abcdefghij")
 CASES: Mapping[str, tuple[str, type[Backbone], float, dict[str, Any]]] = {
     "static": ("static", ToyChain, 1.0, {}),
     "dgate": ("dgate", ToyChain, 1.0, {"positions": (2, 4)}),
+    "exits": ("exits", ToyChain, 1.0, {"positions": (2, 4)}),
+    "exits-patience": ("exits", ToyChain, 1.0, {"positions": (2, 3, 4), "criterion": "patience"}),
     "decisionet": ("decisionet", ToyChain, 1.0, {"split_positions": (2, 4), "width_rule": "size"}),
     "skipnet-rnngate": ("skipnet", ToyResidual, 0.25, {"gate_type": "rnngate"}),
     "skipnet-ffgate2": ("skipnet", ToyResidual, 0.25, {"gate_type": "ffgate2"}),
@@ -88,6 +90,9 @@ def parted(net: RoutedNet, images: Tensor) -> Mapping[str, Any]:
     if net.name == "dgate":
         assert seen is not None
         knob["thresholds"] = middle(seen)
+    elif net.name == "exits" and "thresholds" in knob:
+        assert seen is not None
+        knob["thresholds"] = middle(seen[:, : len(knob["thresholds"])])
     elif net.name == "decisionet":
         assert seen is not None
         for router, bar in zip(net.routers, middle(seen), strict=True):  # type: ignore[arg-type]

@@ -29,6 +29,8 @@ Digits = npt.NDArray[np.uint8]
 ROUTES = {
     "static": 1,
     "dgate": 3,
+    "exits": 3,
+    "exits-patience": 4,
     "decisionet": 4,
     "skipnet-rnngate": 1,
     "skipnet-ffgate2": 1,
@@ -39,6 +41,9 @@ ROUTES = {
     "jungle": 1,
 }
 """Cases, and how many exits or leaves they have."""
+
+NEVER = {"exits-patience": {0}}
+"""Of these, exits that no image takes: with the first one none agrees yet."""
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +89,7 @@ def test_predictions_equal_the_originals(
 ) -> None:
     model, runner = make_model(case), Runner(exported(case), threads=1)
     found = same(model, runner, digits)
-    assert sorted(set(found.route.tolist())) == list(range(ROUTES[case]))
+    assert set(found.route.tolist()) == set(range(ROUTES[case])) - NEVER.get(case, set())
     if found.ran.size:  # blocks that run for some images and not for others
         shares = found.ran.mean(0)
         assert ((shares > 0) & (shares < 1)).sum() >= 2
