@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from routesearch.methods.base import Batch, Knob, RoutedNet, Scores, Stage, Start, Targets, Trunk
     from routesearch.methods.inherit import inherit
     from routesearch.methods.losses import classification_loss
+    from routesearch.methods.residual import Residual, shortcut_of
     from routesearch.methods.running import run
     from routesearch.methods.schedules import balanced, cosine
     from routesearch.methods.standin import StandIn
@@ -54,6 +55,7 @@ _HOME = {
     ),
     "routesearch.methods.inherit": ("inherit",),
     "routesearch.methods.losses": ("classification_loss",),
+    "routesearch.methods.residual": ("Residual", "shortcut_of"),
     "routesearch.methods.running": ("run",),
     "routesearch.methods.schedules": ("balanced", "cosine"),
     "routesearch.methods.standin": ("StandIn",),
@@ -91,6 +93,7 @@ __all__ = [
     "Point",
     "Prediction",
     "Refusal",
+    "Residual",
     "RouteSearchError",
     "Routed",
     "RoutedNet",
@@ -121,6 +124,7 @@ __all__ = [
     "mult_adds",
     "run",
     "sequential_thresholds",
+    "shortcut_of",
     "spread_thresholds",
 ]
 

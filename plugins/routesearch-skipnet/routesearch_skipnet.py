@@ -29,18 +29,19 @@ from routesearch import (
     Knob,
     Meter,
     Refusal,
+    Residual,
     RoutedNet,
     Scores,
     SearchSpace,
     Space,
     Stage,
-    StandIn,
     Start,
     Trunk,
     When,
     classification_loss,
     hookimpl,
     kaiming,
+    shortcut_of,
     spread_thresholds,
 )
 
@@ -58,43 +59,6 @@ State = tuple[Tensor, Tensor] | None
 
 GATES = ("ffgate1", "ffgate2", "rnngate")
 SCHEDULES = ("hybrid", "supervised", "soft", "scratch", "reinforce")
-
-
-# ---- residual units ------------------------------------------------------------------------------------
-
-
-def shortcut_of(unit: nn.Module) -> nn.Module | None:
-    """The module on the unit's way around: ``shortcut``, or torchvision's ``downsample`` (None: identity).
-
-    None where the unit is not residual.
-    """
-    for name in ("shortcut", "downsample"):
-        if hasattr(unit, name):
-            found = getattr(unit, name)
-            return found if isinstance(found, nn.Module) else nn.Identity()
-    return None
-
-
-class Residual(nn.Module):
-    """A residual unit, with the projection on its way around taken out (None: the identity).
-
-    A skipped image needs the projection and no more, one that runs the unit needs both: so it is run
-    first, for all, and only once.
-    """
-
-    def __init__(self, unit: nn.Module) -> None:
-        super().__init__()
-        way = shortcut_of(unit)
-        self.projection = None if way is None or isinstance(way, nn.Identity) else way
-        self.unit = unit
-        self.around = StandIn()
-        if self.projection is not None:
-            setattr(unit, "shortcut" if hasattr(unit, "shortcut") else "downsample", self.around)
-
-    def forward(self, x: Tensor, past: Tensor) -> Tensor:
-        """N inputs and what the way around made of them, to the unit's N outputs."""
-        y: Tensor = self.around.run(self.unit, x, gives=past)
-        return y
 
 
 # ---- gates ---------------------------------------------------------------------------------------------
