@@ -44,7 +44,7 @@ from routesearch import (
 )
 
 GRID = 4
-"""Side of the averaged map of ``head: grid``."""
+"""Side of the averaged map of ``head: grid``; that of ``conv``, after its stride, has half."""
 
 MOST = 5
 """Exits at most, beside the network's own."""
@@ -146,6 +146,13 @@ class Exit(nn.Module):
         return logits
 
 
+def _on_grid(channels: int, height: int, width: int, side: int, classes: int) -> tuple[nn.Module, nn.Linear]:
+    """A map's means on a grid that is no finer than the map, flat; and a linear layer on them."""
+    grid = (min(side, height), min(side, width))
+    view = nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten())
+    return view, nn.Linear(channels * grid[0] * grid[1], classes)
+
+
 class Exits(RoutedNet):
     """Exits trained together with the backbone; an image leaves where one is sure, or where several agree."""
 
@@ -162,7 +169,7 @@ class Exits(RoutedNet):
         ] = Field(
             "grid",
             description="an exit: a linear layer on channel means, or on the means of a 4 x 4 grid; or a"
-            " 3 x 3 convolution before the former",
+            " strided 3 x 3 convolution and a linear layer on a 2 x 2 grid",
         )
         loss_weights: Annotated[
             Literal["uniform", "linear"], CategoricalDistribution(("uniform", "linear"))
@@ -227,15 +234,13 @@ class Exits(RoutedNet):
             raise Refusal(f"exits: {rule}, backbone {backbone.name} gives {shape}")
         channels, height, width = shape
         if kind == "grid":
-            side = (min(GRID, height), min(GRID, width))
-            entries = channels * side[0] * side[1]
-            view = nn.Sequential(nn.AdaptiveAvgPool2d(side), nn.Flatten())
-            return Exit(view, nn.Linear(entries, backbone.classes))
+            return Exit(*_on_grid(channels, height, width, GRID, backbone.classes))
         # On a map of 1 x 1 the stride makes no difference, except that oneDNN's bfloat16 form leaves
         # weights' gradients unwritten there.
         conv = nn.Conv2d(channels, channels, 3, 2 if max(height, width) > 1 else 1, padding=1, bias=False)
-        seen = [conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        return Exit(nn.Identity(), nn.Sequential(*seen, nn.Linear(channels, backbone.classes)))
+        grid = _on_grid(channels, (height + 1) // 2, (width + 1) // 2, GRID // 2, backbone.classes)
+        layers = (conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True), *grid)
+        return Exit(nn.Identity(), nn.Sequential(*layers))
 
     # ---- training ----
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import routesearch
-from routesearch import Backbone, Meter, RoutedNet, Stage, Trunk
+from routesearch import Backbone, BatchMeter, Meter, RoutedNet, Stage, Trunk
 from routesearch.backbones import Pyramid8
 from routesearch.data.base import normalised
 from routesearch.plugin.loader import load_plugins
@@ -34,6 +34,7 @@ CASES: Mapping[str, tuple[str, type[Backbone], float, dict[str, Any]]] = {
     "skipnet-rnngate": ("skipnet", ToyResidual, 0.25, {"gate_type": "rnngate"}),
     "skipnet-ffgate2": ("skipnet", ToyResidual, 0.25, {"gate_type": "ffgate2"}),
     "skipnet-ffgate1": ("skipnet", ToyResidual, 0.25, {"gate_type": "ffgate1"}),
+    "aig": ("aig", ToyResidual, 0.25, {}),
     "critic": ("critic", ToyChain, 1.0, {"positions": (2, 4)}),
     "actor": ("actor", Pyramid8, 0.125, {"positions": (3, 6), "branching": 1}),
     "actor-told": ("actor", ToyChain, 1.0, {"positions": (4,), "dynamic_k_cpt": True}),
@@ -97,6 +98,8 @@ def parted(net: RoutedNet, images: Tensor) -> Mapping[str, Any]:
         assert seen is not None
         for router, bar in zip(net.routers, middle(seen), strict=True):  # type: ignore[arg-type]
             router[1].bias -= bar
+    elif net.name == "aig":
+        _part_leads(net, images)
     elif net.name == "skipnet" and net.controller is None:
         _part_gates(net, images, knob)
     elif net.name == "skipnet":
@@ -109,6 +112,14 @@ def parted(net: RoutedNet, images: Tensor) -> Mapping[str, Any]:
     elif net.name in ("actor", "critic"):
         _part_junctions(net, images, knob)
     return knob
+
+
+def _part_leads(net: Any, images: Tensor) -> None:
+    """Give every gate a bias at which half of the images run its unit, at a threshold of 0."""
+    for number, gate in enumerate(net.gates.values()):
+        gate.last.weight *= 1000
+        leads = net._walk(BatchMeter(images), images, 0.0)[1][number]
+        gate.last.bias[1] -= middle(leads[:, None])[0]
 
 
 def _part_gates(net: Any, images: Tensor, knob: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ ROUTES = {
     "skipnet-rnngate": 1,
     "skipnet-ffgate2": 1,
     "skipnet-ffgate1": 1,
+    "aig": 1,
     "critic": 3,
     "actor": 5,
     "actor-told": 2,
