@@ -44,7 +44,7 @@ from routesearch import (
 )
 
 GRID = 4
-"""Side of the averaged map of ``head: grid``; that of ``conv``, after its stride, has half."""
+"""Side of the averaged map of ``features: grid``."""
 
 MOST = 5
 """Exits at most, beside the network's own."""
@@ -133,24 +133,17 @@ def scaled(x: Any, factor: float) -> Any:
 
 
 class Exit(nn.Module):
-    """A classifier on a unit's output: a view of it that learns nothing, and layers that do."""
+    """A linear layer on a view of a unit's output, to N x classes logits."""
 
-    def __init__(self, view: nn.Module, layers: nn.Module) -> None:
+    def __init__(self, view: nn.Module, features: int, classes: int) -> None:
         super().__init__()
         self.view = view
-        self.layers = layers
+        self.linear = nn.Linear(features, classes)
         kaiming(self)
 
     def forward(self, x: Any) -> Tensor:
-        logits: Tensor = self.layers(self.view(x))
+        logits: Tensor = self.linear(self.view(x))
         return logits
-
-
-def _on_grid(channels: int, height: int, width: int, side: int, classes: int) -> tuple[nn.Module, nn.Linear]:
-    """A map's means on a grid that is no finer than the map, flat; and a linear layer on them."""
-    grid = (min(side, height), min(side, width))
-    view = nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten())
-    return view, nn.Linear(channels * grid[0] * grid[1], classes)
 
 
 class Exits(RoutedNet):
@@ -164,12 +157,11 @@ class Exits(RoutedNet):
         positions: Annotated[tuple[int, ...], Cuts()] = Field(
             (), description="units after which an exit stands"
         )
-        head: Annotated[
-            Literal["linear", "grid", "conv"], CategoricalDistribution(("linear", "grid", "conv"))
+        features: Annotated[
+            Literal["gap", "grid", "flat"], CategoricalDistribution(("gap", "grid", "flat"))
         ] = Field(
             "grid",
-            description="an exit: a linear layer on channel means, or on the means of a 4 x 4 grid; or a"
-            " strided 3 x 3 convolution and a linear layer on a 2 x 2 grid",
+            description="what an exit sees: channel means, the means of a 4 x 4 grid, or the whole map",
         )
         loss_weights: Annotated[
             Literal["uniform", "linear"], CategoricalDistribution(("uniform", "linear"))
@@ -206,7 +198,7 @@ class Exits(RoutedNet):
         space = space.refine({"positions": tuple(middle)}, positions=Cuts(last=last, least=1, most=most))
         if any(len(backbone.shape(k)) != 3 for k in range(1, last + 1)):
             # Lists of maps, or vectors: only the neck says how a unit's output becomes one vector.
-            space = space.refine({"head": "linear"}, head=CategoricalDistribution(("linear",)))
+            space = space.refine({"features": "gap"}, features=CategoricalDistribution(("gap",)))
         return space
 
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
@@ -225,22 +217,18 @@ class Exits(RoutedNet):
         self.head = plain.head
 
     def _exit(self, k: int) -> Exit:
-        backbone, kind = self.backbone, self.config.head
+        backbone, kind = self.backbone, self.config.features
+        if kind == "gap":
+            return Exit(backbone.neck(k), backbone.channels(k), backbone.classes)
         shape = backbone.shape(k)
-        if kind == "linear":
-            return Exit(backbone.neck(k), nn.Linear(backbone.channels(k), backbone.classes))
         if len(shape) != 3:
-            rule = f"head={kind} needs unit outputs of C,H,W"
+            rule = f"features={kind} needs unit outputs of C,H,W"
             raise Refusal(f"exits: {rule}, backbone {backbone.name} gives {shape}")
         channels, height, width = shape
-        if kind == "grid":
-            return Exit(*_on_grid(channels, height, width, GRID, backbone.classes))
-        # On a map of 1 x 1 the stride makes no difference, except that oneDNN's bfloat16 form leaves
-        # weights' gradients unwritten there.
-        conv = nn.Conv2d(channels, channels, 3, 2 if max(height, width) > 1 else 1, padding=1, bias=False)
-        grid = _on_grid(channels, (height + 1) // 2, (width + 1) // 2, GRID // 2, backbone.classes)
-        layers = (conv, nn.BatchNorm2d(channels), nn.ReLU(inplace=True), *grid)
-        return Exit(nn.Identity(), nn.Sequential(*layers))
+        side = (min(GRID, height), min(GRID, width)) if kind == "grid" else (height, width)
+        pool: nn.Module = nn.AdaptiveAvgPool2d(side) if kind == "grid" else nn.Identity()
+        entries = channels * side[0] * side[1]
+        return Exit(nn.Sequential(pool, nn.Flatten()), entries, backbone.classes)
 
     # ---- training ----
 
@@ -264,7 +252,7 @@ class Exits(RoutedNet):
 
     def _frozen(self, batch: Batch) -> Tensor:
         *views, last = batch.inputs
-        early = [way_out.layers(view) for way_out, view in zip(self.exits, views, strict=True)]
+        early = [way_out.linear(view) for way_out, view in zip(self.exits, views, strict=True)]
         return self._loss(early, last, batch)
 
     def _together(self, batch: Batch) -> Tensor:

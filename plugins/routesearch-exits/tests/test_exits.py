@@ -64,8 +64,8 @@ class TestContract(MethodContract):
     method = Exits
     configs = (
         {"positions": (2, 4, 5)},
-        {"positions": (3,), "head": "conv", "loss_weights": "linear", "self_distill": 0.0},
-        {"positions": (1, 2, 3, 4, 5), "head": "linear", "gradients": "equilibrium"},
+        {"positions": (3,), "features": "flat", "loss_weights": "linear", "self_distill": 0.0},
+        {"positions": (1, 2, 3, 4, 5), "features": "gap", "gradients": "equilibrium"},
         {"positions": (1, 4), "gradients": "none"},
         {"positions": (1, 3, 4), "criterion": "patience", "start": "scratch"},
     )
@@ -76,7 +76,7 @@ class TestListsOfMaps(MethodContract):
 
     method = Exits
     backbones = (SCALES,)
-    configs = ({"positions": (1, 3), "head": "linear", "gradients": "equilibrium"},)
+    configs = ({"positions": (1, 3), "features": "gap", "gradients": "equilibrium"},)
 
 
 # ---- structure and constraints -------------------------------------------------------------------------
@@ -91,29 +91,30 @@ def test_every_field_is_explained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "position", "shapes"),
+    ("features", "position", "entries"),
     [
-        ("linear", 3, [(3, 4), (3,)]),
-        ("grid", 3, [(3, 4 * 16), (3,)]),
-        ("grid", 15, [(3, 16 * 4), (3,)]),
-        ("conv", 9, [(8, 8, 3, 3), (8,), (8,), (3, 8), (3,)]),
+        ("gap", 3, 4),
+        ("grid", 3, 4 * 16),
+        ("flat", 3, 4 * 64),
+        ("gap", 15, 16),
+        ("grid", 15, 16 * 4),
+        ("flat", 15, 64),
     ],
 )
-def test_what_an_exit_is_made_of(
-    head: str, position: int, shapes: list[tuple[int, ...]], backbone: Backbone
-) -> None:
-    """4 channels of 8 x 8 after unit 3, 8 of 4 x 4 after unit 9, 16 of 2 x 2 after unit 15."""
-    net = make(backbone, positions=(position,), head=head).eval()
-    assert [tuple(p.shape) for p in net.exits[0].parameters()] == shapes
+def test_what_an_exit_sees(features: str, position: int, entries: int, backbone: Backbone) -> None:
+    """4 channels of 8 x 8 after unit 3, 16 of 2 x 2 after unit 15: the grid is no finer than the map."""
+    net = make(backbone, positions=(position,), features=features)
+    assert [tuple(p.shape) for p in net.exits[0].parameters()] == [(3, entries), (3,)]
     assert net.exits[0](torch.rand(5, *backbone.shape(position))).shape == (5, 3)
 
 
-def test_heads_are_those_that_the_backbone_has() -> None:
-    for backbone, heads in ((CHAIN, {"linear", "grid", "conv"}), (Pyramid8((1, 8, 8), 3, 0.25), {"linear"})):
+def test_features_are_those_that_the_backbone_has() -> None:
+    every = {"gap", "grid", "flat"}
+    for backbone, features in ((CHAIN, every), (SCALES, {"gap"}), (Pyramid8((1, 8, 8), 3, 0.25), {"gap"})):
         space = Exits.space(backbone)
-        assert set(space.domains["head"].extremes()) == heads
+        assert set(space.domains["features"].extremes()) == features
         default: Any = space.default()
-        assert default.head in heads
+        assert default.features == ("grid" if "grid" in features else "gap")
         assert len(default.positions) == 3
 
 
@@ -140,8 +141,10 @@ def test_backbones_that_are_refused() -> None:
 
     with pytest.raises(Refusal, match=r"^exits: a backbone must have 2 units or more, single has 1$"):
         Exits.space(Single((1, 8, 8), 3))
-    with pytest.raises(Refusal, match=r"^exits: head=grid needs unit outputs of C,H,W, backbone toy_scales"):
-        make(SCALES, positions=(2,), head="grid")
+    with pytest.raises(
+        Refusal, match=r"^exits: features=grid needs unit outputs of C,H,W, backbone toy_scales"
+    ):
+        make(SCALES, positions=(2,), features="grid")
 
 
 def test_a_frozen_trunk_must_be_trained(backbone: Backbone) -> None:
@@ -167,7 +170,7 @@ def test_what_exits_of_resnet110_cost(positions: tuple[int, ...]) -> None:
     biases are counted as torchinfo counts them.
     """
     backbone = ResNet110((3, 32, 32), 10)
-    config = Exits.space(backbone).parse({"positions": positions, "head": "linear"})
+    config = Exits.space(backbone).parse({"positions": positions, "features": "gap"})
     routes = price(Exits, config, backbone).routes
 
     def channels(k: int) -> int:
@@ -322,7 +325,7 @@ def test_the_trunk_teaches_all_exits(backbone: Backbone) -> None:
     for batch in (batch_of(), taught):
         net.zero_grad()
         net._together(batch).backward()
-        moved.append([way_out.layers.weight.grad.clone() for way_out in net.exits])
+        moved.append([way_out.linear.weight.grad.clone() for way_out in net.exits])
     assert all(not torch.allclose(a, b, rtol=1e-2) for a, b in zip(*moved, strict=True))
 
 
