@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from routesearch.errors import Refusal
+from routesearch.results.drop import Promise, promised
+from routesearch.results.intervals import CONFIDENCE
 from routesearch.results.points import Point
 from routesearch.results.reader import StudyResults
 from routesearch.results.summary import Summary
@@ -117,6 +119,7 @@ class Study:
         max_latency: str | None = None,
         *,
         confidence: float | None = None,
+        max_drop: str | float | None = None,
     ) -> Point:
         """The most accurate point within bounds: those given, or the study's budget where none is.
 
@@ -126,10 +129,39 @@ class Study:
             confidence: such as 0.95: choose by the lower end of the interval of that confidence, for a
                 confirmed point that of its mean over seeds, for another one that of its validation images.
 
+            max_drop: such as 1%: the cheapest setting instead that loses no more accuracy against the whole
+                network, at this confidence (0.95 where none is given), within ``max_macs`` alone. It needs
+                images that chose nothing: ``data.calibration``. :meth:`promise` says more.
+
         Raises:
-            Refusal: none is within it; names the cheapest stored, or the fastest.
+            Refusal: none is within it; names the cheapest stored, the fastest, or the smallest drop that can
+                be promised.
         """
-        return self.results().best_within(max_macs, max_latency, confidence)
+        return self._choose(self.results(), max_macs, max_latency, confidence, max_drop)
+
+    def promise(
+        self, max_drop: str | float, max_macs: str | float | None = None, *, confidence: float = CONFIDENCE
+    ) -> Promise:
+        """The cheapest setting that loses at most ``max_drop`` of accuracy, and all that belongs to it.
+
+        Raises:
+            Refusal: it cannot be promised; names the smallest drop that can.
+        """
+        return promised(self.results(), max_drop, confidence, max_macs)
+
+    @staticmethod
+    def _choose(
+        results: StudyResults,
+        max_macs: str | float | None,
+        max_latency: str | None,
+        confidence: float | None,
+        max_drop: str | float | None,
+    ) -> Point:
+        if max_drop is None:
+            return results.best_within(max_macs, max_latency, confidence)
+        if max_latency is not None:
+            raise Refusal("max_drop must be given without max_latency: only MACs bound it")
+        return promised(results, max_drop, CONFIDENCE if confidence is None else confidence, max_macs).point
 
     def save(
         self,
@@ -138,12 +170,13 @@ class Study:
         max_latency: str | None = None,
         *,
         confidence: float | None = None,
+        max_drop: str | float | None = None,
     ) -> Point:
         """Write the most accurate point within bounds as a model that :func:`routesearch.load` reads.
 
         Args:
             folder: a new or an empty one, or an older saved model, which is replaced.
-            max_macs, max_latency, confidence: as for :meth:`best`.
+            max_macs, max_latency, confidence, max_drop: as for :meth:`best`.
 
         Returns:
             The point.
@@ -154,7 +187,7 @@ class Study:
         from routesearch.saved import save
 
         results = self.results()
-        point = results.best_within(max_macs, max_latency, confidence)
+        point = self._choose(results, max_macs, max_latency, confidence, max_drop)
         save(results, point, Path(folder))
         return point
 

@@ -12,7 +12,19 @@ from typing import Annotated, cast
 import typer
 
 from routesearch import __version__
-from routesearch.cli import catalogue, check, export, init, latency, models, new_plugin, plan, results, search
+from routesearch.cli import (
+    best,
+    catalogue,
+    check,
+    export,
+    init,
+    latency,
+    models,
+    new_plugin,
+    plan,
+    results,
+    search,
+)
 from routesearch.cli.output import PROGRAM, answering, log, start_logging
 from routesearch.errors import Refusal, RouteSearchError, full_traceback, shortened
 from routesearch.errors.texts import MAX_LINE, one_line
@@ -31,7 +43,7 @@ different places, but a child of its child has a public name."""
 
 COMMANDS = {
     "Search": (init.init, plan.plan, search.search),
-    "Results": (results.front, results.best, results.trials, results.ui, results.publish),
+    "Results": (results.front, best.best, results.trials, results.ui, results.publish),
     "Saved models": (models.predict, latency.latency, export.export),
     "What there is": (catalogue.cost, catalogue.methods, catalogue.backbones, catalogue.datasets),
     "Plugins": (new_plugin.new_plugin, check.check),

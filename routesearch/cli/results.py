@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -131,95 +130,6 @@ def shrinkage_line(results: StudyResults) -> list[str]:
     return [f"{what}: {mean} in the mean of the confirmed points of the front, {low} to {high}."]
 
 
-def _rank_line(rank: Mapping[str, Any]) -> str:
-    value = "unknown: too few" if rank["spearman"] is None else f"{rank['spearman']:.2f}"
-    points = f"{rank['points']} points" if rank["points"] != 1 else "1 point"
-    return f"MACs and time by rank, {rank['method']} at batch {rank['batch']}: {value} ({points})"
-
-
-def best(
-    study: StudyFile,
-    max_macs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="B",
-            help="40M, 1.2G, 0.4x; by default the study's budget.",
-            show_default=False,
-        ),
-    ] = None,
-    max_latency: Annotated[
-        str | None,
-        typer.Option(
-            metavar="T",
-            help="500us, 2ms for a batch, where the study has a latency budget. An option that is given"
-            " stands in place of the whole budget.",
-            show_default=False,
-        ),
-    ] = None,
-    confidence: Annotated[
-        float | None,
-        typer.Option(
-            metavar="C",
-            help="Choose by the lower end of the interval of this confidence, such as 0.95: of the mean over"
-            " seeds, where a point was confirmed; else the binomial one of its validation images, which knows"
-            " nothing of other seeds, nor that the point was chosen from many.",
-            show_default=False,
-        ),
-    ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--save",
-            metavar="DIR",
-            help="Write it as a model for `predict` and Python; an older model in DIR is replaced.",
-            show_default=False,
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            "--register",
-            metavar="NAME",
-            help="Put the model into MLflow's registry, as NAME's next version.",
-            show_default=False,
-        ),
-    ] = None,
-    settings: Settings = None,
-    as_json: Json = False,
-) -> Answer:
-    """Show the most accurate point within a budget, on validation data; --save writes it as a model."""
-    from routesearch.report import Table
-    from routesearch.report.table import mega, milli, percent, short
-
-    opened = open_study(study, settings)
-    results = opened.results()
-    point = results.best_within(max_macs, max_latency, confidence)
-    backbone_macs, document = results.backbone_macs, point.as_dict()
-    bound = ""
-    if confidence is not None:
-        lower = results.lower_bound(point, confidence)
-        document |= {"confidence": confidence, "lower_bound": lower}
-        bound = f"{percent(lower)} at confidence {confidence:g}, on validation"
-    again = results.on_test(point)
-    if folder is not None or name is not None:
-        _save(results, point, folder, name)
-    rows = [
-        ("trial", f"{point.trial}, seed {point.seed}"),
-        ("accuracy", percent(point.accuracy) + (f", on test {percent(again.accuracy)}" if again else "")),
-        ("over seeds", confirmed_text(point)),
-        ("on test", confirmed_text(again)),
-        ("lower bound", bound),
-        ("MACs per image", f"{mega(point.macs)} M, {point.macs / backbone_macs:.3f}x of the backbone"),
-        ("time per batch", "" if point.latency is None else f"{milli(point.latency)} ms"),
-        ("parameters", f"{point.params:,}"),
-        ("knob", short(point.knob)),
-        ("share per route", ", ".join(f"{share:.1%}" for share in point.route_share)),
-        ("config", short(point.config)),
-    ]
-    shown = tuple((name, value) for name, value in rows if value)
-    return Answer(document, (Table(("method", point.method), shown, texts=(point.method,)),))
-
-
 def confirmed_text(point: Point | None) -> str:
     """The mean of a confirmed point, with its interval and seeds; empty for another."""
     from routesearch.report.table import between, percent
@@ -231,20 +141,10 @@ def confirmed_text(point: Point | None) -> str:
     return f"mean {percent(c.mean)} ({between(*c.interval())}), {spread}, {c.seeds} seeds"
 
 
-def _save(results: StudyResults, point: Point, folder: Path | None, name: str | None) -> None:
-    """Save a point as a model, and register it where a name is given."""
-    from routesearch.saved import save
-
-    with TemporaryDirectory() as scratch:
-        place = Path(scratch) / "model" if folder is None else folder
-        save(results, point, place)
-        if folder is not None:
-            log.info("saved trial %d (%s) in %s", point.trial, point.method, folder)
-        if name is not None:
-            from routesearch.tracking import registry, tracking_uri
-
-            uri = registry.register(results, name, place)
-            log.info("registered as %s in %s", uri, tracking_uri(results.config))
+def _rank_line(rank: Mapping[str, Any]) -> str:
+    value = "unknown: too few" if rank["spearman"] is None else f"{rank['spearman']:.2f}"
+    points = f"{rank['points']} points" if rank["points"] != 1 else "1 point"
+    return f"MACs and time by rank, {rank['method']} at batch {rank['batch']}: {value} ({points})"
 
 
 def trials(study: StudyFile, settings: Settings = None, as_json: Json = False) -> Answer:

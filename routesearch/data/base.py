@@ -32,6 +32,8 @@ __all__ = ["SPLITS", "Data", "Dataset", "Images", "PixelRange", "Shape", "Source
 T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
+CALIBRATION = "calibration"
+"""The part of the validation images that chooses nothing, where a study sets one aside."""
 AT_ONCE = 256
 """Images that go through a network at a time where none of them is trained on."""
 
@@ -49,6 +51,7 @@ class Data:
         augment: what happens to training images.
         settings: of the data set, as far as they decide numbers.
         survey: what was found when the user's data were read; it stays where that was done.
+        calibration: images that no search sees, to promise a loss of accuracy by; None: none are set aside.
     """
 
     name: str
@@ -63,11 +66,17 @@ class Data:
     settings: Mapping[str, Any] = field(default_factory=dict)
     pixel_range: PixelRange = UNIT
     survey: Survey = NOTHING_TO_TELL
+    calibration: Images | None = None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of those that there are."""
+        return SPLITS if self.calibration is None else (*SPLITS, CALIBRATION)
 
     def split(self, name: str) -> Images:
-        """``train``, ``validation`` or ``test`` by its name."""
-        if name not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {name!r}")
+        """``train``, ``validation``, ``test`` or, where there is one, ``calibration`` by its name."""
+        if name not in self.splits:
+            raise ValueError(f"split must be one of {', '.join(self.splits)}, got {name!r}")
         images: Images = getattr(self, name)
         return images
 
@@ -96,15 +105,17 @@ class Data:
 
     def to(self, device: torch.device | str) -> Data:
         """The same data with all pixels and labels on ``device``."""
-        train, validation, test = (self.split(name).to(device) for name in SPLITS)
-        return replace(self, train=train, validation=validation, test=test)
+        moved: dict[str, Any] = {name: self.split(name).to(device) for name in self.splits}
+        return replace(self, **moved)
 
     def to_numpy(self) -> dict[str, Any]:
         """Plain values and numpy arrays that share memory with the tensors: for Ray's object store.
 
         Of images that are not in memory only the names of their files travel.
         """
-        parts = {f"{name}_{key}": value for name in SPLITS for key, value in self.split(name).pack().items()}
+        parts = {
+            f"{name}_{key}": value for name in self.splits for key, value in self.split(name).pack().items()
+        }
         return parts | {
             "name": self.name,
             "classes": self.classes,
@@ -120,10 +131,11 @@ class Data:
     def from_numpy(cls, values: Mapping[str, Any]) -> Data:
         """The inverse of :meth:`to_numpy`, without a copy; read-only arrays (Ray's) are welcome."""
         plain = dict(values)
-        for name in SPLITS:
+        for name in (*SPLITS, CALIBRATION):
             keys = [key for key in plain if key.startswith(f"{name}_")]
             part = {key.removeprefix(f"{name}_"): plain.pop(key) for key in keys}
-            plain[name] = (StreamedImages if "files" in part else Images).unpack(part)
+            if keys:
+                plain[name] = (StreamedImages if "files" in part else Images).unpack(part)
         return cls(**{**plain, "augment": Augment(**plain["augment"])})
 
     def fingerprint(self) -> str:
@@ -138,7 +150,7 @@ class Data:
         classes = [FORMER.get(name, name) for name in self.classes]
         facts = [self.name, classes, self.shape, self.augment.model_dump(), dict(self.settings)]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-        for name in SPLITS:
+        for name in self.splits:
             images = self.split(name)
             digest.update(f"{name} {len(images)} {images.dtype}".encode())
             for chunk in images.pieces():
@@ -183,6 +195,12 @@ class Dataset(BaseModel, ABC):
         default=None, ge=1, description="at most so many validation images, stratified"
     )
     test: int | None = Field(default=None, ge=1, description="at most so many test images, stratified")
+    calibration: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.9,
+        description="share of the validation images that choose nothing: `best --max-drop` promises by them",
+    )
     augment: Augment = Field(default=Augment(), description="random changes to training images")
 
     @abstractmethod
@@ -301,12 +319,20 @@ class Dataset(BaseModel, ABC):
                 kept, _ = pick(_labels(splits[name]), most, self.split_seed, len(SPLITS) + position)
                 splits[name] = _take(splits[name], kept)
         complete(self.name, splits["train"], source.classes)
+        if self.calibration:
+            whole = splits["validation"]
+            count = round(self.calibration * len(whole))
+            if not 0 < count < len(whole):
+                rule = "calibration must leave images on both sides"
+                raise Refusal(f"{self.name}: {rule}, got {self.calibration:g} of {len(whole)}")
+            cut, kept = pick(_labels(whole), count, self.split_seed, 2 * len(SPLITS))
+            splits |= {"validation": _take(whole, kept), CALIBRATION: _take(whole, cut)}
         return splits
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide numbers, as JSON values."""
         values = self.model_dump(mode="json", exclude=set(self.whereabouts))
-        plain = type(self).model_construct().model_dump(mode="json", include=set(self.later))
+        plain = type(self).model_construct().model_dump(mode="json", include={*self.later, CALIBRATION})
         return {name: value for name, value in values.items() if name not in plain or plain[name] != value}
 
     def _cut(self, source: Source) -> dict[str, Images]:

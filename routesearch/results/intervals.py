@@ -113,7 +113,7 @@ def paired_difference(
 ) -> tuple[float, float, float]:
     """How much more accurate one network is than another, and the interval of that: a paired bootstrap.
 
-    Images are drawn anew, the same ones for both (Efron and Tibshirani 1993, chapter 16), and so are the
+    Images are drawn anew, the same ones for both (Efron and Tibshirani 1993), and so are the
     seeds of each, whose trainings have nothing in common. The mean of S seeds that are drawn anew varies by
     (S - 1) / S too little; that part is put back, so that three seeds are not taken for many.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from routesearch.errors import Refusal
 from routesearch.errors.texts import shown
+from routesearch.results.calibrated import CALIBRATED, check_calibration
 from routesearch.results.checks import (
     MAX_MACS,
     MAX_SPENT,
@@ -60,10 +61,14 @@ def _check_fact(name: str, value: Any) -> None:
         need(texts, "it", "a mapping of texts", value)
     elif name == "inputs":
         inputs = need_keys(value, ("shape", "classes", "mean", "std"), optional=("pixel_range", "images"))
-        for name, count in need_keys(inputs.get("images", {}), (), ("validation", "test")).items():
+        for name, count in need_keys(
+            inputs.get("images", {}), (), ("validation", "test", "calibration")
+        ).items():
             need_count(name, count)
         for key in inputs.keys() - {"images"}:
             need(isinstance(inputs[key], list), key, "a list", inputs[key])
+    elif name.startswith(CALIBRATED):
+        check_calibration(name, value)
     elif name.startswith(CONFIRMED):
         check_retraining(name, value)
     elif name.startswith((_TEST, _TIMING)):

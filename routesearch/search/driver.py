@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from routesearch.errors import Refusal
 from routesearch.results.journal import Journal
 from routesearch.results.reader import StudyResults
+from routesearch.search.calibration import calibrate_front, uncalibrated
 from routesearch.search.confirmation import confirm_front, unconfirmed
 from routesearch.search.dispatcher import Dispatcher, Observer, Snapshot
 from routesearch.search.front_measurement import front_is_measured, measure_front_on_test, time_front
@@ -78,7 +79,8 @@ def run_search(
             on_progress=on_progress,
             check=interrupts.check,
         )
-        if not dispatcher.done or not front_is_measured(trials) or unconfirmed(trials):
+        complete = front_is_measured(trials) and not uncalibrated(trials) and not unconfirmed(trials)
+        if not dispatcher.done or not complete:
             # Entered twice: Ray puts a handler of its own in place.
             with interrupts, connect(address, resources.cpu) as scratch, interrupts:
                 per_trial = WorkerResources(resources.cpu, resources.gpu)
@@ -94,6 +96,7 @@ def run_search(
                     if not dispatcher.done:
                         run_trials(dispatcher, workers, scratch, resources.trial_time)
                     measure_front_on_test(dispatcher, workers)
+                    calibrate_front(dispatcher, workers)
                     confirm_front(dispatcher, workers)
                     time_front(dispatcher, workers)
         results = StudyResults(task.config, journal)

@@ -207,6 +207,13 @@ def measure_on_test(
     return [asdict(p) for p in _runner(job).measure_on_test(trial, knobs, weights, job.resources)]
 
 
+def calibrate(
+    trial: TrialRecord, knobs: Sequence[Mapping[str, Any]], weights: Arrays, job: WorkerJob
+) -> list[Any]:
+    """Operating points beside the whole network, on images that chose nothing, as a fact."""
+    return _runner(job).calibrate(trial, knobs, weights, job.resources).as_fact()
+
+
 def retrain(
     trial: TrialRecord, members: Sequence[OperatingPoint], rung: int | None, path: Path, job: WorkerJob
 ) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from routesearch.evaluation.latency import MAX_TIMED, time_network, time_points
 from routesearch.evaluation.measure import measure
 from routesearch.evaluation.outcomes import right_at
 from routesearch.methods.base import Knob, RoutedNet, Trunk
+from routesearch.results.calibrated import Calibration
 from routesearch.results.confirmed import Retraining, Retuned, kept_images, pack_right, retuned
 from routesearch.results.points import OperatingPoint, thin
 from routesearch.results.record import Outcome, State, TrialRecord
@@ -152,6 +153,34 @@ def measure_on(
     """Operating points of stored weights at these knobs on a split."""
     net = _load_net(record, weights, task, trunk)
     return measure(to_device(net, device), data, data.split(split), device, knobs)
+
+
+def calibrate(
+    record: TrialRecord,
+    knobs: Sequence[Knob],
+    weights: Arrays,
+    task: Task,
+    data: Data,
+    trunk: Trunk | None,
+    device: torch.device,
+) -> Calibration:
+    """Stored weights at these knobs beside the whole network, image by image on the calibration images.
+
+    The whole network is the setting that the method proposes at which most runs. Validation says which that
+    is, so that the calibration images choose nothing.
+    """
+    net = to_device(_load_net(record, weights, task, trunk), device)
+    proposed = measure(net, data, data.validation, device)
+    whole = max(proposed, key=lambda p: (p.macs, p.accuracy))
+    images = data.split("calibration")
+    right = right_at(net, data, images, device, [whole.knob, *knobs])
+    reference, others = right[0], right[1:]
+    return Calibration(
+        whole=whole,
+        images=len(images),
+        lost=tuple((reference & ~others).sum(1).tolist()),
+        gained=tuple((~reference & others).sum(1).tolist()),
+    )
 
 
 def time_point(

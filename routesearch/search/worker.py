@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from routesearch.errors import Refusal, described, full_traceback, origin
+from routesearch.results.calibrated import Calibration
 from routesearch.results.confirmed import Retraining
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, TrialRecord
@@ -105,6 +106,19 @@ class TrialRunner(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} cannot retrain a trial")
 
+    def calibrate(
+        self,
+        trial: TrialRecord,
+        knobs: Sequence[Mapping[str, Any]],
+        weights: Arrays,
+        resources: WorkerResources,
+    ) -> Calibration:
+        """Operating points of a trained network beside the whole network, on images that chose nothing.
+
+        Only a study that sets such images aside asks for it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot calibrate a trial")
+
     @abstractmethod
     def time(
         self,
@@ -181,6 +195,18 @@ class NetworkRunner(TrialRunner):
 
         device = _prepare(trial.seed, resources)
         return retrain(trial, members, rung, self.task, self.data, self.trunk, device)
+
+    def calibrate(
+        self,
+        trial: TrialRecord,
+        knobs: Sequence[Mapping[str, Any]],
+        weights: Arrays,
+        resources: WorkerResources,
+    ) -> Calibration:
+        from routesearch.search.trial_network import calibrate
+
+        device = _prepare(trial.seed, resources)
+        return calibrate(trial, knobs, weights, self.task, self.data, self.trunk, device)
 
     def time(
         self,

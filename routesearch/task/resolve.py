@@ -233,7 +233,7 @@ class Task:
             "mean": list(mean),
             "std": list(std),
             "pixel_range": list(self.data.pixel_range),
-            "images": {name: len(self.data.split(name)) for name in ("validation", "test")},
+            "images": {name: len(self.data.split(name)) for name in self.data.splits[1:]},
         }
 
     def code(self) -> dict[str, str]:

@@ -118,6 +118,23 @@ def parse_work(value: object) -> float:
     return found[0] * MACS[found[1]]
 
 
+def parse_share(value: object) -> float:
+    """A share as 1%, 0.5 % or 0.01: a number in (0, 1).
+
+    Raises:
+        ValueError: for anything else.
+    """
+    text = str(value).strip()
+    number = text.removesuffix("%").strip()
+    try:
+        share = float(number) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise ValueError("must be a share such as 1% or 0.01, above 0 and below 100%")
+    return share
+
+
 def parse_latency(value: object) -> float | None:
     """Seconds of ``500us``, ``2ms``, ``0.1s``; None stays None.
 

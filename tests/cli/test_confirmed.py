@@ -129,3 +129,35 @@ def test_the_end_of_a_search_counts_what_confirming_took(
     out = run("search", confirmed).out
     assert "training MACs beside those of the trials" in out
     assert "over seeds on test: mean 47.00 %" in out
+
+
+def test_a_loss_that_is_promised(run: Any, stored: Path, tmp_path: Path) -> None:
+    done = run("best", stored, "--max-drop", "1%")
+    assert (done.status, done.out, len(done.lines)) == (2, "", 1)
+    assert "set data.calibration to a share of the validation images" in done.err
+    study = Study.load(stored)
+    with Journal.open_for_writing(study.config.dir) as journal:
+        journal.set("inputs", journal.get("inputs") | {"images": {"validation": 60, "calibration": 1000}})
+        for record in study.results().records:
+            curve = [] if record.outcome is None else record.outcome.points
+            if curve:
+                whole = [{"threshold": 9}, 0.9, curve[-1].macs * 2, []]
+                counts = [300, 100, 4, 0], [0, 0, 4, 0]
+                journal.set(f"calibrated:{record.number}", [whole, 1000, *counts])
+    document = run("best", stored, "--max-drop", "2%", "--json").json
+    assert set(study.best().as_dict()) < set(document)
+    assert (document["max_drop"], document["confidence"], document["calibration_drop"]) == (0.02, 0.95, 0.0)
+    assert document["whole"]["knob"] == {"threshold": 9}
+    assert document["knob"] == {"threshold": 0.5} == dict(study.best(max_drop="2%").knob)
+    assert study.promise(0.02).as_dict().items() <= document.items()
+    assert (
+        "loses at most 2 % of the accuracy of the whole network"
+        in run("best", stored, "--max-drop", "2%").out
+    )
+    refused = run("best", stored, "--max-drop", "0.1%")
+    assert refused.status == 2
+    assert "max_drop must be at least 0." in refused.err
+    assert len(refused.lines) == 1
+    for wrong in (["--max-drop", "1"], ["--max-drop", "1%", "--max-latency", "2ms"]):
+        done = run("best", stored, *wrong)
+        assert (done.status, len(done.lines)) == (2, 1)

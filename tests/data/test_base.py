@@ -481,3 +481,32 @@ def test_what_a_reader_gives_is_checked(
     monkeypatch.setitem(GIVEN, "images", images)
     with pytest.raises(Refusal, match=told):
         Own().load(tmp_path)
+
+
+def test_images_that_choose_nothing_are_cut_from_validation_and_from_nothing_else() -> None:
+    one = type("One", (Given,), {"source": Source(NAMES, random_images(200))})
+    plain, cut = one().load(HERE), one(calibration=0.25).load(HERE)
+    assert plain.calibration is None
+    assert plain.splits == SPLITS
+    assert cut.calibration is not None
+    assert (len(cut.validation), len(cut.calibration)) == (30, 10)
+    both = torch.cat([cut.validation.pixels, cut.calibration.pixels]).flatten(1).tolist()
+    assert sorted(both) == sorted(plain.validation.pixels.flatten(1).tolist())
+    assert torch.equal(torch.bincount(cut.calibration.labels), torch.tensor([5, 5]))  # stratified
+    for name in ("train", "test"):
+        assert torch.equal(cut.split(name).pixels, plain.split(name).pixels)
+
+
+def test_images_that_choose_nothing_travel_and_count_in_the_fingerprint() -> None:
+    one = type("One", (Given,), {"source": Source(NAMES, random_images(200))})
+    plain, cut = one().load(HERE), one(calibration=0.25).load(HERE)
+    again = Data.from_numpy(cut.to_numpy())
+    assert again.calibration is not None
+    assert cut.calibration is not None
+    assert torch.equal(again.calibration.pixels, cut.calibration.pixels)
+    assert again.fingerprint() == cut.fingerprint() != plain.fingerprint()
+    assert Data.from_numpy(plain.to_numpy()).calibration is None
+    assert cut.to("cpu").splits == cut.splits
+    assert "calibration" not in one().settings()  # studies begun before there was such a field go on
+    with pytest.raises(Refusal, match="calibration must leave images on both sides"):
+        one(calibration=0.01).load(HERE)
