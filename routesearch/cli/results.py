@@ -15,6 +15,7 @@ from routesearch.cli.output import Answer, log
 
 if TYPE_CHECKING:
     from routesearch.results.budget import Budget
+    from routesearch.results.comparison import Comparison
     from routesearch.results.points import Point, PointKey
     from routesearch.results.reader import StudyResults
     from routesearch.results.record import TrialRecord
@@ -53,6 +54,7 @@ def front(
     It is chosen on validation data; the same points are measured again on test when a search ends.
     """
     from routesearch import report
+    from routesearch.results.comparison import best_against_static
 
     opened = open_study(study, settings)
     results = opened.results()
@@ -95,7 +97,10 @@ def front(
     table = report.front_table(shown, backbone_macs, tested, timings, results.shrinkage).without(REPEATED)
     left = len(points) - len(shown)
     rest = (f"{left} of {len(points)} points in between are not shown; --all shows them.",) if left else ()
-    footer = [*shrinkage_line(results), *(_rank_line(rank) for rank in ranks)]
+    comparison = best_against_static(results)
+    if comparison is not None:
+        document["comparison"] = comparison.as_dict()
+    footer = [*shrinkage_line(results), *_comparison_line(comparison), *(_rank_line(rank) for rank in ranks)]
     return Answer(document, (f"{title}{within}", table, *rest, *footer))
 
 
@@ -139,6 +144,16 @@ def confirmed_text(point: Point | None) -> str:
         return ""
     spread = f"standard deviation {percent(c.std)}"
     return f"mean {percent(c.mean)} ({between(*c.interval())}), {spread}, {c.seeds} seeds"
+
+
+def _comparison_line(comparison: Comparison | None) -> list[str]:
+    if comparison is None:
+        return []
+    point, other = (f"{p.method} (trial {p.trial})" for p in (comparison.point, comparison.other))
+    low, high = (f"{100 * end:+.2f}" for end in comparison.interval)
+    found = f"{100 * comparison.difference:+.2f} percentage points, {low} to {high}"
+    how = "95 %, paired bootstrap over images and seeds"
+    return [f"On test, {point} less {other}, which costs no more: {found} ({how})."]
 
 
 def _rank_line(rank: Mapping[str, Any]) -> str:

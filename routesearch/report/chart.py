@@ -60,6 +60,17 @@ class Chart:
     def split(self) -> str:
         return self.front[0].split if self.front else "validation"
 
+    def bars(self, method: str) -> tuple[list[float], list[float], list[float], list[float]]:
+        """Confirmed points of a method: MACs, mean accuracy, and how far its interval goes down and up."""
+        rows = []
+        for p in self.front:
+            if p.method == method and p.confirmation is not None:
+                c = p.confirmation
+                low, high = c.interval()
+                rows.append((c.macs_mean / 1e6, 100 * c.mean, 100 * (c.mean - low), 100 * (high - c.mean)))
+        macs, mean, down, up = ([row[i] for row in rows] for i in range(4))
+        return macs, mean, down, up
+
     def stairs(self) -> tuple[list[float], list[float]]:
         """The line of the front: the accuracy that so many MACs buy, held until a point buys more.
 
@@ -122,8 +133,12 @@ def _thinned(rest: Sequence[Point]) -> list[Point]:
 
 
 def _accuracies(front: Sequence[Point], faint: Sequence[Point]) -> tuple[float, float]:
-    """The window in percent: the front fills it; what lies more than the front's own height below is cut."""
-    shown = [100 * p.accuracy for p in front] or [100 * p.accuracy for p in faint] or [0.0, 100.0]
+    """The window in percent: the front fills it, its intervals included.
+
+    What lies more than the front's own height below is cut.
+    """
+    bars = [100 * end for p in front if p.confirmation is not None for end in p.confirmation.interval()]
+    shown = [100 * p.accuracy for p in front] + bars or [100 * p.accuracy for p in faint] or [0.0, 100.0]
     low, high = min(shown), max(shown)
     height = max(high - low, 2.0)
     lowest = min([low, *(100 * p.accuracy for p in faint)])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from routesearch.report.chart import Chart, chart_of
-from routesearch.report.table import Table, front_table, mega, percent, short
+from routesearch.report.table import Table, between, front_table, mega, percent, short
 from routesearch.results.points import Point
 from routesearch.results.reader import StudyResults
 from routesearch.utils.files import save_file
@@ -71,12 +71,17 @@ def front_html(results: StudyResults, path: Path, split: str = "validation", tit
         config={"displaylogo": False, "responsive": True},
     )
     test = list(results.tested.values()) if split == "validation" else ()
-    table = _table(front_table(c.front, results.backbone_macs, test))
-    page = _PAGE.format(title=escape(title or "Front"), caption=escape(_caption(c)), chart=drawn, table=table)
+    table = _table(front_table(c.front, results.backbone_macs, test, shrinkage=results.shrinkage))
+    page = _PAGE.format(
+        title=escape(title or "Front"),
+        caption=escape(_caption(c, results.mean_shrinkage)),
+        chart=drawn,
+        table=table,
+    )
     save_file(path, page.encode())
 
 
-def _caption(c: Chart) -> str:
+def _caption(c: Chart, shrinkage: float | None) -> str:
     text = (
         f"Accuracy on {c.split} against mean MACs per image; the backbone costs {mega(1e6 * c.backbone)} M."
     )
@@ -88,6 +93,9 @@ def _caption(c: Chart) -> str:
             if c.best
             else "No point is within it."
         )
+    if shrinkage is not None:
+        lost = f"{100 * shrinkage:+.2f} percentage points"
+        text += f" Accuracy of confirmed points on validation less that on test: {lost} in the mean."
     if c.dropped:
         text += f" Of the points off the front, {c.dropped} of {c.dropped + len(c.faint)} are not drawn."
     return text
@@ -109,6 +117,7 @@ def _traces(c: Chart) -> list[dict[str, Any]]:
         for feasible, name in ((True, method), (False, f"{method}, over the budget")):
             chosen = [p for p in c.front if p.method == method and p.feasible is feasible]
             ahead.append(_dots(c, chosen, name, {**look, "symbol": symbol + ("" if feasible else "-open")}))
+        ahead.append(_bars(c, method, colour))
     if c.best is not None:
         ring = {"symbol": "circle-open", "size": 22, "color": INK, "line": {"width": 1.5}}
         ahead.append({**_dots(c, [c.best], "best within the budget", ring), "hoverinfo": "skip"})
@@ -129,12 +138,38 @@ def _dots(c: Chart, points: Sequence[Point], name: str, marker: dict[str, Any]) 
     }
 
 
+def _bars(c: Chart, method: str, colour: str) -> dict[str, Any]:
+    """Means over seeds, each with its interval."""
+    macs, mean, down, up = c.bars(method)
+    error = {
+        "type": "data",
+        "symmetric": False,
+        "array": up,
+        "arrayminus": down,
+        "thickness": 1.4,
+        "width": 5,
+    }
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": escape(f"{method}, mean over seeds (95 %)"),
+        "x": macs,
+        "y": mean,
+        "error_y": {**error, "color": colour},
+        "marker": {"symbol": "line-ew-open", "size": 13, "color": colour, "line": {"width": 1.6}},
+        "hoverinfo": "skip",
+    }
+
+
 def _hover(c: Chart, p: Point) -> str:
     note = "" if p.feasible else ", over the budget"
     lines = [
         f"<b>{escape(p.method)}</b>, trial {p.trial}",
         f"{percent(p.accuracy)} at {mega(p.macs)} M MACs ({p.macs / 1e6 / c.backbone:.3g}x){note}",
     ]
+    if p.confirmation is not None:
+        k = p.confirmation
+        lines.append(f"over {k.seeds} seeds: {percent(k.mean)}, {between(*k.interval())} at 95 %")
     lines += [escape(short({name: value})) for name, value in {**p.knob, **p.config}.items()]
     return "<br>".join(lines)
 

@@ -106,7 +106,7 @@ def _lines(axes: Axes, c: Chart) -> None:
 
 
 def _points(axes: Axes, c: Chart) -> None:
-    """Faint points, then the front's: hollow over the budget; a ring around the best within it."""
+    """Faint points, then the front's: hollow over the budget, bars where confirmed; the best is ringed."""
     for i, (method, colour) in enumerate(c.colours.items()):
         look: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "color": colour}
         faint = [p for p in c.faint if p.method == method]
@@ -114,11 +114,23 @@ def _points(axes: Axes, c: Chart) -> None:
         within = [p for p in c.front if p.method == method and p.feasible]
         beyond = [p for p in c.front if p.method == method and not p.feasible]
         axes.scatter(*_places(within), s=46, zorder=4, label=method, **look)
+        macs, mean, down, up = c.bars(method)
+        if macs:
+            bar: dict[str, Any] = {
+                "fmt": "_",
+                "color": colour,
+                "markersize": 11,
+                "capsize": 3,
+                "linewidth": 1.3,
+            }
+            axes.errorbar(macs, mean, yerr=(down, up), zorder=3.5, **bar)
         axes.scatter(
             *_places(beyond), s=46, zorder=4, marker=look["marker"], facecolors="white", edgecolors=colour
         )
     if not all(p.feasible for p in c.front):
         axes.scatter([], [], s=46, facecolors="white", edgecolors=GREY, label="over the budget")
+    if any(p.confirmation is not None for p in c.front):
+        axes.errorbar([], [], yerr=[], fmt="_", color=GREY, capsize=3, label="mean over seeds, 95 %")
     if c.faint:
         axes.scatter([], [], s=14, color=GREY, alpha=0.5, linewidths=0, label="off the front")
     if c.best is not None:

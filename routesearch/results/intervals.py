@@ -115,7 +115,8 @@ def paired_difference(
 
     Images are drawn anew, the same ones for both (Efron and Tibshirani 1993), and so are the
     seeds of each, whose trainings have nothing in common. The mean of S seeds that are drawn anew varies by
-    (S - 1) / S too little; that part is put back, so that three seeds are not taken for many.
+    (S - 1) / S too little, and few seeds do not know their own spread: that part is put back, and widened
+    by Student's t, so that three seeds are not taken for many.
 
     Args:
         first, second: seeds x images, for the same images in the same order.
@@ -131,19 +132,26 @@ def paired_difference(
     # Images with the same outcomes everywhere are alike: how often each kind is drawn says all.
     kinds, counts = np.unique(np.concatenate([first, second]), axis=1, return_counts=True)
     shares = rng.multinomial(images, counts / images, size=DRAWS) / images
-    draws = _drawn(shares @ kinds[: len(first)].T, rng) - _drawn(shares @ kinds[len(first) :].T, rng)
+    sides = (shares @ kinds[: len(first)].T, shares @ kinds[len(first) :].T)
+    draws = np.subtract(*(_drawn(side, confidence, rng) for side in sides))
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(first.mean() - second.mean()), float(low), float(high)
 
 
-def _drawn(accuracies: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _drawn(
+    accuracies: npt.NDArray[np.float64], confidence: float, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
     """Mean accuracy of seeds drawn anew, for each row of draws x seeds."""
+    from scipy.special import stdtrit
+
     mean, seeds = accuracies.mean(1), accuracies.shape[1]
     if seeds == 1:
         return np.asarray(mean)
+    tail = (1 + confidence) / 2
+    wider = float(stdtrit(seeds - 1, tail)) / NormalDist().inv_cdf(tail)
     again = np.take_along_axis(accuracies, rng.integers(seeds, size=accuracies.shape), 1).mean(1)
-    return np.asarray(mean + (again - mean) * math.sqrt(seeds / (seeds - 1)))
+    return np.asarray(mean + (again - mean) * wider * math.sqrt(seeds / (seeds - 1)))
 
 
 def _binomial_variance(share: float, images: int) -> float:

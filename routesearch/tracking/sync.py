@@ -17,6 +17,7 @@ from routesearch.results.reader import StudyResults
 from routesearch.results.record import State, TrialRecord
 from routesearch.tracking import view
 from routesearch.tracking.client import artifact_folder, connect
+from routesearch.tracking.curves import confirmations, curves, stairs
 from routesearch.tracking.experiment import STUDY, TRIAL, open_experiment
 from routesearch.tracking.totals import Totals, as_text
 
@@ -130,9 +131,9 @@ class ExperimentSync:
         """
         told_before = self._client.get_run(self._parent).data.metrics
         outdated = any(told_before.get(key) != bound for key, bound in self._bounds().items())
-        for key, points in _curves(results):
+        for key, points in curves(results):
             logged = {m.step: m.value for m in self._client.get_metric_history(self._parent, key)}
-            outdated |= bool(logged) and logged != _stairs(points)
+            outdated |= bool(logged) and logged != stairs(points)
         if not outdated:
             return None
         old, self._parent = self._parent, self._new_parent()
@@ -141,21 +142,23 @@ class ExperimentSync:
     def _publish_front(self, results: StudyResults, history: Sequence[Mapping[str, float]]) -> None:
         client, parent = self._client, self._parent
         metrics: list[tuple[str, float, int]] = []
-        for key, points in _curves(results):
+        for key, points in curves(results):
             if not client.get_metric_history(parent, key):
-                metrics += [(key, value, step) for step, value in _stairs(points).items()]
+                metrics += [(key, value, step) for step, value in stairs(points).items()]
         for key in self._volumes(Totals()):
             logged = {m.step for m in client.get_metric_history(parent, key)}
             metrics += [(key, h[key], step) for step, h in enumerate(history, 1) if step not in logged]
         now = client.get_run(parent).data.metrics
-        metrics += [(key, value, 0) for key, value in self._counts().items() if now.get(key) != value]
+        settled = self._counts() | confirmations(results)
+        metrics += [(key, value, 0) for key, value in settled.items() if now.get(key) != value]
         self._log(parent, metrics)
         with TemporaryDirectory() as scratch:
             folder = Path(scratch)
             front_figure_png(results, folder / "front.png", title=self.experiment)
             front_html(results, folder / "front.html", title=self.experiment)
             write_csv(results.front, folder / "front.csv")
-            table = front_table(results.front, results.backbone_macs, list(results.tested.values()))
+            tested = list(results.tested.values())
+            table = front_table(results.front, results.backbone_macs, tested, shrinkage=results.shrinkage)
             (folder / "front.json").write_text(_table(table.columns, table.rows))
             client.log_artifacts(parent, scratch)
         client.set_tag(parent, TABLES, _tables("front.json"))
@@ -321,20 +324,6 @@ class ExperimentSync:
         )
         for start in range(MAX_AT_ONCE, len(rows), MAX_AT_ONCE):
             self._client.log_batch(run_id, rows[start : start + MAX_AT_ONCE])
-
-
-def _curves(results: StudyResults) -> list[tuple[str, list[Point]]]:
-    """Metrics of the parent run that hold a curve over MACs, with its points."""
-    return [("front_accuracy", results.front), ("front_test_accuracy", list(results.tested.values()))]
-
-
-def _stairs(points: Sequence[Point]) -> dict[int, float]:
-    """Accuracy by kMACs; of points within the same thousand, the most accurate."""
-    steps: dict[int, float] = {}
-    for p in points:
-        step = round(p.macs / 1000)
-        steps[step] = max(p.accuracy, steps.get(step, 0.0))
-    return steps
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

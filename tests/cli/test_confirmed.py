@@ -161,3 +161,52 @@ def test_a_loss_that_is_promised(run: Any, stored: Path, tmp_path: Path) -> None
     for wrong in (["--max-drop", "1"], ["--max-drop", "1%", "--max-latency", "2ms"]):
         done = run("best", stored, *wrong)
         assert (done.status, len(done.lines)) == (2, 1)
+
+
+def test_pictures_and_mlflow_show_what_was_confirmed(run: Any, confirmed: Path, tmp_path: Path) -> None:
+    import sqlite3
+
+    page, picture = tmp_path / "f.html", tmp_path / "f.png"
+    assert run("front", confirmed, "--html", page, "--png", picture).status == 0
+    text = page.read_text()
+    assert "mean over seeds (95 %)" in text
+    assert '"arrayminus"' in text
+    assert "Accuracy of confirmed points on validation less that on test: +3.00 percentage points" in text
+    assert picture.stat().st_size > 10_000
+
+    assert run("publish", confirmed).status == 0
+    with sqlite3.connect(Study.load(confirmed).config.dir / "mlflow.db") as database:
+        rows = dict(database.execute("select key, value from metrics where key like '%mean' or key in"
+                                     " ('shrinkage', 'confirmation_macs')").fetchall())  # fmt: skip
+    assert set(rows) == {"front_accuracy_mean", "front_test_accuracy_mean", "shrinkage", "confirmation_macs"}
+    assert rows["shrinkage"] == pytest.approx(0.03)
+    assert rows["confirmation_macs"] == 3000
+
+
+def test_the_best_is_compared_with_the_best_static_point_image_by_image(
+    run: Any, write_study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from routesearch.results import comparison
+
+    file = write_study(budget={"max_macs": "0.5x"})
+    from routesearch.results.record import Outcome, State
+    from routesearch.search.resume import open_trials
+
+    task = Study.load(file).task
+    with Journal.open_for_writing(task.dir) as journal:
+        trials = open_trials(journal, task)[0]
+        for method, accuracy, share in (("static", 0.6, 0.3), ("skipper", 0.8, 0.4)):
+            one = OperatingPoint({}, accuracy, task.backbone_macs * share, (1.0,))
+            while (record := trials.ask(method)).state is not State.RUNNING:
+                continue
+            trials.finish(record.number, Outcome(State.FINISHED, (one,), 9, 9, 1.0))
+            trials.add_test_results(record.number, [one])
+    assert "comparison" not in run("front", file, "--json").json
+    confirm(file, {0.3: 0.60, 0.4: 0.80}, spread=0.0)
+    document = run("front", file, "--split", "test", "--json").json["comparison"]
+    assert (document["point"]["method"], document["other"]["method"]) == ("skipper", "static")
+    assert document["difference"] == pytest.approx(31 / 40 - 23 / 40)
+    assert 0 < document["interval"][0] < 0.2 < document["interval"][1] < 0.4
+    assert "On test, skipper (trial " in run("front", file).out
+    monkeypatch.setattr(comparison, "STATIC", "skipper")  # the best is itself what others are compared with
+    assert "comparison" not in run("front", file, "--json").json

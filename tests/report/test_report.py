@@ -17,6 +17,7 @@ from routesearch.errors import Refusal
 from routesearch.report.chart import MAX_FAINT, chart
 from routesearch.report.table import mega, short
 from routesearch.results.budget import Budget
+from routesearch.results.intervals import Confirmation
 from routesearch.results.points import OperatingPoint, Point, front
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
@@ -220,3 +221,46 @@ def test_an_empty_front_is_drawn_too(make_results: Results, tmp_path: Path) -> N
     report.front_figure_png(make_results([]), tmp_path / "a.png")
     report.front_html(make_results([]), tmp_path / "a.html")
     assert "No point is within it." in (tmp_path / "a.html").read_text()
+
+
+def confirmed(one: Point, *accuracies: float) -> Point:
+    macs = tuple(one.macs - 1e4 for _ in accuracies)
+    return replace(one, confirmation=Confirmation(accuracies, macs, 1000))
+
+
+def test_a_confirmed_point_has_its_mean_its_interval_and_its_seeds_in_the_table() -> None:
+    cheap, dear = point(1, 0.8, 1e6), confirmed(point(2, 0.9, 2e6), 0.85, 0.87)
+    table = report.front_table([cheap, dear], REFERENCE, shrinkage={dear.key: 0.0123})
+    plain, row = (dict(zip(table.columns, cells, strict=True)) for cells in table.rows)
+    low, high = dear.confirmation.interval() if dear.confirmation else (0, 0)
+    assert (row["accuracy"], row["mean"], row["seeds"]) == ("90.00 %", "86.00 %", "2")
+    assert row["95 % interval"] == f"{100 * low:.2f} to {100 * high:.2f} %"
+    assert row["validation - test"] == "+1.23 points"
+    assert plain["mean"] == plain["95 % interval"] == plain["seeds"] == plain["validation - test"] == ""
+    assert "mean" not in report.front_table([cheap], REFERENCE).columns
+
+
+def test_csv_of_a_confirmed_front_has_the_ends_of_its_intervals(tmp_path: Path) -> None:
+    cheap, dear = point(1, 0.8, 1e6), confirmed(point(2, 0.9, 2e6), 0.85, 0.87)
+    report.write_csv([cheap, dear], tmp_path / "front.csv")
+    with (tmp_path / "front.csv").open(newline="") as file:
+        plain, row = csv.DictReader(file)
+    assert dear.confirmation is not None
+    ends = (float(row["interval_low"]), float(row["interval_high"]))
+    assert ends == dear.confirmation.interval()
+    assert (float(row["accuracy_mean"]), row["seeds"]) == (dear.confirmation.mean, "2")
+    assert plain["seeds"] == plain["accuracy_mean"] == ""
+    report.write_csv([cheap], tmp_path / "front.csv")
+    assert "seeds" not in (tmp_path / "front.csv").read_text().splitlines()[0]
+
+
+def test_bars_stand_at_the_mean_and_the_window_holds_them() -> None:
+    cheap, dear = point(1, 0.8, 1e6), confirmed(point(2, 0.9, 2e6), 0.5, 0.6)
+    c = chart([cheap, dear], [], BUDGET, REFERENCE)
+    (macs,), (mean,), (down,), (up,) = c.bars("static")
+    assert dear.confirmation is not None
+    low, high = (100 * end for end in dear.confirmation.interval())
+    assert (macs, mean) == (pytest.approx(1.99), pytest.approx(55.0))
+    assert (mean - down, mean + up) == (pytest.approx(low), pytest.approx(high))
+    assert c.y[0] < low
+    assert c.bars("dgate") == ([], [], [], [])

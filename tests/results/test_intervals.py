@@ -89,12 +89,15 @@ def test_a_binomial_bound_of_certainty_is_below_it() -> None:
 
 
 @pytest.mark.parametrize("difference", [0.0, 0.02])
-def test_a_paired_difference_covers_what_two_methods_differ_by(difference: float) -> None:
+@pytest.mark.parametrize(("count", "spread"), [(4, 0.005), (3, 0.03), (2, 0.03)])
+def test_a_paired_difference_covers_what_two_methods_differ_by(
+    count: int, spread: float, difference: float
+) -> None:
     rng, covered, runs = np.random.default_rng(7), 0, 150
     for _ in range(runs):
         alike = rng.random(1500)  # each image is as hard for one method as for the other
-        seeds = 0.85 + 0.005 * rng.standard_normal((2, 4)) + np.array([[difference], [0.0]])
-        own = rng.random((2, 4, 1500))
+        seeds = 0.8 + spread * rng.standard_normal((2, count)) + np.array([[difference], [0.0]])
+        own = rng.random((2, count, 1500))
         shared = rng.random(1500) < 0.8
         first, second = np.where(shared, alike, own) < seeds[:, :, None]
         _, low, high = paired_difference(first, second)
