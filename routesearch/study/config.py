@@ -28,9 +28,6 @@ NOT_YET = {
 USUAL_NAME = "study.yaml"
 """What ``init`` calls a study file."""
 
-MAX_SEEDS = 100
-"""Retrainings of a trial, at most."""
-
 MAX_BATCH = 1 << 16
 """Images of a batch that is timed, at most."""
 
@@ -141,7 +138,7 @@ class ConfirmConfig(Part):
     seeds: int = Field(
         1,
         ge=1,
-        le=MAX_SEEDS,
+        le=100,
         description="trainings with new seeds of each trial on the front within the budget, after the search;"
         " their mean and interval are published; 1: none, for one training shows no spread",
     )
