@@ -110,7 +110,7 @@ def best(
         ("trial", f"{point.trial}, seed {point.seed}"),
         ("accuracy", percent(point.accuracy) + (f", on test {percent(again.accuracy)}" if again else "")),
         ("over seeds", confirmed_text(point)),
-        ("on test", confirmed_text(again)),
+        ("on test", confirmed_text(again if promise is None else None)),
         ("lower bound", bound),
         ("promised", kept),
         ("MACs per image", f"{mega(point.macs)} M, {point.macs / backbone_macs:.3f}x of the backbone"),

@@ -55,7 +55,7 @@ def promised(
 ) -> Promise:
     """The cheapest setting that loses at most ``max_drop`` against the whole network, at this confidence.
 
-    Validation chooses the trial: of those on the front with more than one setting, the one that promises
+    Validation chooses the trial: of those on the front that have a cheaper setting, the one that promises
     the fewest MACs within ``max_drop`` of the most accurate whole network among them. Its curve, also found
     on validation, is then tested from its most accurate point to cheaper ones on the calibration images,
     which no search has seen (:func:`last_controlled`).
@@ -117,12 +117,12 @@ def _chosen(results: StudyResults, max_drop: float, limit: float | None) -> tupl
     for number in sorted(front):
         record = results.records[number]
         points = [] if record.outcome is None else record.outcome.points
-        if len(points) > 1 and len(points) == len(known[number].lost):
+        cheaper = any(p.macs < known[number].whole.macs for p in points)
+        if cheaper and len(points) == len(known[number].lost):
             found.append((record, known[number], [p for p in points if _within(p.macs, limit)]))
     if not found:
-        raise Refusal(
-            f"{name}: a trial on the front must have a knob, got none: there is nothing to calibrate"
-        )
+        rule = "a trial on the front must have a setting that costs less than its whole network"
+        raise Refusal(f"{name}: {rule}, got none: there is nothing to choose")
     target = max(calibration.whole.accuracy for _, calibration, _ in found) - max_drop
 
     def promise(each: tuple[TrialRecord, Calibration, list[Any]]) -> tuple[float, ...]:

@@ -70,7 +70,13 @@ class FakeTask:
         )
         latency = SimpleNamespace(batch=self.batches)
         confirm = SimpleNamespace(seeds=self.seeds)
-        self.config = SimpleNamespace(search=search, resources=resources, latency=latency, confirm=confirm)
+        self.config = SimpleNamespace(
+            search=search,
+            resources=resources,
+            latency=latency,
+            confirm=confirm,
+            warm_start_files=[],
+        )
 
     def inputs(self) -> dict[str, Any]:
         return {"shape": [1, 8, 8], "classes": ["a", "b"], "mean": [0.5], "std": [0.25]}

@@ -51,6 +51,11 @@ def test_the_cheapest_that_is_promised() -> None:
     assert promised(study, 0.3, max_macs=500).point.macs == 200.0
 
 
+def test_a_curve_of_one_point_that_costs_less_than_the_whole_network_is_tested_too() -> None:
+    study = results([trial(0, (0.95, 100.0))], calibration(0.91, (0,)))  # nobody needs the later exits
+    assert promised(study, "1%").point.macs == 100.0
+
+
 def test_a_cheap_setting_beyond_one_that_fails_is_not_reached() -> None:
     study = results([trial(0, *CURVE)], calibration(0.91, (0, 0, 200, 0)))
     assert promised(study, "2%").point.macs == 800.0
@@ -82,8 +87,8 @@ def test_refusals() -> None:
         promised(study, "1%", 1.0)
     with pytest.raises(Refusal, match="that costs less than the whole network and at most"):
         promised(study, "1%", max_macs=100)
-    with pytest.raises(Refusal, match="must have a knob, got none"):
-        promised(results([trial(0, (0.9, 500.0))], calibration(0.9, (0,))), "1%")
+    with pytest.raises(Refusal, match="a setting that costs less than its whole network, got none"):
+        promised(results([trial(0, (0.9, 1000.0))], calibration(0.9, (0,))), "1%")
     with pytest.raises(Refusal, match="1 of 2 trials on the front are not calibrated yet"):
         promised(results([trial(0, *CURVE), trial(1, *CURVE)], calibration(0.91, (0, 0, 0, 0))), "1%")
     study.facts["inputs"] = {"images": {"validation": 40}}
