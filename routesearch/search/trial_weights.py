@@ -34,9 +34,9 @@ def read_weights(path: Path) -> Arrays:
 
 def delete_weights_except(folder: Path, numbers: Collection[int]) -> None:
     """Delete the weights of all trials but these."""
-    kept = {weights_path(folder, n).name for n in numbers}
+    kept = set(numbers)
     for file in (folder / "weights").glob("[0-9]*.safetensors"):
-        if file.name not in kept:
+        if not file.stem.isdecimal() or int(file.stem) not in kept:
             file.unlink(missing_ok=True)
 
 
