@@ -224,7 +224,7 @@ class ConfirmedPoint:
         best: number of the retraining that is saved as the model.
         chosen: that retraining.
         point: what it has at this point.
-        right: seeds x kept test images.
+        places: the retrainings, and the point's place in each.
     """
 
     validation: Confirmation
@@ -232,7 +232,12 @@ class ConfirmedPoint:
     best: int
     chosen: Retraining
     point: Retuned
-    right: Right
+    places: tuple[tuple[Retraining, int], ...]
+
+    @property
+    def right(self) -> Right:
+        """Seeds x kept test images, unpacked when it is asked for."""
+        return np.array([unpack_right(retraining.right)[place] for retraining, place in self.places])
 
     @property
     def shrinkage(self) -> float:
@@ -272,14 +277,13 @@ def summed_up(each: Mapping[int, tuple[Retraining, int]], macs: float) -> Confir
         return Confirmation(accuracies, costs, images)
 
     best = best_of({number: row.validation for number, row in rows.items()}, macs)
-    outcomes = [unpack_right(retraining.right)[place] for retraining, place in each.values()]
     return ConfirmedPoint(
         validation=split("validation", first.images[0]),
         test=split("test", first.images[1]),
         best=best,
         chosen=each[best][0],
         point=rows[best],
-        right=np.array(outcomes),
+        places=tuple(each.values()),
     )
 
 

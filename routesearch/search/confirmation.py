@@ -65,9 +65,9 @@ def unconfirmed(trials: Trials) -> list[Missing]:
     seeds = trials.task.config.confirm.seeds
     if seeds < 2:
         return []
-    known, found = read_retrainings(trials.journal.facts()), []
+    known, wanted, found = read_retrainings(trials.journal.facts()), members(trials), []
     for number in range(seeds):
-        for trial, points in members(trials).items():
+        for trial, points in wanted.items():
             done = known.get(trial, {}).get(number)
             if done is not None and done.failed is not None:
                 continue
