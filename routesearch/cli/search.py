@@ -12,7 +12,6 @@ import typer
 
 from routesearch.cli.options import Json, Settings, StudyFile, open_study
 from routesearch.cli.output import Answer, log, tell_problems
-from routesearch.cli.progress import in_units
 from routesearch.cli.results import REPEATED, confirmed_text, few, shrinkage_line, tell_failures
 from routesearch.cli.survey import showing_decoding, tell_survey
 from routesearch.errors import RunFailed
@@ -148,6 +147,8 @@ def _confirmations(summary: Summary) -> list[str]:
     if not done["retrainings"]:
         return []
     failed = f", {done['failed']} failed" if done["failed"] else ""
+    from routesearch.cli.progress import in_units
+
     took = f"{in_units(done['training_macs'])} training MACs beside those of the trials"
     return [
         f"Confirmed by {done['retrainings']} retrainings{failed}: {took}.",
