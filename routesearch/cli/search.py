@@ -143,12 +143,12 @@ def _ending(summary: Summary, file: Path) -> list[Any]:
 
 def _confirmations(summary: Summary) -> list[str]:
     """What confirming the front took and gave; nothing where it was not confirmed."""
+    from routesearch.cli.progress import in_units
+
     done = summary.confirmations
     if not done["retrainings"]:
         return []
     failed = f", {done['failed']} failed" if done["failed"] else ""
-    from routesearch.cli.progress import in_units
-
     took = f"{in_units(done['training_macs'])} training MACs beside those of the trials"
     return [
         f"Confirmed by {done['retrainings']} retrainings{failed}: {took}.",

@@ -42,5 +42,5 @@ def test_settings_and_options_reach_the_study(write_study: Callable[..., Path]) 
     study = open_study(write_study(), settings, search__trials=5, budget__max_macs="0.4x", search__seed=None)
     config = study.config
     assert (config.training.epochs, config.search.trials, config.search.seed) == (7, 5, 0)
-    assert config.methods == {"static": {}, "skipper": {"price": 0.1}}
+    assert config.methods == {"static": {"start": "scratch"}, "skipper": {"price": 0.1}}
     assert config.budget.max_macs == "0.4x"
