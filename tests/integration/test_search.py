@@ -159,7 +159,7 @@ def test_methods_that_need_no_trunk_go_on_without_it(
     assert heard.ended
     assert [(r.method, r.state) for r in fake.read(tmp_path)] == [("one", State.FINISHED)] * 3
     assert not (tmp_path / "trunks").exists()
-    assert search(tmp_path, trials=5, **how).ended
+    assert search(tmp_path, trials=14, **how).ended
     assert "two" in {r.method for r in fake.read(tmp_path)}
 
 
