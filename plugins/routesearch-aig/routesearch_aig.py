@@ -107,21 +107,21 @@ class ConvNetAIG(RoutedNet):
             0.6, ge=0, le=1, description="share of images that a gated unit should run for"
         )
         target_of: Annotated[Literal["block", "network"], CategoricalDistribution(("block", "network"))] = (
-            Field("block", description="what the target holds for: each unit, or all of them together")
+            Field("network", description="what the target holds for: each unit, or all of them together")
         )
         gated: Literal["all", "identity"] = Field(
-            "all",
-            description="residual units with a gate: all but the first; or those that keep their input's"
-            " shape, the others run always",
+            "identity",
+            description="residual units with a gate: those that keep their input's shape, the others run"
+            " always; or all but the first (the paper's)",
         )
         ungated: int = Field(0, ge=0, description="first residual units that have no gate and run always")
         start: Start = Field("trunk", description="units' weights: the trunk's, or drawn at random (scratch)")
         trunk_rate: float = Field(
             1.0, gt=0, description="factor of the learning rate of units that start from the trunk"
         )
-        rate_weight: float = Field(2.0, ge=0, description="of the target's loss beside the cross-entropy")
+        rate_weight: float = Field(10.0, ge=0, description="of the target's loss beside the cross-entropy")
         opened: float = Field(
-            0.85, gt=0, lt=1, description="probability that a unit runs when training begins"
+            0.5, gt=0, lt=1, description="probability that a gated unit runs when training begins"
         )
         temperature: float = Field(1.0, gt=0, description="of the Gumbel softmax")
         hidden: int = Field(16, ge=1, description="outputs of a gate's first layer")
