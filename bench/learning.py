@@ -67,6 +67,9 @@ CONFIGS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "actor": [{"k_cpt": k} for k in (0.05, 0.5)],
     "critic": [{"k_cpt": k} for k in (0.05, 0.5)],
     "decisionet": [{}],
+    "dgate": [{}],
+    "exits": [{}],
+    "aig": [{"target": t} for t in (0.2, 0.4, 0.6)],
 }
 """Configs of each method whose points cover the fractions."""
 
@@ -92,6 +95,7 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     **{f"smoothing {s:g}": arm("trunk", {**TAUGHT, "label_smoothing": s}) for s in (0.05, 0.1)},
     **{f"ema {d:g}": arm("trunk", {**TAUGHT, "ema": d}) for d in (0.9, 0.99, 0.999)},
     **{f"gate bias {b:g}": arm("trunk", TAUGHT, gate_bias=b) for b in (0.0, 2.0, 3.0)},
+    "aig as published": arm("trunk", PLAIN, gated="all", target_of="block", opened=0.85, rate_weight=2.0),
     **{f"rl share {s:g}": arm("trunk", TAUGHT, rl_share=s) for s in (0.25, 0.5, 0.75, 0.9)},
     **{f"labels, rl {s:g}": arm("trunk", PLAIN, rl_share=s) for s in (0.75, 0.9)},
 }
@@ -129,7 +133,7 @@ class Bench:
 
     def methods(self) -> list[str]:
         fits = PROBLEMS[self.problem]["backbone"].startswith("resnet")
-        return [name for name in CONFIGS if fits or name != "skipnet"]
+        return [name for name in CONFIGS if fits or name not in ("skipnet", "aig")]
 
     def with_training(self, training: Mapping[str, Any]) -> Task:
         given = PROBLEMS[self.problem]["training"]

@@ -49,6 +49,9 @@ GRID = 4
 MOST = 5
 """Exits at most, beside the network's own."""
 
+USUAL_PLACES = (0.15, 0.3, 0.5, 0.75)
+"""Positions to begin with, as shares of the units."""
+
 USUAL = {"confidence": 0.9, "entropy": 0.8, "margin": 0.8}
 """A threshold to begin with, before there are scores."""
 
@@ -192,7 +195,7 @@ class Exits(RoutedNet):
         last = len(backbone) - 1
         if last < 1:
             raise Refusal(f"exits: a backbone must have 2 units or more, {backbone.name} has {len(backbone)}")
-        middle = sorted({max(1, round(last * share)) for share in (0.25, 0.5, 0.75)})
+        middle = sorted({max(1, round(last * share)) for share in USUAL_PLACES})
         most = min(MOST, last)
         space = super().space(backbone)
         space = space.refine({"positions": tuple(middle)}, positions=Cuts(last=last, least=1, most=most))

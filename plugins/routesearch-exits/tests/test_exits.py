@@ -115,7 +115,7 @@ def test_features_are_those_that_the_backbone_has() -> None:
         assert set(space.domains["features"].extremes()) == features
         default: Any = space.default()
         assert default.features == ("grid" if "grid" in features else "gap")
-        assert len(default.positions) == 3
+        assert len(default.positions) >= 3
 
 
 @pytest.mark.parametrize(
