@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,11 @@ def budget_violation(bounds: Interval | None, budget: Budget) -> str | None:
     if bounds is None or budget.admits(bounds):
         return None
     return f"cheapest route <= budget must hold, got {bounds.min:.0f} and {budget.max_macs:.0f} MACs"
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """What tells a config from others of its method: its fields as JSON."""
+    return json.dumps(config, sort_keys=True)
 
 
 def sampler_params(

@@ -17,7 +17,7 @@ from routesearch.results.points import Interval
 from routesearch.search.design import Design, value_at
 from routesearch.search.effort import Effort
 from routesearch.search.evidence import Shown
-from routesearch.search.observations import sampler_params
+from routesearch.search.observations import config_text, sampler_params
 from routesearch.search.promise import Priced, Promise
 from routesearch.search.sampler import derive
 from routesearch.search.surrogate import Vector, share_of
@@ -82,9 +82,9 @@ class Offers:
         Args:
             parents: trials near which some are drawn, the best first.
             front: what is known, with what trials under way are expected to add.
-            taken: texts of configs that are not to be tried again.
+            taken: configs that are not to be tried again (:func:`config_text`).
         """
-        drawn = [each for each in self._candidates(parents, Random(seed)) if _text(each[1]) not in taken]
+        drawn = [each for text, each in self._candidates(parents, Random(seed)).items() if text not in taken]
         if not drawn:
             return None
         gain, cost = self.promise.of([params for params, _ in drawn], front)
@@ -122,7 +122,10 @@ class Offers:
         except Refusal:
             return None
 
-    def _candidates(self, parents: Sequence[Shown], random: Random) -> list[tuple[Mapping[str, Any], Space]]:
+    def _candidates(
+        self, parents: Sequence[Shown], random: Random
+    ) -> dict[str, tuple[Mapping[str, Any], Space]]:
+        """Configs and their parameters, by :func:`config_text`."""
         found: dict[str, tuple[Mapping[str, Any], Space]] = {}
         draws: list[Suggest] = [lambda _, values: value_at(random.random(), values)] * SPREAD
         near = [one.params for one in parents[:PARENTS] if one.params is not None]
@@ -131,8 +134,8 @@ class Offers:
             draws.append(lambda name, values, params=parent: _near(params.get(name), values, random))  # type: ignore[misc]
         for suggest in draws:
             if (drawn := self._draw(suggest)) is not None:
-                found.setdefault(_text(drawn[1]), drawn)
-        return list(found.values())
+                found.setdefault(config_text(drawn[1].model_dump(mode="json")), drawn)
+        return found
 
     def _draw(self, suggest: Suggest) -> tuple[Mapping[str, Any], Space] | None:
         """A config and its parameters, as the space encodes it; None where it is none."""
@@ -162,7 +165,3 @@ def _near(value: Any, distribution: BaseDistribution, random: Random) -> Any:
         return value_at(random.random(), distribution)
     share = random.gauss(share_of(value, distribution), STEP)
     return value_at(min(max(share, 0.0), 1 - 1e-9), distribution)
-
-
-def _text(model: Space) -> str:
-    return model.model_dump_json()

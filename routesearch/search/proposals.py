@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from routesearch.search.design import Design
 from routesearch.search.effort import Effort
 from routesearch.search.evidence import Evidence
 from routesearch.search.histories import history
-from routesearch.search.observations import budget_violation, sampler_params
+from routesearch.search.observations import budget_violation, config_text, sampler_params
 from routesearch.search.offers import Offer, Offers, distributions_of
 from routesearch.search.sampler import Strategy, derive, strategy_of
 from routesearch.space.domains import Suggest
@@ -129,7 +128,7 @@ class Proposals:
         """Count a config that is stored."""
         known = self._known[record.method]
         known.fresh = False
-        text = _text(record.config)
+        text = config_text(record.config)
         if record.state is State.REFUSED:
             known.refused.add(text)
             return
@@ -161,7 +160,7 @@ class Proposals:
         while True:
             if known.first:
                 proposal = self._proposal(method, _prescribed(known.first.pop(0)))
-                if proposal.violation is not None or known.trained[_text(proposal.config)]:
+                if proposal.violation is not None or known.trained[config_text(proposal.config)]:
                     continue
                 return proposal
             if attempt == 0 and (offered := self._offered(method, number)) is not None:
@@ -175,7 +174,7 @@ class Proposals:
                 seed = derive(self._task.config.search.seed, method, number, attempt)
                 proposal = source.ask(seed)
             attempt += 1
-            text = _text(proposal.config)
+            text = config_text(proposal.config)
             if proposal.violation is not None and text in known.refused and repeated:
                 repeated -= 1
             elif proposal.violation is None and known.trained[text] and declined:
@@ -307,10 +306,6 @@ class _Source:
 
 def _prescribed(params: Mapping[str, Any]) -> Callable[[str, BaseDistribution], Any]:
     return lambda name, _: params[name]
-
-
-def _text(config: Mapping[str, Any]) -> str:
-    return json.dumps(config, sort_keys=True)
 
 
 def _suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
