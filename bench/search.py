@@ -34,7 +34,6 @@ from routesearch.results.timing import Timing
 from routesearch.search.dispatcher import Snapshot
 from routesearch.search.driver import run_search
 from routesearch.search.resume import open_trials
-from routesearch.search.trials import Trials
 from routesearch.search.worker import TrialRunner, WorkerResources
 from routesearch.study.config import load_study
 from routesearch.task.resolve import Task, resolve
@@ -129,8 +128,9 @@ def curve(trial: TrialRecord, sizes: tuple[int, int] = (256, 256)) -> Outcome:
     return Outcome(State.FINISHED, points, params=100_000, training_macs=10**12, seconds=1.0)
 
 
-def task_in(folder: str, trials: int) -> Task:
-    return resolve(load_study(STUDY, {"storage.dir": folder, "search.trials": trials}))
+def task_in(folder: str, trials: int, sampler: str = "auto") -> Task:
+    changed = {"storage.dir": folder, "search.trials": trials, "search.sampler": sampler}
+    return resolve(load_study(STUDY, changed))
 
 
 def bench_ray(trials: int) -> None:
@@ -148,44 +148,46 @@ def bench_ray(trials: int) -> None:
         print(f"{trials} empty trials on {os.cpu_count()} cores: {per_trial:.3f} s a trial of wall time")
 
 
-def fill(trials: Trials, task: Task, stored: int, refused: int, points: tuple[int, int] = (256, 256)) -> None:
-    """Write a history, as a sampler of no cost would have: what counts is how much there is."""
+def fill(folder: str, stored: int, refused: int, points: tuple[int, int] = (256, 256)) -> None:
+    """Write a history, as random draws make it: what counts is how much there is."""
     rng = random.Random(0)
-    object.__setattr__(task.config.search, "sampler", "random")
-    while trials.spent < stored or trials.counts[State.REFUSED] < refused:
-        record = trials.ask(rng.choice(list(task.spaces)))
-        if record.state is State.RUNNING:
-            if trials.spent < stored:
-                trials.finish(record.number, curve(record, points))
-            else:
-                trials.finish(record.number, Outcome.failure("enough"))
-    object.__setattr__(task.config.search, "sampler", "tpe")
+    task = task_in(folder, 10 * stored, "random")
+    with Journal.open_for_writing(task.dir) as journal:
+        trials = open_trials(journal, task)[0]
+        while trials.spent < stored or trials.counts[State.REFUSED] < refused:
+            record = trials.ask(rng.choice(list(task.spaces)))
+            if record.state is State.RUNNING:
+                if trials.spent < stored:
+                    trials.finish(record.number, curve(record, points))
+                else:
+                    trials.finish(record.number, Outcome.failure("enough"))
 
 
 def bench_ask(stored: int, refused: int, asks: int) -> None:
     """Milliseconds of ask + tell beside ``stored`` finished trials and about ``refused`` refused ones."""
-    with tempfile.TemporaryDirectory() as folder:
-        task = task_in(folder, 10 * stored)
-        with Journal.open_for_writing(Path(folder)) as journal:
-            trials = open_trials(journal, task)[0]
-            fill(trials, task, stored, refused)
-            import optuna
+    import optuna
 
-            optuna.logging.set_verbosity(optuna.logging.ERROR)
-            times: dict[str, list[float]] = {name: [] for name in task.spaces}
-            for _ in range(asks):
-                for method in task.spaces:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for sampler in ("auto", "tpe"):
+        with tempfile.TemporaryDirectory() as folder:
+            task = task_in(folder, 10 * stored, sampler)
+            fill(folder, stored, refused)
+            with Journal.open_for_writing(task.dir) as journal:
+                trials = open_trials(journal, task)[0]
+                before, times = trials.counts[State.REFUSED], []
+                for _ in range(asks):
                     started = time.perf_counter()
+                    method = trials.next_method()
+                    assert method is not None
                     record = trials.ask(method)
                     if record.state is State.RUNNING:
                         trials.finish(record.number, curve(record))
-                    times[method].append(1000 * (time.perf_counter() - started))
-            print(f"{stored} finished and {trials.counts[State.REFUSED]} refused trials stored:")
-            for method, values in times.items():
-                print(
-                    f"  {method:>8}: ask + tell {statistics.median(values):.1f} ms, "
-                    f"worst {max(values):.1f} ms"
-                )
+                    times.append(1000 * (time.perf_counter() - started))
+        print(
+            f"{sampler}, {stored} finished and {before} refused trials stored: ask + tell "
+            f"{statistics.median(times):.1f} ms, 95 % {statistics.quantiles(times, n=20)[-1]:.1f} ms, "
+            f"worst {max(times):.1f} ms"
+        )
 
 
 def bench_memory(trials: int) -> None:
@@ -213,9 +215,7 @@ def bench_memory(trials: int) -> None:
 def bench_read(stored: int, repeats: int = 5) -> None:
     """Seconds and peak memory of whole processes that show a study of ``stored`` trials, 256 points each."""
     with tempfile.TemporaryDirectory() as folder:
-        task = task_in(folder, stored)
-        with Journal.open_for_writing(Path(folder)) as journal:
-            fill(open_trials(journal, task)[0], task, stored, 0)
+        fill(folder, stored, 0)
         for command in ("front", "best", "trials"):
             seconds, peaks = [], []
             for _ in range(repeats):
@@ -231,10 +231,8 @@ def bench_open(stored: int, repeats: int = 5) -> None:
     """Seconds until a study of ``stored`` trials is open: of whole commands, and in a search that goes on."""
     for points in ((1, 5), (20, 60)):
         with tempfile.TemporaryDirectory() as folder:
-            task = task_in(folder, stored)
             base = min(stored, 200)
-            with Journal.open_for_writing(Path(folder)) as journal:
-                fill(open_trials(journal, task)[0], task, base, 0, points)
+            fill(folder, base, 0, points)
             multiply(Path(folder), stored // base)
             size = (Path(folder) / LOG).stat().st_size / 1e6
             print(f"{stored} trials of {points[0]} to {points[1]} points, {size:.0f} MB:")

@@ -51,15 +51,20 @@ def accuracy_at(front: Curve, macs: npt.NDArray[np.float64]) -> npt.NDArray[np.f
     return np.append(0.0, front[:, 0])[places]
 
 
-def ranks(curves: Sequence[Curve]) -> list[int]:
-    """Front on which each curve's best point lies, by non-dominated sorting of all points: 0 is the first."""
+def ranks(curves: Sequence[Curve], of: int | None = None) -> list[int]:
+    """Front on which each curve's best point lies, by non-dominated sorting of all points: 0 is the first.
+
+    Args:
+        of: a curve at whose rank the sorting ends; all that lie behind it have one rank, larger than any.
+    """
     owner = np.repeat(np.arange(len(curves)), [len(c) for c in curves])
     rows = np.concatenate([NOTHING, *curves])
-    found = np.full(len(curves), len(rows) + 1)
+    order = np.lexsort((-rows[:, 0], rows[:, 1]))
+    rows, owner = rows[order], owner[order]
+    behind = len(rows) + 1
+    found = np.full(len(curves), behind)
     rank = 0
-    while len(rows):
-        order = np.lexsort((-rows[:, 0], rows[:, 1]))
-        rows, owner = rows[order], owner[order]
+    while len(rows) and (of is None or found[of] == behind):
         best = np.maximum.accumulate(np.concatenate([[-np.inf], rows[:, 0]]))[:-1]
         first = rows[:, 0] > best
         # twins of a point of the front are on it as well

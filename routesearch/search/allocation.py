@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from routesearch.results.curves import area, merged
-from routesearch.search.effort import Effort, Price, begun, mean_macs
-from routesearch.search.evidence import Evidence, Shown
+from routesearch.search.effort import Effort, Price
+from routesearch.search.evidence import Evidence
 
 FLOOR = 0.25
 """Share of all that is spent on trials that methods have in equal parts, whatever they add."""
 NOVELTY = 0.1
 """Share of the hypervolume that is still to be had that a method's first trial is trusted to add."""
-RECENT = 4
-"""Trials of a method by whose worth its next one is judged."""
 CREDIT = 0.01
 """Share of the hypervolume that every method may add: where none adds anything, the cheapest goes on."""
 
@@ -39,8 +37,8 @@ class Allocation:
     def expected(self) -> float:
         """Training MACs that trials under way will take, going by what others of their method took."""
         under_way = Counter(each.method for each in self._evidence.pending.values())
-        ended = self._evidence.ended
-        return sum(count * mean_macs(ended.get(name, ())) for name, count in under_way.items())
+        tallies = self._evidence.tallies
+        return sum(count * tallies[name].mean_macs for name, count in under_way.items() if name in tallies)
 
     def next(self, methods: Sequence[str], first: Callable[[Sequence[str]], tuple[str, float] | None]) -> str:
         """One of ``methods``, of which there must be some.
@@ -49,45 +47,43 @@ class Allocation:
             first: of some methods the one whose next trial is expected to add most for its cost, and how
                 much; None where that is not known, and recent trials are judged.
         """
-        shown = {name: begun(each) for name, each in self._evidence.ended.items()}
+        tallies = self._evidence.tallies
         under_way = Counter(each.method for each in self._evidence.pending.values())
-        fresh = [name for name in methods if not shown[name] and not under_way[name]]
-        known = [name for name in methods if shown[name]]
+        fresh = [name for name in methods if not tallies[name].begun and not under_way[name]]
+        known = [name for name in methods if tallies[name].begun]
         if len(methods) == 1 or not known:
             return fresh[0] if fresh else min(methods, key=lambda name: under_way[name])
         price = self._effort.price
         # what a trial takes: of a method that was not tried yet as much as of the dearest that was
-        each = {name: price(mean_macs(shown[name])) for name in known}
+        each = {name: price(tallies[name].mean_macs) for name in known}
         each |= dict.fromkeys(fresh, max(each.values()))
-        spent = {name: (len(shown[name]) + under_way[name]) * each[name] for name in (*known, *fresh)}
+        spent = {name: (tallies[name].begun + under_way[name]) * each[name] for name in (*known, *fresh)}
         poorest = min(spent, key=lambda name: spent[name] + each[name])
         whole = sum(spent.values()) + each[poorest]
         if spent[poorest] + each[poorest] < FLOOR * whole / len(methods):
             return poorest
         promised = first(known)
         if promised is None:
-            worth = self._worth(shown, under_way, price)
+            worth = self._worth(under_way, price)
             best = max(known, key=lambda name: worth[name])
             promised = best, worth[best]
         edge = self._evidence.edge
-        left = edge - area(merged([one.curve for name in shown for one in shown[name]]), edge)
+        left = edge - area(self._evidence.found(), edge)
         if fresh and NOVELTY * left / each[fresh[0]] > promised[1]:
             return fresh[0]
         return promised[0]
 
-    def _worth(
-        self, shown: Mapping[str, Sequence[Shown]], under_way: Counter[str], price: Price
-    ) -> dict[str, float]:
+    def _worth(self, under_way: Counter[str], price: Price) -> dict[str, float]:
         """Hypervolume that recent trials add, for the part of the budget that they take."""
-        edge = self._evidence.edge
-        fronts = {name: merged([one.curve for one in each]) for name, each in shown.items()}
-        whole = area(merged(list(fronts.values())), edge)
+        edge, tallies = self._evidence.edge, self._evidence.tallies
+        whole = area(self._evidence.found(), edge)
         found = {}
-        for name, each in shown.items():
-            others = [front for other, front in fronts.items() if other != name]
-            earlier = [one.curve for one in each[:-RECENT]]
-            lost = whole - area(merged([*others, *earlier]), edge)
-            recent = each[-RECENT:]
-            taken = (len(recent) + under_way[name]) * price(mean_macs(recent))
+        for name, each in tallies.items():
+            if not each.begun:
+                continue
+            others = [other.found for other in tallies.values() if other is not each]
+            lost = whole - area(merged([*others, each.settled]), edge)
+            mean = sum(one.macs for one in each.recent) / len(each.recent)
+            taken = (len(each.recent) + under_way[name]) * price(mean)
             found[name] = (lost + CREDIT * whole) / max(taken, 1e-12)
         return found

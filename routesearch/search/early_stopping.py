@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain, islice
 
 import numpy as np
 
@@ -49,17 +50,19 @@ class Halving:
         """Whether a trial goes on, by the last step that it showed."""
         method, steps = self._evidence.steps_of(number)
         mine, rung = steps[-1], len(steps) - 1
-        others = self._evidence.beside(number)
-        kin = [each for each in others if each.method == method]
-        ended = [each.steps for each in kin if each.whole and len(each.steps) > rung + 1][-MAX_ENDED:]
-        if not ended:
+        beside = self._evidence.beside(number)
+        kin, others = beside.get(method, []), list(chain.from_iterable(beside.values()))
+        ended = (each.steps for each in reversed(kin) if each.whole and len(each.steps) > rung + 1)
+        if not (latest := list(islice(ended, MAX_ENDED))):
             return True
         at_rung = [each.steps[min(rung, len(each.steps) - 1)].curve for each in kin]
-        at_cost = [step.curve for each in others if (step := within(each.steps, mine.macs)) is not None]
-        if self._among_best(mine.curve, at_rung) or self._among_best(mine.curve, at_cost):
+        if self._among_best(mine.curve, at_rung):
             return True
-        gain = max(self._gain(steps[rung].curve, steps[-1].curve) for steps in ended)
-        return self._adds(mine.curve, gain, [each.steps[-1].curve for each in others])
+        at_cost = [step.curve for each in others if (step := within(each.steps, mine.macs)) is not None]
+        if self._among_best(mine.curve, at_cost):
+            return True
+        gain = max(self._gain(steps[rung].curve, steps[-1].curve) for steps in latest)
+        return self._adds(mine.curve, gain, self._evidence.front_beside(number))
 
     def _gain(self, before: Curve, after: Curve) -> float:
         """How much accuracy a trial gained, in the mean over the costs that it could meet before."""
@@ -68,9 +71,8 @@ class Halving:
         gained = accuracy_at(after, costs) - there
         return float(gained[there > 0].mean()) if (there > 0).any() else 0.0
 
-    def _adds(self, mine: Curve, gain: float, others: Sequence[Curve]) -> bool:
-        """Whether a curve that is raised so much adds to the front of others."""
-        front = merged(others)
+    def _adds(self, mine: Curve, gain: float, front: Curve) -> bool:
+        """Whether a curve that is raised so much adds to a front."""
         raised = np.column_stack((np.minimum(mine[:, 0] + max(gain, 0.0), 1.0), mine[:, 1]))
         edge = self._evidence.edge
         return area(merged([front, raised]), edge) > area(front, edge) * (1 + LEAST_GAIN)
@@ -82,7 +84,7 @@ class Halving:
             return True
         some = [others[i] for i in evenly_spaced(count - 1, MAX_COMPARED)]
         curves, count = [mine, *some], len(some) + 1
-        rank, standing = ranks(curves), standings(curves, self._evidence.edge)
+        rank, standing = ranks(curves, of=0), standings(curves, self._evidence.edge)
         mine_first = (rank[0], -standing[0])
         ahead = sum((rank[i], -standing[i]) < mine_first for i in range(1, count))
         return ahead < math.ceil(self._keep * count)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from optuna.trial import TrialState
-
-from routesearch.search.evidence import Evidence, Shown
+from routesearch.search.evidence import Evidence
 from routesearch.study.search_settings import SearchConfig
 
 
@@ -38,17 +35,6 @@ class Effort:
         """As far as is known now."""
         whole = self._limits.training_macs
         if whole is None:
-            means = [mean for each in self._evidence.ended.values() if (mean := mean_macs(each))]
+            means = [each.mean_macs for each in self._evidence.tallies.values() if each.macs]
             whole = self._limits.trials * sum(means) / max(1, len(means))
         return Price(1 / self._limits.trials, 1 / whole if whole else 0.0)
-
-
-def begun(shown: Sequence[Shown]) -> list[Shown]:
-    """Trials of this study that were begun: refused ones were not."""
-    return [one for one in shown if one.own and one.observation.state is not TrialState.PRUNED]
-
-
-def mean_macs(shown: Sequence[Shown]) -> float:
-    """Training MACs of a trial in the mean; 0 where there is none."""
-    tried = begun(shown)
-    return sum(one.macs for one in tried) / max(1, len(tried))

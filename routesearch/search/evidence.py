@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState
 
-from routesearch.results.curves import NOTHING, Curve, curve_of
+from routesearch.results.curves import NOTHING, Curve, curve_of, merged, standings
 from routesearch.results.points import HasCost, Interval
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search.observations import Observation, observation_of, sampler_params
@@ -24,17 +25,10 @@ class Bare(NamedTuple):
     macs: float
 
 
-class Seen(NamedTuple):
-    """Another trial, as one that is at a rung is compared with it.
-
-    Attributes:
-        steps: what it showed so far, one step or more.
-        whole: whether the last of them is the end of its training.
-    """
-
-    method: str
-    steps: Sequence[Step]
-    whole: bool
+RECENT = 4
+"""Trials of a method that are its recent ones."""
+MAX_TOLD = 256
+"""Trials of a method that a model learns from, at most: when there are more, the best three quarters stay."""
 
 
 class Step(NamedTuple):
@@ -76,6 +70,11 @@ class Shown:
         """Its front, in the shares that count (:func:`curve_of`); empty where it has none."""
         return self.steps[-1].curve if self.steps else NOTHING
 
+    @property
+    def begun(self) -> bool:
+        """Whether it is a trial of this study that was begun: a refused one was not."""
+        return self.own and self.observation.state is not TrialState.PRUNED
+
 
 @dataclass(eq=False)
 class Pending:
@@ -93,6 +92,65 @@ class Pending:
     beside: Mapping[str, int] | None
     steps: list[Step] = field(default_factory=list)
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    whole: bool = False
+
+
+Seen = Shown | Pending
+"""Another trial, as one that is at a rung is compared with it: by its steps, and by whether it ended."""
+
+
+@dataclass(eq=False)
+class Tally:
+    """What the trials of a method have shown together, kept as they end, so that many cost no more than few.
+
+    Attributes:
+        front: over all of them.
+        found: the front over this study's own.
+        begun: this study's trials that were begun, in their number.
+        macs: training MACs that these took.
+        recent: the last of these.
+        settled: the front over these without the recent ones.
+        curves: how many have a curve.
+        told: trials that a model learns from.
+        seen: this study's own that have steps.
+    """
+
+    front: Curve = field(default_factory=lambda: NOTHING)
+    found: Curve = field(default_factory=lambda: NOTHING)
+    begun: int = 0
+    macs: int = 0
+    recent: list[Shown] = field(default_factory=list)
+    settled: Curve = field(default_factory=lambda: NOTHING)
+    curves: int = 0
+    told: list[Shown] = field(default_factory=list)
+    seen: list[Shown] = field(default_factory=list)
+
+    @property
+    def mean_macs(self) -> float:
+        """Training MACs of a trial of this study in the mean; 0 where there is none."""
+        return self.macs / max(1, self.begun)
+
+    def add(self, one: Shown) -> None:
+        """Count one more."""
+        self.curves += len(one.curve) > 0
+        if one.params is not None and len(one.curve):
+            self.told.append(one)
+        self.front = merged([self.front, one.curve])
+        if one.own:
+            self.found = merged([self.found, one.curve])
+        if one.own and one.steps:
+            self.seen.append(one)
+        if one.begun:
+            self.begun, self.macs = self.begun + 1, self.macs + one.macs
+            self.recent.append(one)
+            if len(self.recent) > RECENT:
+                self.settled = merged([self.settled, self.recent.pop(0).curve])
+
+    def thin(self, others: Curve, edge: float) -> None:
+        """Take from a model the trials that stand worst beside the front of other methods."""
+        values = standings([*(one.curve for one in self.told), others], edge)
+        order = sorted(range(len(self.told)), key=lambda i: float(values[i]), reverse=True)
+        self.told = [self.told[i] for i in sorted(order[: MAX_TOLD * 3 // 4])]
 
 
 class Evidence:
@@ -106,6 +164,7 @@ class Evidence:
 
     Attributes:
         ended: of each method, in the order in which it became known.
+        tallies: of each method, what these have shown together.
         pending: trials whose end is not known, by number.
     """
 
@@ -113,6 +172,7 @@ class Evidence:
         self._task = task
         self.lag = lag
         self.ended: dict[str, list[Shown]] = {method: [] for method in task.spaces}
+        self.tallies = {method: Tally() for method in task.spaces}
         self.pending: dict[int, Pending] = {}
         self._order: list[int] = []  # numbers of trials that were begun
         self._known = 0  # how many of these are known
@@ -131,7 +191,7 @@ class Evidence:
             attributes: what its sampler left for itself.
         """
         placed = self._placed(record)
-        beside = None if self.lag is None else {name: len(each) for name, each in self.ended.items()}
+        beside = None if self.lag is None else {name: len(each.seen) for name, each in self.tallies.items()}
         params = None if placed is None else placed[0]
         self._order.append(record.number)
         self.pending[record.number] = Pending(record.method, params, beside, attributes=attributes or {})
@@ -186,17 +246,34 @@ class Evidence:
         """Method of a trial that is under way, and what it showed."""
         return self.pending[number].method, self.pending[number].steps
 
-    def beside(self, number: int) -> list[Seen]:
-        """All trials that a trial is compared with."""
+    def others(self, method: str) -> Curve:
+        """The front of all methods but one."""
+        return merged([each.front for name, each in self.tallies.items() if name != method])
+
+    def found(self) -> Curve:
+        """The front of this study's own trials that ended."""
+        return merged([each.found for each in self.tallies.values()])
+
+    def beside(self, number: int) -> dict[str, list[Seen]]:
+        """All trials that a trial is compared with, by method, in the order in which they became known."""
         beside = self.pending[number].beside
-        found: list[Seen] = []
-        for name, each in self.ended.items():
-            some = each if beside is None else each[: beside[name]]
-            found += [Seen(name, one.steps, one.whole) for one in some if one.own and one.steps]
-        if beside is None:
-            others = (each for other, each in self.pending.items() if other != number and each.steps)
-            found += [Seen(each.method, each.steps, whole=False) for each in others]
+        if beside is not None:
+            return {name: [*each.seen[: beside[name]]] for name, each in self.tallies.items()}
+        found: dict[str, list[Seen]] = {name: [*each.seen] for name, each in self.tallies.items()}
+        for other, pending in self.pending.items():
+            if other != number and pending.steps:
+                found.setdefault(pending.method, []).append(pending)
         return found
+
+    def front_beside(self, number: int) -> Curve:
+        """The front of all that a trial is compared with, each as far as it is."""
+        beside = self.pending[number].beside
+        if beside is not None:
+            return merged(
+                [one.curve for name, each in self.tallies.items() for one in each.seen[: beside[name]]]
+            )
+        under_way = (each.steps for other, each in self.pending.items() if other != number)
+        return merged([self.found(), *(steps[-1].curve for steps in under_way if steps)])
 
     def _tell(self, number: int) -> None:
         attributes = self.pending.pop(number).attributes
@@ -215,21 +292,24 @@ class Evidence:
         steps = [self._step(macs, [Bare(*row) for row in rows]) for macs, rows in outcome.rungs]
         if outcome.points:
             steps.append(self._step(outcome.training_macs, outcome.points))
-        self.ended[record.method].append(
-            Shown(
-                number=record.number,
-                method=record.method,
-                params=params,
-                distributions=distributions,
-                observation=observation_of(record, task.backbone_macs, task.budget),
-                steps=steps if outcome.points else (),
-                macs=outcome.training_macs,
-                bounds=record.bounds,
-                whole=record.state is State.FINISHED,
-                own=own,
-                attributes=attributes,
-            )
+        one = Shown(
+            number=record.number,
+            method=record.method,
+            params=params,
+            distributions=distributions,
+            observation=observation_of(record, task.backbone_macs, task.budget),
+            steps=steps if outcome.points else (),
+            macs=outcome.training_macs,
+            bounds=record.bounds,
+            whole=record.state is State.FINISHED,
+            own=own,
+            attributes=attributes,
         )
+        self.ended[record.method].append(one)
+        tally = self.tallies[record.method]
+        tally.add(one)
+        if len(tally.told) > MAX_TOLD:
+            tally.thin(self.others(record.method), self.edge)
 
     def _step(self, macs: int, points: Sequence[HasCost]) -> Step:
         return Step(macs, curve_of(points, self._task.backbone_macs, self.edge))

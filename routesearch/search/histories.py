@@ -13,7 +13,7 @@ from optuna.storages import InMemoryStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from routesearch.results.curves import standings
+from routesearch.results.curves import Curve, standings
 from routesearch.search.evidence import Pending, Shown
 from routesearch.search.sampler import Strategy
 from routesearch.utils.sampling import evenly_spaced
@@ -25,7 +25,7 @@ def history(
     strategy: Strategy,
     shown: Sequence[Shown],
     pending: Sequence[Pending],
-    others: Sequence[Shown],
+    others: Curve,
     edge: float,
 ) -> Study:
     """An Optuna study of one method's trials.
@@ -33,7 +33,7 @@ def history(
     Args:
         shown: what its trials have shown; those that lie outside of the present space are left out.
         pending: those of them that are under way.
-        others: what trials of other methods have shown: a curve stands beside all.
+        others: the front of other methods: a curve stands beside all.
         edge: share of the backbone's MACs up to which accuracy counts.
     """
     storage = InMemoryStorage()
@@ -80,12 +80,12 @@ def _frozen(one: Shown, values: Sequence[float] | None) -> FrozenTrial:
 
 
 def _values(
-    strategy: Strategy, shown: Sequence[Shown], others: Sequence[Shown], edge: float
+    strategy: Strategy, shown: Sequence[Shown], others: Curve, edge: float
 ) -> list[list[float] | None]:
     """What a sampler is told of each trial; None for one without a curve."""
     if not strategy.by_standing:
         return [one.observation.values for one in shown]
-    found = standings([one.curve for one in (*shown, *others)], edge)
+    found = standings([*(one.curve for one in shown), others], edge)
     return [[float(value)] if len(one.curve) else None for one, value in zip(shown, found, strict=False)]
 
 

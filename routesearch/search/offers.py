@@ -20,7 +20,7 @@ from routesearch.search.evidence import Shown
 from routesearch.search.observations import config_text, sampler_params
 from routesearch.search.promise import Priced, Promise
 from routesearch.search.sampler import derive
-from routesearch.search.surrogate import Vector, share_of
+from routesearch.search.surrogate import share_of
 from routesearch.space.domains import Suggest
 from routesearch.space.space import SearchSpace, Space
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 SPREAD, NEAR = 96, 96
 """Configs that are weighed for one proposal: drawn from the whole space, and near the best ones known."""
 PRICED = 4
-"""Of these the most promising, whose networks are priced."""
+"""Of these the most promising, whose networks are priced, at most: one that promises more than the prediction
+of the next ends it."""
 PROBES = 24
 """Configs that are priced at the start."""
 PARENTS = 8
@@ -88,20 +89,22 @@ class Offers:
         if not drawn:
             return None
         gain, cost = self.promise.of([params for params, _ in drawn], front)
-        order = sorted(range(len(drawn)), key=lambda i: float(gain[i] / cost[i]), reverse=True)
-        found: list[tuple[Mapping[str, Any], Interval]] = []
-        for i in order:
-            bounds = self._price(drawn[i][1])
-            if bounds is not None and self._task.budget.admits(bounds):
-                found.append((drawn[i][0], bounds))
-            if len(found) == PRICED or (i == order[min(len(order), 8 * PRICED) - 1]):
+        predicted = gain / cost
+        order = sorted(range(len(drawn)), key=lambda i: float(predicted[i]), reverse=True)
+        best: Offer | None = None
+        priced = 0
+        for i in order[: 8 * PRICED]:
+            if priced == PRICED or (best is not None and best.worth >= predicted[i]):
                 break
-        if not found:
-            return None
-        gain, cost = self.promise.of([p for p, _ in found], front, [bounds for _, bounds in found])
-        worth: Vector = gain / cost
-        at = int(worth.argmax())
-        return Offer(found[at][0], float(worth[at]))
+            params, model = drawn[i]
+            bounds = self._price(model)
+            if bounds is None or not self._task.budget.admits(bounds):
+                continue
+            priced += 1
+            gain, cost = self.promise.of([params], front, [bounds])
+            if best is None or best.worth < gain[0] / cost[0]:
+                best = Offer(params, float(gain[0] / cost[0]))
+        return best
 
     @cached_property
     def _probes(self) -> list[Priced]:

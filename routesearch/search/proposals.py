@@ -219,17 +219,12 @@ class Proposals:
 
     def _weigh(self, method: str, number: int) -> _Opened:
         evidence = self._evidence
-        shown = [one for one in evidence.ended[method] if one.params is not None and len(one.curve)]
-        others = merged(
-            [one.curve for name, each in evidence.ended.items() if name != method for one in each]
-        )
-        curves = [*(one.curve for one in shown), others]
-        values = standings(curves, evidence.edge)
+        shown = evidence.tallies[method].told
+        values = standings([*(one.curve for one in shown), evidence.others(method)], evidence.edge)
         order = sorted(range(len(shown)), key=lambda i: float(values[i]), reverse=True)
         offers, offer = self._offers[method], None
-        if offers.learn([shown[i] for i in sorted(order[: self._strategy.most])]):
-            found = merged([one.curve for each in evidence.ended.values() for one in each if one.own])
-            front = merged([found, *self._expected()])
+        if offers.learn(shown):
+            front = merged([evidence.found(), *self._expected()])
             taken = self._known[method].trained.keys() | self._known[method].refused
             seed = derive(self._task.config.search.seed, method, number)
             offer = offers.best([shown[i] for i in order], front, taken, seed)
@@ -249,8 +244,7 @@ class Proposals:
         start = self._strategy.start
         if start is None:
             return True
-        ended = sum(len(one.curve) > 0 for one in self._evidence.ended[method])
-        return ended < start
+        return self._evidence.tallies[method].curves < start
 
     def _default(self, method: str) -> list[Mapping[str, Any]]:
         """The method's default config, where it lies in the space and within the budget."""
@@ -288,11 +282,10 @@ class _Source:
 
     def __init__(self, proposals: Proposals, method: str) -> None:
         evidence = proposals._evidence
-        others = [one for name, each in evidence.ended.items() if name != method for one in each]
         pending = [each for each in evidence.pending.values() if each.method == method and each.params]
         self._proposals, self._method = proposals, method
         shown = evidence.ended[method]
-        self._study = history(proposals._strategy, shown, pending, others, evidence.edge)
+        self._study = history(proposals._strategy, shown, pending, evidence.others(method), evidence.edge)
 
     def ask(self, seed: int) -> Proposal:
         study, strategy = self._study, self._proposals._strategy
