@@ -78,20 +78,30 @@ def ranks(curves: Sequence[Curve], of: int | None = None) -> list[int]:
 def standings(curves: Sequence[Curve], edge: float = 1.0) -> npt.NDArray[np.float64]:
     """How good each curve is beside the others: more is better.
 
-    What the hypervolume of all would lose without it, where that is anything; else how far, in accuracy, its
-    best point lies below the front of all (0 or less).
+    What the hypervolume of all would lose without it, where that is anything; else :func:`nearness`.
+    """
+    whole, found = merged(curves), nearness(curves, edge)
+    total = area(whole, edge)
+    owner = np.repeat(np.arange(len(curves)), [len(curve) for curve in curves])
+    for i in {int(i) for i in owner[_among(np.concatenate([NOTHING, *curves]), whole)]}:
+        if found[i] > -1.0:
+            found[i] = max(found[i], total - area(merged([*curves[:i], *curves[i + 1 :]]), edge))
+    return found
+
+
+def nearness(curves: Sequence[Curve], edge: float = 1.0) -> npt.NDArray[np.float64]:
+    """How near each curve comes to the front of all: more is better, 0 is on it.
+
+    How far, in accuracy, its best point lies below the front; less than -1, by how much is missing, where
+    nothing of it is within the budget.
     """
     whole = merged(curves)
-    total = area(whole, edge)
-    sizes = [len(curve) for curve in curves]
     rows = np.concatenate([NOTHING, *curves])
-    owner = np.repeat(np.arange(len(curves)), sizes)
     found = np.full(len(curves), -1.0)
+    owner = np.repeat(np.arange(len(curves)), [len(curve) for curve in curves])
     np.maximum.at(found, owner, rows[:, 0] - accuracy_at(whole, rows[:, 1]))
-    for i in {int(i) for i in owner[_among(rows, whole)]}:
-        found[i] = max(found[i], total - area(merged([*curves[:i], *curves[i + 1 :]]), edge))
     beyond = np.array([float(c[:, 1].min()) - edge if len(c) else 0.0 for c in curves])
-    return np.where(beyond > 0, -1.0 - beyond, found)  # nothing of it is within the budget
+    return np.where(beyond > 0, -1.0 - beyond, found)
 
 
 def _among(rows: Curve, front: Curve) -> npt.NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
-from routesearch.results.curves import NOTHING, Curve, curve_of, merged, standings
+from routesearch.results.curves import NOTHING, Curve, curve_of, merged, nearness
 from routesearch.results.points import HasCost, Interval
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search.observations import Observation, observation_of, sampler_params
@@ -29,6 +29,13 @@ RECENT = 4
 """Trials of a method that are its recent ones."""
 MAX_TOLD = 256
 """Trials of a method that a model learns from, at most: when there are more, the best three quarters stay."""
+
+
+class Placed(NamedTuple):
+    """A config as a sampler has it; None where it is not in the present space."""
+
+    params: Mapping[str, Any] | None
+    distributions: Mapping[str, BaseDistribution] | None
 
 
 class Step(NamedTuple):
@@ -81,7 +88,7 @@ class Pending:
     """A trial whose end is not known.
 
     Attributes:
-        params: its config as a sampler has it; None where it is not in the present space.
+        params, distributions: its config as a sampler has it; None where it is not in the present space.
         steps: what it showed so far.
         beside: of each method, how many trials had ended for all that is decided about this one; None: all
             that are known when it is decided.
@@ -89,6 +96,7 @@ class Pending:
 
     method: str
     params: Mapping[str, Any] | None
+    distributions: Mapping[str, BaseDistribution] | None
     beside: Mapping[str, int] | None
     steps: list[Step] = field(default_factory=list)
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -148,7 +156,7 @@ class Tally:
 
     def thin(self, others: Curve, edge: float) -> None:
         """Take from a model the trials that stand worst beside the front of other methods."""
-        values = standings([*(one.curve for one in self.told), others], edge)
+        values = nearness([*(one.curve for one in self.told), others], edge)
         order = sorted(range(len(self.told)), key=lambda i: float(values[i]), reverse=True)
         self.told = [self.told[i] for i in sorted(order[: MAX_TOLD * 3 // 4])]
 
@@ -192,9 +200,8 @@ class Evidence:
         """
         placed = self._placed(record)
         beside = None if self.lag is None else {name: len(each.seen) for name, each in self.tallies.items()}
-        params = None if placed is None else placed[0]
         self._order.append(record.number)
-        self.pending[record.number] = Pending(record.method, params, beside, attributes=attributes or {})
+        self.pending[record.number] = Pending(record.method, *placed, beside, attributes=attributes or {})
 
     def show(self, number: int, outcome: Outcome) -> None:
         """A trial that is under way is at a rung."""
@@ -207,7 +214,7 @@ class Evidence:
     def end(self, record: TrialRecord) -> None:
         """A trial ended; one that was not begun, for it was refused, is known at once."""
         if record.number not in self.pending:
-            self._add(record, {})
+            self._add(record, self._placed(record), {})
             return
         self._waiting[record.number] = record
         self.release()
@@ -216,7 +223,7 @@ class Evidence:
         """Take in trials of another study."""
         for record in records:
             if record.outcome is not None and record.state is not State.FAILED:
-                self._add(record, {}, own=False)
+                self._add(record, self._placed(record), {}, own=False)
 
     @property
     def known(self) -> int:
@@ -276,27 +283,30 @@ class Evidence:
         return merged([self.found(), *(steps[-1].curve for steps in under_way if steps)])
 
     def _tell(self, number: int) -> None:
-        attributes = self.pending.pop(number).attributes
-        self._add(self._waiting.pop(number), attributes)
+        begun = self.pending.pop(number)
+        placed = Placed(begun.params, begun.distributions)
+        self._add(self._waiting.pop(number), placed, begun.attributes)
 
-    def _placed(self, record: TrialRecord) -> tuple[dict[str, Any], dict[str, BaseDistribution]] | None:
+    def _placed(self, record: TrialRecord) -> Placed:
         space = self._task.spaces.get(record.method)
-        return None if space is None else sampler_params(space, record.config)
+        found = None if space is None else sampler_params(space, record.config)
+        return Placed(None, None) if found is None else Placed(*found)
 
-    def _add(self, record: TrialRecord, attributes: Mapping[str, Any], own: bool = True) -> None:
+    def _add(
+        self, record: TrialRecord, placed: Placed, attributes: Mapping[str, Any], own: bool = True
+    ) -> None:
         outcome, task = record.outcome, self._task
         assert outcome is not None, "only a trial that ended has shown something"
         if record.method not in self.ended:
             return
-        params, distributions = self._placed(record) or (None, None)
         steps = [self._step(macs, [Bare(*row) for row in rows]) for macs, rows in outcome.rungs]
         if outcome.points:
             steps.append(self._step(outcome.training_macs, outcome.points))
         one = Shown(
             number=record.number,
             method=record.method,
-            params=params,
-            distributions=distributions,
+            params=placed.params,
+            distributions=placed.distributions,
             observation=observation_of(record, task.backbone_macs, task.budget),
             steps=steps if outcome.points else (),
             macs=outcome.training_macs,
