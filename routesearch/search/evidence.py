@@ -235,6 +235,11 @@ class Evidence:
         return len(self.ended[method])
 
     @property
+    def untold_macs(self) -> int:
+        """Training MACs of trials that have ended and are not known yet."""
+        return sum(r.outcome.training_macs for r in self._waiting.values() if r.outcome is not None)
+
+    @property
     def ready(self) -> bool:
         """Whether all is known that the next trial is drawn by."""
         return self.lag is None or len(self._order) - self._known < self.lag

@@ -110,8 +110,13 @@ class Trials:
 
     @property
     def expected_macs(self) -> float:
-        """Training MACs that are spent, with those that trials under way are expected to take."""
-        return self.shared_macs + self.training_macs + self._allocation.expected
+        """Training MACs that are spent, with those that trials under way are expected to take.
+
+        A deterministic search counts a trial as under way until its end is known to what it draws by, so that
+        it ends with the same trial whatever ends first.
+        """
+        told = self.training_macs - self.evidence.untold_macs
+        return self.shared_macs + told + self._allocation.expected
 
     @property
     def spent(self) -> int:
