@@ -59,12 +59,18 @@ class FakeTask:
     needs_confusion: bool = False
     starting: Sequence[str] = ("one", "two")
     backbone_macs: float = 1000.0
+    methods: Sequence[str] = ("one", "two")
+    search: Mapping[str, Any] = field(default_factory=dict)  # further settings: stop, training_macs, ...
+    rungs: int = 0  # at which a trial waits before its end
+    macs: int = 30  # that each part of a training takes, from rung to rung
+    trunk_macs: int = 0
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.budget)
-        self.spaces = {"one": SearchSpace(Config), "two": SearchSpace(Config)}
+        self.spaces = {name: SearchSpace(Config) for name in self.methods}
         limit = None if self.time_limit is None else f"{self.time_limit:f}s"
-        search = SearchConfig(sampler="tpe", trials=self.trials, time_limit=limit)
+        asked = {"sampler": "tpe", "trials": self.trials, "time_limit": limit, **self.search}
+        search = SearchConfig(**asked)
         resources = SimpleNamespace(
             cpu=self.cpu, gpu=self.gpu, retries=self.retries, trial_time=self.trial_time
         )
@@ -116,7 +122,7 @@ class Odd(Outcome):
         return self
 
     def dumps(self) -> Any:
-        return Bomb() if self.reason == "bomb" else "{"
+        return Bomb() if "bomb" in str(self.reason) else "{"
 
 
 class FakeRunner(TrialRunner):
@@ -137,16 +143,54 @@ class FakeRunner(TrialRunner):
 
     @classmethod
     def pack(cls, task: Any) -> Any:
-        settings = {"seconds": task.seconds, "trouble": task.trouble, "once": str(task.dir / "once")}
+        names = ("seconds", "trouble", "rungs", "macs", "trunk_macs")
+        settings = {name: getattr(task, name) for name in names} | {
+            "once": str(task.dir / "once"),
+            "passed": str(task.dir / "passed"),
+        }
         return {"task": settings, "array": np.arange(10)}
 
     def train(
         self, trial: TrialRecord, resources: WorkerResources
     ) -> Iterator[tuple[Outcome, Mapping[str, Any]]]:
-        yield self._train(trial)
+        assert not spoiled, "this process was used by a trial that failed"
+        whole, weights = self._train(trial)
+        rungs = self.task["rungs"]
+        for rung in range(rungs if whole.state is State.FINISHED else 0):
+            shown = replace(whole, state=State.STOPPED, training_macs=whole.training_macs * (rung + 1))
+            match self.task["trouble"].get(f"{trial.number} at rung {rung}"):
+                case "garbage" | "bomb" as answer:
+                    shown = Odd(State.STOPPED, whole.points, reason=answer)
+                case "nan":
+                    shown = replace(shown, points=(OperatingPoint({}, float("nan"), 1.0),))
+                case "finish":
+                    shown = replace(shown, state=State.FINISHED)
+            yield shown, weights | {"rung": np.array([rung])}
+            self._pass(trial, rung)
+            time.sleep(self.task["seconds"])
+        yield replace(whole, training_macs=whole.training_macs * (rungs + 1)), weights
+
+    def _pass(self, trial: TrialRecord, rung: int) -> None:
+        """Go on after a rung; each time is one letter in a file."""
+        file = Path(self.task["passed"]) / f"{trial.number}.{rung}"
+        file.parent.mkdir(exist_ok=True)
+        with file.open("a") as passed:
+            passed.write("x")
+        match self.task["trouble"].get(
+            f"{trial.number} after rung {rung}", self.task["trouble"].get("rungs")
+        ):
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "kill once" if not (once := Path(self.task["once"])).exists():
+                once.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "raise":
+                spoiled.append(trial.number)
+                raise ValueError("the loss is no number")
+            case "hang":
+                time.sleep(3600)
 
     def _train(self, trial: TrialRecord) -> tuple[Outcome, Mapping[str, Any]]:
-        assert not spoiled, "this process was used by a trial that failed"
         time.sleep(self.task["seconds"])
         match self.task["trouble"].get(str(trial.number)):
             case "raise":
@@ -180,10 +224,15 @@ class FakeRunner(TrialRunner):
             OperatingPoint({"t": 1}, 0.5 + x / 3, 900 * x + 10),
             OperatingPoint({"t": 0}, x / 3, 500 * x + 5),
         )
+        if self.task["trouble"].get(str(trial.number)) == "poor":  # worse than any other, at any cost
+            points = (OperatingPoint({"t": 1}, 0.001, 999.0), OperatingPoint({"t": 0}, 0.0005, 998.0))
+        if self.task["trouble"].get(str(trial.number)) == "dear":  # good over the budget alone
+            points = (OperatingPoint({"t": 1}, 0.99, 999.0), OperatingPoint({"t": 0}, 0.001, 550.0))
         shared = np.array([sum(int(arrays["number"]) for arrays, _ in self.trunk.values())])
         weights = {"x": np.array([x]), "pid": np.array([os.getpid()]), "trunk": shared}
+        macs, seconds = self.task["macs"], self.task["seconds"]
         return Outcome(
-            State.FINISHED, points, params=os.getpid(), training_macs=30, seconds=self.task["seconds"]
+            State.FINISHED, points, params=os.getpid(), training_macs=macs, seconds=seconds
         ), weights
 
     def measure_on_test(
@@ -241,7 +290,8 @@ class FakeRunner(TrialRunner):
             time.sleep(3600)
         if part in self.task["trouble"]:
             raise ValueError(f"no {part} today")
-        return {"number": np.array(seed + (42 if part == "trunk" else 7))}, {}
+        facts = {"training_macs": str(self.task["trunk_macs"])} if part == "trunk" else {}
+        return {"number": np.array(seed + (42 if part == "trunk" else 7))}, facts
 
     @classmethod
     def check_trunk(cls, part: str, stored: Stored) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from optuna.trial import TrialState
@@ -29,59 +27,13 @@ from routesearch.search.optuna_studies import BEGUN
 from routesearch.search.trial_weights import confirmed_path, read_weights
 from routesearch.study.config import BudgetConfig
 
-SCRIPT = Path(__file__).with_name("fake_study.py")
+if TYPE_CHECKING:
+    from tests.integration.conftest import Search
+
 CONFIG: Any = None
 """No study file: the records of trials do not depend on it."""
 PATIENCE = 120
 """Seconds until a search that hangs is given up."""
-
-
-class Search:
-    """A driver process; its lines are read as they come."""
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        command = [sys.executable, str(SCRIPT), str(folder), json.dumps(settings)]
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C goes to a whole group of processes
-        )
-        self.lines: list[str] = []
-
-    def wait_for(self, count: int) -> None:
-        """Wait until so many trials have ended."""
-        assert self.process.stdout is not None
-        while len(self.lines) < count:
-            line = self.process.stdout.readline()
-            assert line, f"the search ended early: {self.process.communicate()[1]}"
-            self.lines.append(line.strip())
-
-    def end(self, with_signal: int | None = None) -> tuple[int, str]:
-        """Exit status and stderr."""
-        if with_signal == signal.SIGINT:
-            os.killpg(self.process.pid, signal.SIGINT)
-        elif with_signal is not None:
-            self.process.send_signal(with_signal)
-        out, err = self.process.communicate(timeout=PATIENCE)
-        self.lines += out.split("\n")[:-1]
-        return self.process.returncode, err
-
-
-@pytest.fixture
-def search(tmp_path: Path) -> Iterator[Callable[..., Search]]:
-    started: list[Search] = []
-
-    def start(folder: Path = tmp_path / "study", **settings: Any) -> Search:
-        started.append(Search(folder, **settings))
-        return started[-1]
-
-    yield start
-    for each in started:
-        if each.process.poll() is None:
-            each.process.kill()
-            each.process.communicate()
 
 
 def count(fake: ModuleType, folder: Path) -> Counter[State]:
