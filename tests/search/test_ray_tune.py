@@ -1,17 +1,20 @@
-"""What is changed in Tune while a search runs."""
+"""What Tune is given to ask, and what is changed in it while a search runs."""
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from routesearch.errors import RunFailed
-from routesearch.search.bridge import Abort
+from routesearch.results.points import OperatingPoint
+from routesearch.results.record import Outcome, State, TrialRecord
+from routesearch.search.bridge import Abort, Bridge
 from routesearch.search.ray_cluster import _job_config
 from routesearch.search.ray_pulse import RayLost
-from routesearch.search.ray_tune import _supervised
+from routesearch.search.ray_tune import _supervised, make_callback, make_scheduler, make_searcher
 from routesearch.utils import internals
 
 
@@ -103,3 +106,100 @@ def test_a_search_that_ends_early_leaves_no_worker_where_ray_is_there(
     with pytest.raises(type(stop)):
         search()
     assert bool(resources.cleared) is cleared
+
+
+# ---- trials at rungs -----------------------------------------------------------------------------------
+
+RUNG = Outcome(State.STOPPED, (OperatingPoint({"t": 1}, 0.5, 10.0),), training_macs=30)
+
+
+class Rungs:
+    """A trial that Tune runs, and a dispatcher that stops it at its second rung."""
+
+    def __init__(self, stops: int = 2) -> None:
+        self.left = [TrialRecord(0, "one", {"x": 1}, 10)]
+        self.shown: list[tuple[int, Outcome]] = []
+        self.heard: list[tuple[int, Outcome]] = []
+        self.problem: Exception | None = None
+
+        def reported(number: int, outcome: Outcome) -> bool:
+            if self.problem is not None:
+                raise self.problem
+            self.shown.append((number, outcome))
+            return len(self.shown) == stops
+
+        dispatcher: Any = SimpleNamespace(
+            running=0,
+            done=False,
+            next=self.left.pop,
+            reported=reported,
+            ended=lambda number, outcome: self.heard.append((number, outcome)),
+        )
+        places: Any = lambda: 1  # noqa: E731
+        self.bridge = Bridge(dispatcher, places, lambda: None)
+        self.scheduler, self.callback = make_scheduler(self.bridge), make_callback(self.bridge)
+        self.trial = SimpleNamespace(trial_id="a")
+        make_searcher(self.bridge).suggest("a")
+        self.callback.on_trial_start(1, [], self.trial)
+        self.tell(ready=json.dumps({"node": "n", "host": "h", "problem": None, "missing": {}}))
+
+    def tell(self, **result: Any) -> tuple[str, dict[str, Any]]:
+        """What Tune is to do after a worker's answer, and what it keeps of it: it asks in this order."""
+        decision = self.scheduler.on_trial_result(None, self.trial, result)
+        self.callback.on_trial_result(1, [], self.trial, result)
+        return decision, result
+
+
+def test_tune_goes_on_at_a_rung_until_the_dispatcher_stops_the_trial() -> None:
+    table = Rungs()
+    assert table.tell(rung=RUNG.dumps(), done=False) == ("CONTINUE", {"done": False})
+    assert table.tell(rung=RUNG.dumps(), done=False) == ("STOP", {"done": False})
+    assert table.shown == [(0, RUNG)] * 2
+    assert table.bridge.runs == {}, "its place is free"
+    assert table.heard == [], "the dispatcher has ended it itself"
+
+
+def test_a_trial_that_passed_its_rungs_ends_with_its_outcome() -> None:
+    table = Rungs(stops=3)
+    finished = Outcome(State.FINISHED, RUNG.points, training_macs=90)
+    for _ in range(2):
+        assert table.tell(rung=RUNG.dumps())[0] == "CONTINUE"
+    assert table.tell(outcome=finished.dumps(), done=True) == ("CONTINUE", {"done": True})
+    assert table.heard == [(0, finished)]
+
+
+@pytest.mark.parametrize("answer", [None, 7, b"x", "{", "[]", '{"state": "stopped"}', "[" * 100_000])
+def test_an_answer_at_a_rung_that_cannot_be_read_fails_its_trial_and_stops_it(answer: Any) -> None:
+    table = Rungs()
+    assert table.tell(rung=answer)[0] == "STOP"
+    [(number, outcome)] = table.heard
+    assert (number, outcome.state) == (0, State.FAILED)
+    assert str(outcome.reason).startswith("the worker's answer cannot be read: ")
+    assert "\n" not in str(outcome.reason)
+    assert table.shown == []
+    assert table.tell(rung=RUNG.dumps())[0] == "CONTINUE", "what comes later is nobody's"
+    assert (len(table.heard), table.shown) == (1, [])
+
+
+def test_an_outcome_at_a_rung_that_is_an_end_is_one() -> None:
+    for end in (Outcome(State.FINISHED, RUNG.points), Outcome.failure("it broke")):
+        table = Rungs()
+        assert table.tell(rung=end.dumps())[0] == "STOP"
+        assert table.heard == [(0, end)]
+        assert table.shown == []
+
+
+def test_what_goes_wrong_in_the_driver_at_a_rung_ends_the_search() -> None:
+    table = Rungs()
+    table.problem = OSError(28, "No space left on device")
+    with pytest.raises(Abort) as aborted:
+        table.tell(rung=RUNG.dumps())
+    assert aborted.value.reason is table.problem
+
+
+def test_a_trial_that_nobody_asked_for_is_not_stopped() -> None:
+    table = Rungs()
+    table.trial = SimpleNamespace(trial_id="unknown")
+    assert table.tell(rung=RUNG.dumps())[0] == "CONTINUE"
+    assert table.tell(rung="{")[0] == "CONTINUE"
+    assert (table.heard, table.shown) == ([], [])
