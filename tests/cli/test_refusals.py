@@ -44,6 +44,13 @@ def refused(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         ({"methods": None}, "methods must be given"),
         ({"serch": {}}, "unknown key 'serch'; did you mean 'search'?"),
         ({"search": {"trials": 0}}, "search.trials: must be greater than or equal to 1, got 0"),
+        (
+            {"search": {"sampler": "best"}},
+            "search.sampler: must be one of auto, tpe, gp, nsga2, qmc, random, ",
+        ),
+        ({"search": {"stop": {"rungs": 1}}}, "search.stop.rungs: must be greater than or equal to 2, got 1"),
+        ({"search": {"stop": {"keep": 1.5}}}, "search.stop.keep: must be less than 1, got 1.5"),
+        ({"search": {"training_macs": "many"}}, "search.training_macs: work must be MACs of training such"),
         ({"budget": "3M"}, "budget: must be a mapping with max_macs, got '3M'; did you mean {max_macs: 3M}?"),
         ({"methods": ["dgat"]}, "methods: no method 'dgat'; did you mean 'dgate'? installed: actor, "),
         ({"backbone": "nin@99"}, "0 < width <= 16 must hold for backbone nin, got width=99.0"),
@@ -59,6 +66,25 @@ def test_a_study_that_is_wrong(refused: Callable[..., str], study: Any, told: st
     line = refused(study)
     assert "study.yaml" in line
     assert told in line
+
+
+@pytest.mark.parametrize(
+    ("sampler", "told"),
+    [
+        (
+            "no_such_package:Sampler",
+            "search.sampler: no_such_package:Sampler cannot be imported: ModuleNotFound",
+        ),
+        ("optuna.samplers:Nothing", "no sampler 'optuna.samplers:Nothing'; installed: auto, gp, "),
+        (
+            "optuna.study.Study",
+            "search.sampler: must be a subclass of optuna.samplers.BaseSampler, got optuna.",
+        ),
+        ("json:dumps", "search.sampler: must be a subclass of optuna.samplers.BaseSampler, got json:dumps"),
+    ],
+)
+def test_a_sampler_that_is_none(refused: Callable[..., str], sampler: str, told: str) -> None:
+    assert told in refused({"search": {"sampler": sampler}})
 
 
 def test_a_missing_study(run: Any, tmp_path: Path) -> None:

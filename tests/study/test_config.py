@@ -162,10 +162,16 @@ REFUSED = {
         "search.stop: must be false, or a mapping such as {rungs: 3, keep: 0.33}, got True"
     ),
     "search: {stop: {rungs: 9}}": "search.stop.rungs: must be less than or equal to 8, got 9",
+    "search: {stop: {rungs: 1}}": "search.stop.rungs: must be greater than or equal to 2, got 1",
+    "search: {stop: {keep: 1.5}}": "search.stop.keep: must be less than 1, got 1.5",
+    "search: {stop: {keep: 0}}": "search.stop.keep: must be greater than 0, got 0",
+    "search: {stop: soon}": "search.stop: must be",
     "search: {stop: {rungs: 4}}\ntraining: {epochs: 3}": (
         "search.stop.rungs: must fit into training.epochs = 3 with keep = 0.33: 2 at most, got 4;"
         " or stop: false"
     ),
+    "search: {training_macs: many}": "search.training_macs: work must be MACs of training such as 2T, 500G",
+    "search: {training_macs: 0}": "search.training_macs: work must be MACs of training such as 2T, 500G",
     "search: {training_macs: 0.4x}": "search.training_macs: work must be MACs of training such as 2T, 500G",
     "search: {time_limit: soon}": (
         "search.time_limit: a time must be more than 0, such as 90s, 10m, 1.5h or 1h30m, got 'soon'"
