@@ -26,6 +26,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from routesearch.results.calibrated import Calibration
+from routesearch.results.confirmed import Retraining
 from routesearch.results.journal import LOG, Journal
 from routesearch.results.journal_file import JournalFile
 from routesearch.results.points import OperatingPoint
@@ -92,6 +94,25 @@ class EmptyRunner(TrialRunner):
         resources: WorkerResources,
     ) -> list[OperatingPoint]:
         return []
+
+    def retrain(
+        self,
+        trial: TrialRecord,
+        members: Sequence[OperatingPoint],
+        rung: int | None,
+        resources: WorkerResources,
+    ) -> tuple[Retraining, Mapping[str, Any]]:
+        return Retraining(trial.seed, failed="nothing is trained"), {}
+
+    def calibrate(
+        self,
+        trial: TrialRecord,
+        knobs: Sequence[Mapping[str, Any]],
+        weights: Any,
+        resources: WorkerResources,
+    ) -> Calibration:
+        none = (0,) * len(knobs)
+        return Calibration(OperatingPoint({}, 0.0, 1.0), 0, none, none)
 
     def time(
         self,

@@ -85,6 +85,7 @@ class TrialRunner(ABC):
     ) -> list[OperatingPoint]:
         """Operating points of a trained network at these knobs on test data."""
 
+    @abstractmethod
     def retrain(
         self,
         trial: TrialRecord,
@@ -104,8 +105,8 @@ class TrialRunner(ABC):
         Returns:
             What it gave, and the weights of its network; none for a failure.
         """
-        raise NotImplementedError(f"{type(self).__name__} cannot retrain a trial")
 
+    @abstractmethod
     def calibrate(
         self,
         trial: TrialRecord,
@@ -117,7 +118,6 @@ class TrialRunner(ABC):
 
         Only a study that sets such images aside asks for it.
         """
-        raise NotImplementedError(f"{type(self).__name__} cannot calibrate a trial")
 
     @abstractmethod
     def time(

@@ -24,6 +24,7 @@ from optuna.distributions import FloatDistribution
 
 from routesearch.errors import Refusal, RouteSearchError
 from routesearch.results.budget import Budget
+from routesearch.results.calibrated import Calibration
 from routesearch.results.confirmed import Retraining, Retuned, pack_right
 from routesearch.results.journal import Journal
 from routesearch.results.points import Interval, OperatingPoint
@@ -55,6 +56,7 @@ class FakeTask:
     trouble: Mapping[str, str] = field(default_factory=dict)  # trial number -> what goes wrong in it
     batches: Sequence[int] = ()
     seeds: int = 1
+    calibration: int = 0  # images that are set aside for it
     needs_trunk: bool = False
     needs_confusion: bool = False
     starting: Sequence[str] = ("one", "two")
@@ -85,7 +87,8 @@ class FakeTask:
         )
 
     def inputs(self) -> dict[str, Any]:
-        return {"shape": [1, 8, 8], "classes": ["a", "b"], "mean": [0.5], "std": [0.25]}
+        facts = {"shape": [1, 8, 8], "classes": ["a", "b"], "mean": [0.5], "std": [0.25]}
+        return facts | {"images": {"calibration": self.calibration}}
 
     def code(self) -> dict[str, str]:
         return {"method one": "fake 1"}
@@ -125,6 +128,14 @@ class Odd(Outcome):
         return Bomb() if "bomb" in str(self.reason) else "{"
 
 
+def curve_of(x: float) -> tuple[OperatingPoint, OperatingPoint]:
+    """The whole network and a cheaper setting of it, as measured on validation."""
+    return (
+        OperatingPoint({"t": 1}, 0.5 + x / 3, 900 * x + 10),
+        OperatingPoint({"t": 0}, x / 3, 500 * x + 5),
+    )
+
+
 class FakeRunner(TrialRunner):
     def __init__(self, packed: Any, trunk: Mapping[str, Any]) -> None:
         self.task, self.trunk, self.made = packed["task"], trunk, time.time()
@@ -143,7 +154,7 @@ class FakeRunner(TrialRunner):
 
     @classmethod
     def pack(cls, task: Any) -> Any:
-        names = ("seconds", "trouble", "rungs", "macs", "trunk_macs")
+        names = ("seconds", "trouble", "rungs", "macs", "trunk_macs", "calibration")
         settings = {name: getattr(task, name) for name in names} | {
             "once": str(task.dir / "once"),
             "passed": str(task.dir / "passed"),
@@ -220,10 +231,7 @@ class FakeRunner(TrialRunner):
             case "worthless":
                 return Outcome(State.FINISHED, (OperatingPoint({}, 17.0, 1.0),)), {}
         x = trial.config["x"]
-        points = (
-            OperatingPoint({"t": 1}, 0.5 + x / 3, 900 * x + 10),
-            OperatingPoint({"t": 0}, x / 3, 500 * x + 5),
-        )
+        points = curve_of(x)
         if self.task["trouble"].get(str(trial.number)) == "poor":  # worse than any other, at any cost
             points = (OperatingPoint({"t": 1}, 0.001, 999.0), OperatingPoint({"t": 0}, 0.0005, 998.0))
         if self.task["trouble"].get(str(trial.number)) == "dear":  # good over the budget alone
@@ -273,6 +281,28 @@ class FakeRunner(TrialRunner):
         right = pack_right(np.arange(10) < 4 * np.ones((len(points), 1)))
         weights = {"seed": np.array([trial.seed])}
         return Retraining(trial.seed, 7, 30, 0.1, None, (10, 10), tuple(points), right), weights
+
+    def calibrate(
+        self,
+        trial: TrialRecord,
+        knobs: Sequence[Mapping[str, Any]],
+        weights: Mapping[str, Any],
+        resources: WorkerResources,
+    ) -> Calibration:
+        """The cheaper setting is wrong on every second image on which the whole network is right."""
+        assert weights["x"][0] == trial.config["x"]
+        whole, _ = curve_of(trial.config["x"])
+        images = self.task["calibration"]
+        lost = tuple(0 if k["t"] else images // 2 for k in knobs)
+        gained = (0,) * len(knobs)
+        match self.task["trouble"].get(f"calibrate {trial.number}"):
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "raise":
+                raise ValueError("cannot be calibrated")
+            case "worthless":
+                gained = (images,) * len(knobs)
+        return Calibration(whole, images, lost, gained)
 
     def time(
         self,

@@ -15,9 +15,10 @@ import yaml
 from routesearch import Study
 from routesearch.errors import Refusal, RunFailed
 from routesearch.results.budget import Budget
+from routesearch.results.calibrated import Calibration, read_calibrations
 from routesearch.results.journal import Journal
 from routesearch.results.measurements import read_test_results, read_timings
-from routesearch.results.points import front
+from routesearch.results.points import Point, front
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import State, TrialRecord
 from routesearch.search.driver import run_search
@@ -196,6 +197,48 @@ def test_what_no_machine_has_is_refused(
     assert fake.read(tmp_path) == []
 
 
+# ---- calibration ---------------------------------------------------------------------------------------
+
+
+def calibrations(folder: Path) -> dict[int, Calibration]:
+    with Journal.open_for_reading(folder) as journal:
+        return read_calibrations(journal.facts())
+
+
+def front_in(fake: ModuleType, folder: Path) -> list[Point]:
+    return front([p for r in fake.read(folder) for p in r.points(Budget())])
+
+
+def test_the_front_is_calibrated_where_images_are_set_aside_for_it(
+    search: Callable[..., Heard], fake: ModuleType, tmp_path: Path
+) -> None:
+    """Each trial once: a search that goes on compares what came on the front since."""
+    search(tmp_path / "none", trials=1, budget=None)
+    assert calibrations(tmp_path / "none") == {}
+    search(tmp_path, trials=3, budget=None, calibration=20)
+    first = calibrations(tmp_path)
+    assert first.keys() == {p.trial for p in front_in(fake, tmp_path)}
+    for number, found in first.items():
+        points = fake.read(tmp_path)[number].points(Budget())
+        assert (found.whole.macs, found.images) == (max(p.macs for p in points), 20)
+        at = zip((p.knob["t"] for p in points), found.lost, found.gained, strict=True)
+        assert sorted(at) == [(0, 10, 0), (1, 0, 0)]
+    search(tmp_path, trials=8, budget=None, calibration=20, trouble={f"calibrate {n}": "kill" for n in first})
+    assert calibrations(tmp_path).items() > first.items()
+    assert calibrations(tmp_path).keys() >= {p.trial for p in front_in(fake, tmp_path)}
+
+
+@pytest.mark.parametrize("trouble", ["kill", "raise", "worthless"])
+def test_a_calibration_that_ends_badly_leaves_the_others_and_is_repeated(
+    trouble: str, search: Callable[..., Heard], fake: ModuleType, tmp_path: Path
+) -> None:
+    settings = {"trials": 4, "budget": None, "calibration": 20}
+    search(tmp_path, **settings, trouble={f"calibrate {n}": trouble for n in range(1, 4)})
+    assert calibrations(tmp_path).keys() == {0}
+    search(tmp_path, **settings)
+    assert calibrations(tmp_path).keys() == {p.trial for p in front_in(fake, tmp_path)}
+
+
 # ---- time ----------------------------------------------------------------------------------------------
 
 
@@ -204,7 +247,7 @@ def test_the_front_is_timed_when_a_search_has_ended(
 ) -> None:
     """A continued search times only what is missing."""
     search(tmp_path, trials=3, budget=None, batches=[1])
-    members = {p.key for p in front([p for r in fake.read(tmp_path) for p in r.points(Budget())])}
+    members = {p.key for p in front_in(fake, tmp_path)}
     with Journal.open_for_reading(tmp_path) as journal:
         first = read_timings(journal.facts())
     assert first.keys() == members
