@@ -31,7 +31,7 @@ class Calibration:
     gained: tuple[int, ...]
 
     def at(self, place: int) -> Losses:
-        """Of a stored point, by its place in the trial's curve."""
+        """The losses of a stored point, by its place in the trial's curve."""
         return Losses(self.lost[place], self.gained[place], self.images)
 
     def as_fact(self) -> list[Any]:

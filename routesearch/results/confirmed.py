@@ -245,7 +245,7 @@ class ConfirmedPoint:
         return self.validation.mean - self.test.mean
 
     def on(self, split: str) -> Confirmation:
-        """``validation`` or ``test``."""
+        """What they gave on a split, ``validation`` or ``test``."""
         return self.test if split == "test" else self.validation
 
 

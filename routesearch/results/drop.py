@@ -126,7 +126,7 @@ def _chosen(results: StudyResults, max_drop: float, limit: float | None) -> tupl
     target = max(calibration.whole.accuracy for _, calibration, _ in found) - max_drop
 
     def promise(each: tuple[TrialRecord, Calibration, list[Any]]) -> tuple[float, ...]:
-        """Fewest MACs at the target; where none reaches it, the highest accuracy comes first after those."""
+        """A trial's rank: by fewest MACs at the target, after those by accuracy where none reaches it."""
         good = [p.macs for p in each[2] if p.accuracy >= target]
         if good:
             return 0, min(good)

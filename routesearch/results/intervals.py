@@ -17,10 +17,10 @@ import numpy.typing as npt
 from routesearch.errors import Refusal
 
 CONFIDENCE = 0.95
-"""Of intervals that are shown."""
+"""Confidence of intervals that are shown."""
 
 DRAWS = 2000
-"""Of a bootstrap."""
+"""Draws of a bootstrap."""
 
 Right = npt.NDArray[np.bool_]
 """Seeds x images: which images a network of each seed labels right."""
@@ -53,11 +53,11 @@ class Confirmation:
 
     @property
     def std(self) -> float:
-        """Of a training, estimated from its seeds (one degree of freedom less)."""
+        """Standard deviation of a training, estimated from its seeds (one degree of freedom less)."""
         return float(np.std(self.accuracies, ddof=1))
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        """:func:`mean_interval`."""
+        """The interval of the accuracy: :func:`mean_interval`."""
         return mean_interval(self.accuracies, self.images, confidence)
 
     def as_dict(self) -> dict[str, Any]:
@@ -155,7 +155,10 @@ def _drawn(
 
 
 def _binomial_variance(share: float, images: int) -> float:
-    """Of a share of ``images``: two right and two wrong ones are added, so that 0 and 1 are not certain."""
+    """Variance of a share of ``images``.
+
+    Two right and two wrong ones are added, so that 0 and 1 are not certain.
+    """
     held = (share * images + 2) / (images + 4)
     return held * (1 - held) / (images + 4)
 

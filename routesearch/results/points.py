@@ -29,11 +29,11 @@ class Interval:
     max: int
 
     def __add__(self, other: Interval) -> Interval:
-        """One after the other."""
+        """Bounds of one after the other."""
         return Interval(self.min + other.min, self.max + other.max)
 
     def __or__(self, other: Interval) -> Interval:
-        """One or the other."""
+        """Bounds of one or the other."""
         return Interval(min(self.min, other.min), max(self.max, other.max))
 
     def __contains__(self, macs: float) -> bool:

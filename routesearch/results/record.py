@@ -69,7 +69,7 @@ class Outcome:
     rungs: tuple[Rung, ...] = ()
 
     def __post_init__(self) -> None:
-        """Another's code wrote these texts, and each is kept in the journal and in memory for good."""
+        """Shorten texts of another's code: each is kept in the journal and in memory for good."""
         if self.reason is not None:
             object.__setattr__(self, "reason", one_line(self.reason, MAX_REASON))
         if self.traceback is not None:

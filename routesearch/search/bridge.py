@@ -113,12 +113,12 @@ class Bridge:
         return pack_trial(record)
 
     def started(self, trial_id: str) -> None:
-        """A worker begins with a trial."""
+        """Note that a worker begins with a trial."""
         if trial_id in self.runs:
             self.runs[trial_id].since = self._clock()
 
     def heard(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A worker answered: it is set up, or cannot be; the disk is full; or a trial's outcome."""
+        """Take in a worker's answer: it is set up, or cannot be; the disk is full; or a trial's outcome."""
         if trial_id not in self.runs:
             return
         if "disk" in result:
@@ -179,7 +179,7 @@ class Bridge:
         self._parked[trial_id] = None if found["problem"] is not None else method
 
     def _note_broken(self, method: str | None, node: str, why: str) -> None:
-        """A machine cannot run a method, or none: where no other can either, that is the end of it."""
+        """Note that a machine cannot run a method, or any; where no other can either, give up."""
         self._broken.setdefault(method, {})[node] = why
         there = self.capacity.nodes()  # none where Ray was asked at a bad moment: that decides nothing
         if not there or not there <= self._broken[method].keys() | self._broken.get(None, {}).keys():
@@ -203,7 +203,7 @@ class Bridge:
         self._guard(lambda: self.dispatcher.returned(number))
 
     def _gave_up(self, trial_id: str, reason: str, story: str | None) -> None:
-        """Tune gave a trial up: its worker died, by itself or by :meth:`_end_what_hangs`."""
+        """Take back a trial that Tune gave up: its worker died, by itself or by :meth:`_end_what_hangs`."""
         run = self.runs[trial_id]
         if not run.ready:
             self._set_ups_lost += 1

@@ -32,13 +32,13 @@ class Observer(Protocol):
     """What follows a search: called in the driver's process, must not block or raise."""
 
     def search_started(self, results: StudyResults) -> None:
-        """The study is open, nothing runs yet; ``results`` are those of earlier runs."""
+        """Called when the study is open and nothing runs yet; ``results`` are those of earlier runs."""
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """A trial finished, was stopped, or failed."""
+        """Called when a trial finished, was stopped, or failed."""
 
     def search_ended(self, results: StudyResults) -> None:
-        """No more trials, and the front has been measured on test data; ``results`` are those of all runs."""
+        """Called when the front has been measured on test data; ``results`` are those of all runs."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Dispatcher:
         self._prune_weights()
 
     def start(self, time_limit: float | None = None) -> None:
-        """The search phase begins: after ``time_limit`` seconds no trial is handed out any more."""
+        """Begin the search phase: after ``time_limit`` seconds no trial is handed out any more."""
         self._start = self._clock()
         self._end = None if time_limit is None else self._start + time_limit
         self._grace = max(MIN_GRACE, time_limit or 0.0)
@@ -193,7 +193,7 @@ class Dispatcher:
         return None
 
     def reported(self, number: int, outcome: Outcome) -> bool:
-        """A trial is at a rung: whether it has been ended there, as stopped.
+        """Whether a trial that is at a rung has been ended there, as stopped.
 
         Args:
             outcome: what it is if it stops there.
@@ -218,7 +218,7 @@ class Dispatcher:
         self.changed()
 
     def lost(self, number: int, reason: str, story: str | None = None) -> None:
-        """The worker of a trial died: the trial comes again, or fails where that happened too often."""
+        """Take back a trial whose worker died: it comes again, or fails where that happened too often."""
         begun = self.trials.begun(number)
         if begun > self._retries:
             often = f"interrupted {begun} times while it ran, the last time because " if begun > 1 else ""
@@ -229,7 +229,7 @@ class Dispatcher:
         self.changed()
 
     def returned(self, number: int) -> None:
-        """A trial was not begun, for its worker could not be set up: it comes again, and nothing is spent."""
+        """Take back a trial that was not begun, its worker not being set up: it comes again at no cost."""
         self.trials.give_back(number)
         self._begin_anew(number)
         self.changed()
@@ -241,13 +241,13 @@ class Dispatcher:
         self.trials.evidence.forget_steps(number)
 
     def cut(self, number: int) -> None:
-        """A trial is given up by this run; the next one has it again, but not for ever."""
+        """Give a trial up in this run; the next one has it again, but not for ever."""
         del self._live[number]
         self.note = f"trial {number} still ran long after the time limit; it is left to the next run"
         self.changed()
 
     def leave(self) -> None:
-        """The search ends by no fault of the trials that run: they are left to the next one."""
+        """Leave the trials that run to the next search: this one ends by no fault of theirs."""
         while self._live:
             number, _ = self._live.popitem()
             self.trials.give_back(number)

@@ -32,7 +32,7 @@ class Effort:
 
     @property
     def price(self) -> Price:
-        """As far as is known now."""
+        """The price of a trial as far as it is known now."""
         whole = self._limits.training_macs
         if whole is None:
             means = [each.mean_macs for each in self._evidence.tallies.values() if each.macs]

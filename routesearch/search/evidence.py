@@ -193,7 +193,7 @@ class Evidence:
         return 1.0 if limit is None else min(1.0, limit / self._task.backbone_macs)
 
     def begin(self, record: TrialRecord, attributes: Mapping[str, Any] | None = None) -> None:
-        """A trial is under way.
+        """Note that a trial is under way.
 
         Args:
             attributes: what its sampler left for itself.
@@ -204,15 +204,15 @@ class Evidence:
         self.pending[record.number] = Pending(record.method, *placed, beside, attributes=attributes or {})
 
     def show(self, number: int, outcome: Outcome) -> None:
-        """A trial that is under way is at a rung."""
+        """Note what a trial that is under way shows at a rung."""
         self.pending[number].steps.append(self._step(outcome.training_macs, outcome.points))
 
     def forget_steps(self, number: int) -> None:
-        """A trial begins anew."""
+        """Forget what a trial that begins anew has shown."""
         self.pending[number].steps.clear()
 
     def end(self, record: TrialRecord) -> None:
-        """A trial ended; one that was not begun, for it was refused, is known at once."""
+        """Note that a trial ended; one that was not begun, for it was refused, is known at once."""
         if record.number not in self.pending:
             self._add(record, self._placed(record), {})
             return

@@ -112,9 +112,10 @@ def joined_ray() -> object | None:
 
 
 def _job_config() -> Any:
-    """Workers import from where this process does, too; Ray would add the working directory, and first.
+    """Ray's settings of a job: workers import from where this process does.
 
-    A ``random.py`` or ``torch.py`` that lies there by chance would take the place of the real one.
+    Ray would add the working directory, and first: a ``random.py`` or ``torch.py`` that lies there by chance
+    would take the place of the real one.
     """
     from ray.job_config import JobConfig
 
@@ -162,7 +163,7 @@ def short_folder() -> Iterator[Path]:
 
 PREFIX = f"routesearch-{os.getuid()}-"
 TRIES = 3
-"""Another start may take a new folder for a dead search's, before it is held."""
+"""New folders that are tried: another start may take one for a dead search's, before it is held."""
 
 
 def _new_folder() -> tuple[Path, contextlib.ExitStack]:

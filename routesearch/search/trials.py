@@ -177,7 +177,7 @@ class Trials:
         return record
 
     def show(self, number: int, outcome: Outcome) -> None:
-        """A trial is at a rung; nothing is stored before it ends."""
+        """Note what a trial shows at a rung; nothing is stored before it ends."""
         self.evidence.show(number, outcome)
 
     def finish(self, number: int, outcome: Outcome) -> TrialRecord:

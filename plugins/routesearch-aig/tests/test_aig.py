@@ -119,7 +119,7 @@ def test_flops_at_an_execution_rate() -> None:
 
 
 def test_a_gate_of_resnet101_costs_next_to_nothing() -> None:
-    """Well under a thousandth of the bottleneck block behind it."""
+    """A cost well under a thousandth of that of the bottleneck block behind it."""
     backbone = ResNet101((3, 224, 224), 1000)
     with torch.device("meta"):
         net = ConvNetAIG(ConvNetAIG.Config(), backbone).eval()
@@ -200,7 +200,7 @@ def test_a_bill_is_of_the_units_that_ran(varied: ConvNetAIG, data: Data) -> None
 
 
 def test_a_unit_runs_where_running_is_ahead(varied: ConvNetAIG, data: Data) -> None:
-    """Without noise, by the larger output (threshold 0); a higher threshold runs it for no further image."""
+    """A unit runs by the larger output at threshold 0, and at a higher one for no further image."""
     images = data.inputs(data.validation.pixels)
     first = int(next(iter(varied.gates)))
     with torch.inference_mode():
@@ -304,7 +304,7 @@ def _input(gate: Gate) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("target_of", ["block", "network"])
 def test_rates_come_to_the_target(target_of: str, backbone: Backbone, data: Data) -> None:
-    """With the classification loss outweighed, gates run for as many images as they should."""
+    """Gates run for as many images as they should where the classification loss is outweighed."""
     net = make(backbone, target=0.3, target_of=target_of, rate_weight=200.0)
     train(net, data, epochs=12)
     net.train()

@@ -218,7 +218,7 @@ def test_criteria_lie_between_0_and_1(classes: int, seed: int, scale: float) -> 
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.lists(st.floats(-20, 20), min_size=2, max_size=30, unique=True))
 def test_of_two_classes_all_criteria_say_the_same(differences: list[float]) -> None:
-    """All are then rising functions of how far the two logits lie apart."""
+    """All criteria are rising functions of how far two logits lie apart."""
     logits = torch.stack([torch.tensor(differences, dtype=torch.float64), torch.zeros(len(differences))], 1)
     order = (logits[:, 0] - logits[:, 1]).abs().argsort(stable=True)
     for sure in CRITERIA.values():
@@ -238,7 +238,7 @@ def test_agreement_by_hand() -> None:
 
 @pytest.mark.parametrize("criterion", [*CRITERIA, "patience"])
 def test_an_image_leaves_at_the_first_exit_that_is_sure(criterion: str, trained: Exits, data: Data) -> None:
-    """Image by image, by each rule; every exit is taken."""
+    """The exit of each image, by each rule; every exit is taken."""
     images = data.inputs(data.test.pixels)
     with torch.inference_mode():
         scores = trained.observe(images)
@@ -307,7 +307,7 @@ def test_the_loss_by_hand(kind: str, weights: list[int], backbone: Backbone) -> 
 
 
 def test_the_last_exit_does_not_learn_from_the_early_ones(backbone: Backbone) -> None:
-    """Distilled alone, early exits give the last one no gradient: it is what it would be without them."""
+    """Early exits that are distilled alone give the last one no gradient: it is as it would be without."""
     gradients = []
     for share in (1.0, 0.0):
         net = make(backbone, self_distill=share).eval()
@@ -400,7 +400,7 @@ def test_before_training_there_is_a_usual_setting_of_each(backbone: Backbone) ->
 
 
 def test_what_the_sweep_counts_is_what_is_measured(trained: Exits, data: Data) -> None:
-    """Of each criterion: accuracy and MACs, summed up over scores and measured, are equal to the digit."""
+    """Accuracy and MACs of each criterion, summed up over scores and measured, are equal to the digit."""
     points = measure(trained, data, data.validation, CPU)
     with torch.inference_mode():
         scores = trained.observe(data.inputs(data.validation.pixels))
