@@ -40,7 +40,7 @@ def observation_of(record: TrialRecord, backbone_macs: float, budget: Budget) ->
     assert outcome is not None
     if outcome.state is State.REFUSED:
         if record.bounds is None:
-            return Observation(TrialState.PRUNED, None, {"law": 1.0})
+            return Observation(TrialState.PRUNED, None, {"constraint": 1.0})
         excess = 0.0 if budget.max_macs is None else record.bounds.min / budget.max_macs - 1
         return Observation(TrialState.PRUNED, None, {"macs": excess})
     if outcome.state is State.FAILED:

@@ -107,7 +107,7 @@ def test_refusals_are_stored_as_pruned_with_a_violated_constraint(
         assert trials.spent == 15
 
 
-def test_a_broken_law_is_a_refusal_with_its_words(make_fake: Any, folder: Path, outcome: Any) -> None:
+def test_a_broken_constraint_is_a_refusal_with_its_words(make_fake: Any, folder: Path, outcome: Any) -> None:
     with Journal.open_for_writing(folder) as journal:
         task = make_fake(sampler="random", budget=None)
         run(open_trials(journal, task)[0], 60, outcome, "deep")
@@ -116,7 +116,8 @@ def test_a_broken_law_is_a_refusal_with_its_words(make_fake: Any, folder: Path, 
         assert all(r.bounds is None for r in broken)
         assert "beta <= 9 must hold" in str(broken[0].outcome.reason if broken[0].outcome else "")
         (stored,) = optuna_trials(journal, "deep").values()
-        assert [t.constraints for t in stored if t.state is TrialState.PRUNED] == [{"law": 1.0}] * len(broken)
+        refused = [t.constraints for t in stored if t.state is TrialState.PRUNED]
+        assert refused == [{"constraint": 1.0}] * len(broken)
         assert all(t.constraints == {} for t in stored if t.state is TrialState.COMPLETE)
 
 
