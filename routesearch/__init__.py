@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from routesearch.export import export_model
     from routesearch.methods.base import Batch, Knob, RoutedNet, Scores, Stage, Start, Targets, Trunk
     from routesearch.methods.inherit import inherit
+    from routesearch.methods.linear_exit import Features, LinearExit, place_exits
     from routesearch.methods.losses import classification_loss
     from routesearch.methods.residual import Residual, shortcut_of
     from routesearch.methods.running import run
@@ -54,6 +55,7 @@ _HOME = {
         "Trunk",
     ),
     "routesearch.methods.inherit": ("inherit",),
+    "routesearch.methods.linear_exit": ("Features", "LinearExit", "place_exits"),
     "routesearch.methods.losses": ("classification_loss",),
     "routesearch.methods.residual": ("Residual", "shortcut_of"),
     "routesearch.methods.running": ("run",),
@@ -84,9 +86,11 @@ __all__ = [
     "Cuts",
     "Data",
     "Dataset",
+    "Features",
     "Images",
     "Interval",
     "Knob",
+    "LinearExit",
     "Meter",
     "OperatingPoint",
     "Plain",
@@ -122,6 +126,7 @@ __all__ = [
     "kaiming",
     "load",
     "mult_adds",
+    "place_exits",
     "run",
     "sequential_thresholds",
     "shortcut_of",

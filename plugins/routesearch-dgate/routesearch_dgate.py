@@ -24,7 +24,9 @@ from routesearch import (
     Backbone,
     Batch,
     Cuts,
+    Features,
     Knob,
+    LinearExit,
     Meter,
     Refusal,
     RoutedNet,
@@ -37,25 +39,8 @@ from routesearch import (
     exit_thresholds,
     first_exit,
     hookimpl,
-    kaiming,
+    place_exits,
 )
-
-GRID = 4
-"""Side of the averaged feature grid of ``features: grid``."""
-
-
-class Gate(nn.Module):
-    """One linear layer on a view of a feature map: N x f features to N x c distances (Eq. 1)."""
-
-    def __init__(self, view: nn.Module, features: int, classes: int) -> None:
-        super().__init__()
-        self.view = view
-        self.linear = nn.Linear(features, classes)
-        kaiming(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        distances: Tensor = self.linear(self.view(x))
-        return distances
 
 
 class DGate(RoutedNet):
@@ -73,9 +58,7 @@ class DGate(RoutedNet):
         gate_loss: Annotated[
             Literal["hinge", "cross_entropy"], CategoricalDistribution(("hinge", "cross_entropy"))
         ] = Field("hinge", description="one-vs-all hinge (the paper's), or what it compares with")
-        features: Annotated[
-            Literal["gap", "grid", "flat"], CategoricalDistribution(("gap", "grid", "flat"))
-        ] = Field(  # the paper does not say; its FLOP figures fit either end
+        features: Features = Field(  # the paper does not say; its FLOP figures fit either end
             "grid", description="what a gate sees: channel means, the means of a 4 x 4 grid, or the whole map"
         )
         thresholds: Literal["front", "sequential", "shared"] = Field(
@@ -88,15 +71,7 @@ class DGate(RoutedNet):
 
     @classmethod
     def space(cls, backbone: Backbone) -> SearchSpace:
-        last = len(backbone) - 1
-        if last < 1:
-            raise Refusal(f"dgate: a backbone must have 2 units or more, {backbone.name} has {len(backbone)}")
-        middle = sorted({max(1, round(last * share)) for share in (0.4, 0.7)})
-        space = super().space(backbone).refine({"positions": tuple(middle)}, positions=Cuts(last=last))
-        if any(len(backbone.shape(k)) != 3 for k in range(1, last + 1)):
-            # Lists of maps, or vectors: only the neck says how a unit's output becomes one vector.
-            space = space.refine({"features": "gap"}, features=CategoricalDistribution(("gap",)))
-        return space
+        return place_exits(super().space(backbone), backbone, (0.4, 0.7), cls.name)
 
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
         super().__init__(config, backbone, trunk)
@@ -106,21 +81,9 @@ class DGate(RoutedNet):
         cuts = [0, *positions, len(backbone)]
         self.segments = nn.ModuleList(nn.Sequential(*plain.units[a:b]) for a, b in pairwise(cuts))
         self.head = plain.head
-        self.gates: Sequence[Gate] = nn.ModuleList(self._gate(k) for k in positions)  # type: ignore[assignment]
-
-    def _gate(self, k: int) -> Gate:
-        kind: str = self.config.features
-        if kind == "gap":
-            return Gate(self.backbone.neck(k), self.backbone.channels(k), self.backbone.classes)
-        shape = self.backbone.shape(k)
-        if len(shape) != 3:
-            rule = f"features={kind} needs unit outputs of C,H,W"
-            raise Refusal(f"dgate: {rule}, backbone {self.backbone.name} gives {shape}")
-        channels, height, width = shape
-        side = (min(GRID, height), min(GRID, width)) if kind == "grid" else (height, width)
-        pool: nn.Module = nn.AdaptiveAvgPool2d(side) if kind == "grid" else nn.Identity()
-        entries = channels * side[0] * side[1]
-        return Gate(nn.Sequential(pool, nn.Flatten()), entries, self.backbone.classes)
+        # Each gate gives distances d = w'x - b (Eq. 1), N x classes.
+        gates = [LinearExit(backbone, k, self.config.features, self.name) for k in positions]
+        self.gates: Sequence[LinearExit] = nn.ModuleList(gates)  # type: ignore[assignment]
 
     def stages(self) -> Sequence[Stage]:
         if self.trunk is None:

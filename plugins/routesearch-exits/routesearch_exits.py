@@ -25,7 +25,9 @@ from routesearch import (
     Backbone,
     Batch,
     Cuts,
+    Features,
     Knob,
+    LinearExit,
     Meter,
     Refusal,
     RoutedNet,
@@ -40,11 +42,8 @@ from routesearch import (
     exit_thresholds,
     first_exit,
     hookimpl,
-    kaiming,
+    place_exits,
 )
-
-GRID = 4
-"""Side of the averaged map of ``features: grid``."""
 
 MOST = 5
 """Exits at most, beside the network's own."""
@@ -135,20 +134,6 @@ def scaled(x: Any, factor: float) -> Any:
     return [scaled(part, factor) for part in x]
 
 
-class Exit(nn.Module):
-    """A linear layer on a view of a unit's output, to N x classes logits."""
-
-    def __init__(self, view: nn.Module, features: int, classes: int) -> None:
-        super().__init__()
-        self.view = view
-        self.linear = nn.Linear(features, classes)
-        kaiming(self)
-
-    def forward(self, x: Any) -> Tensor:
-        logits: Tensor = self.linear(self.view(x))
-        return logits
-
-
 class Exits(RoutedNet):
     """Exits trained together with the backbone; an image leaves where one is sure, or where several agree."""
 
@@ -160,9 +145,7 @@ class Exits(RoutedNet):
         positions: Annotated[tuple[int, ...], Cuts()] = Field(
             (), description="units after which an exit stands"
         )
-        features: Annotated[
-            Literal["gap", "grid", "flat"], CategoricalDistribution(("gap", "grid", "flat"))
-        ] = Field(
+        features: Features = Field(
             "grid",
             description="what an exit sees: channel means, the means of a 4 x 4 grid, or the whole map",
         )
@@ -192,17 +175,8 @@ class Exits(RoutedNet):
 
     @classmethod
     def space(cls, backbone: Backbone) -> SearchSpace:
-        last = len(backbone) - 1
-        if last < 1:
-            raise Refusal(f"exits: a backbone must have 2 units or more, {backbone.name} has {len(backbone)}")
-        middle = sorted({max(1, round(last * share)) for share in USUAL_PLACES})
-        most = min(MOST, last)
-        space = super().space(backbone)
-        space = space.refine({"positions": tuple(middle)}, positions=Cuts(last=last, least=1, most=most))
-        if any(len(backbone.shape(k)) != 3 for k in range(1, last + 1)):
-            # Lists of maps, or vectors: only the neck says how a unit's output becomes one vector.
-            space = space.refine({"features": "gap"}, features=CategoricalDistribution(("gap",)))
-        return space
+        most = min(MOST, len(backbone) - 1)
+        return place_exits(super().space(backbone), backbone, USUAL_PLACES, cls.name, most)
 
     def __init__(self, config: Space, backbone: Backbone, trunk: Trunk | None = None) -> None:
         super().__init__(config, backbone, trunk)
@@ -216,22 +190,9 @@ class Exits(RoutedNet):
         plain = self.build_plain()
         cuts = [0, *positions, len(backbone)]
         self.segments = nn.ModuleList(nn.Sequential(*plain.units[a:b]) for a, b in pairwise(cuts))
-        self.exits: Sequence[Exit] = nn.ModuleList(self._exit(k) for k in positions)  # type: ignore[assignment]
+        exits = [LinearExit(backbone, k, self.config.features, self.name) for k in positions]
+        self.exits: Sequence[LinearExit] = nn.ModuleList(exits)  # type: ignore[assignment]
         self.head = plain.head
-
-    def _exit(self, k: int) -> Exit:
-        backbone, kind = self.backbone, self.config.features
-        if kind == "gap":
-            return Exit(backbone.neck(k), backbone.channels(k), backbone.classes)
-        shape = backbone.shape(k)
-        if len(shape) != 3:
-            rule = f"features={kind} needs unit outputs of C,H,W"
-            raise Refusal(f"exits: {rule}, backbone {backbone.name} gives {shape}")
-        channels, height, width = shape
-        side = (min(GRID, height), min(GRID, width)) if kind == "grid" else (height, width)
-        pool: nn.Module = nn.AdaptiveAvgPool2d(side) if kind == "grid" else nn.Identity()
-        entries = channels * side[0] * side[1]
-        return Exit(nn.Sequential(pool, nn.Flatten()), entries, backbone.classes)
 
     # ---- training ----
 
