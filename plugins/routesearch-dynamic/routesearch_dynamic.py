@@ -133,6 +133,23 @@ class Dense(NamedTuple):
     logits: Tensor
 
 
+class Pass(NamedTuple):
+    """What a batch gives, as losses need it.
+
+    Attributes:
+        labels: of the images, N.
+        errors: of each node's classifier, N x M.
+        p: as :func:`reach` gives it.
+        k_cpt: for all images, or N x 1.
+    """
+
+    dense: Dense
+    labels: Tensor
+    errors: Tensor
+    p: tuple[Tensor, Tensor]
+    k_cpt: float | Tensor
+
+
 # ---- probabilities and costs ---------------------------------------------------------------------------
 
 
@@ -485,7 +502,7 @@ class Dynamic(RoutedNet):
             p = reach(dense.scores, self.temperature(batch.progress))
             self._throughput = tuple(each.detach().square().mean(0).sqrt() for each in p)  # type: ignore
             errors = cross_entropy(dense.logits, batch.labels)
-            cost = self._costs(dense, batch.labels, errors, p, k_cpt)
+            cost = self._costs(Pass(dense, batch.labels, errors, p, k_cpt))
             if batch.labels_alone:
                 return cost
             # Routers weigh what labels say; what classifiers learn from beside them comes on top.
@@ -493,21 +510,8 @@ class Dynamic(RoutedNet):
             return cost + (p[1].detach() * taught).sum(1).mean()
 
     @abstractmethod
-    def _costs(
-        self,
-        dense: Dense,
-        labels: Tensor,
-        errors: Tensor,
-        p: tuple[Tensor, Tensor],
-        k_cpt: float | Tensor,
-    ) -> Tensor:
-        """The loss, a scalar.
-
-        Args:
-            errors: of each node's classifier, N x M.
-            p: as :func:`reach` gives it.
-            k_cpt: for all images, or N x 1.
-        """
+    def _costs(self, seen: Pass) -> Tensor:
+        """The loss of a batch, a scalar."""
 
     def _complexity(self, p: tuple[Tensor, Tensor]) -> Tensor:
         """k_L2 times the squared weights of the layers that an image activates (Eq. 9), N."""
@@ -539,14 +543,8 @@ class Actor(Dynamic):
             0.01, ge=0, description="of the squared scores: against deciding too early in training"
         )
 
-    def _costs(
-        self,
-        dense: Dense,
-        labels: Tensor,
-        errors: Tensor,
-        p: tuple[Tensor, Tensor],
-        k_cpt: float | Tensor,
-    ) -> Tensor:
+    def _costs(self, seen: Pass) -> Tensor:
+        dense, _, errors, p, k_cpt = seen
         columns, leaves = p
         prices = self.prices
         ends = leaves * (errors + k_cpt * prices.leaves)
@@ -580,14 +578,8 @@ class Critic(Dynamic):
             Literal["cross_entropy", "error"], CategoricalDistribution(("cross_entropy", "error"))
         ] = Field("cross_entropy", description="what a wrong label costs where routers predict it; error: 1")
 
-    def _costs(
-        self,
-        dense: Dense,
-        labels: Tensor,
-        errors: Tensor,
-        p: tuple[Tensor, Tensor],
-        k_cpt: float | Tensor,
-    ) -> Tensor:
+    def _costs(self, seen: Pass) -> Tensor:
+        dense, labels, errors, p, k_cpt = seen
         columns, leaves = p[0].detach(), p[1].detach()
         predicted = errors
         if self.config.error_cost == "error":
