@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from routesearch.study.config import StudyConfig
     from routesearch.task.resolve import Task
 
+Knobs = Sequence[Mapping[str, Any]]
+"""Settings of a trained network."""
+
+Points = Sequence[OperatingPoint]
+"""Points of a trial on the front."""
+
 
 @dataclass(frozen=True)
 class WorkerResources:
@@ -77,21 +83,13 @@ class TrialRunner(ABC):
 
     @abstractmethod
     def measure_on_test(
-        self,
-        trial: TrialRecord,
-        knobs: Sequence[Mapping[str, Any]],
-        weights: Arrays,
-        resources: WorkerResources,
+        self, trial: TrialRecord, knobs: Knobs, weights: Arrays, resources: WorkerResources
     ) -> list[OperatingPoint]:
         """Operating points of a trained network at these knobs on test data."""
 
     @abstractmethod
     def retrain(
-        self,
-        trial: TrialRecord,
-        members: Sequence[OperatingPoint],
-        rung: int | None,
-        resources: WorkerResources,
+        self, trial: TrialRecord, members: Points, rung: int | None, resources: WorkerResources
     ) -> tuple[Retraining, Arrays]:
         """A trial trained with another seed, its points tuned again and measured on test.
 
@@ -108,11 +106,7 @@ class TrialRunner(ABC):
 
     @abstractmethod
     def calibrate(
-        self,
-        trial: TrialRecord,
-        knobs: Sequence[Mapping[str, Any]],
-        weights: Arrays,
-        resources: WorkerResources,
+        self, trial: TrialRecord, knobs: Knobs, weights: Arrays, resources: WorkerResources
     ) -> Calibration:
         """Operating points of a trained network beside the whole network, on images that chose nothing.
 
@@ -173,11 +167,7 @@ class NetworkRunner(TrialRunner):
         yield from run_trial(trial, self.task, self.data, self.trunk, device, self.task.config.rungs)
 
     def measure_on_test(
-        self,
-        trial: TrialRecord,
-        knobs: Sequence[Mapping[str, Any]],
-        weights: Arrays,
-        resources: WorkerResources,
+        self, trial: TrialRecord, knobs: Knobs, weights: Arrays, resources: WorkerResources
     ) -> list[OperatingPoint]:
         from routesearch.search.trial_network import measure_on
 
@@ -185,11 +175,7 @@ class NetworkRunner(TrialRunner):
         return measure_on(trial, knobs, weights, self.task, self.data, self.trunk, device, "test")
 
     def retrain(
-        self,
-        trial: TrialRecord,
-        members: Sequence[OperatingPoint],
-        rung: int | None,
-        resources: WorkerResources,
+        self, trial: TrialRecord, members: Points, rung: int | None, resources: WorkerResources
     ) -> tuple[Retraining, Arrays]:
         from routesearch.search.trial_network import retrain
 
@@ -197,11 +183,7 @@ class NetworkRunner(TrialRunner):
         return retrain(trial, members, rung, self.task, self.data, self.trunk, device)
 
     def calibrate(
-        self,
-        trial: TrialRecord,
-        knobs: Sequence[Mapping[str, Any]],
-        weights: Arrays,
-        resources: WorkerResources,
+        self, trial: TrialRecord, knobs: Knobs, weights: Arrays, resources: WorkerResources
     ) -> Calibration:
         from routesearch.search.trial_network import calibrate
 
