@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 SPREAD, NEAR = 96, 96
 """Configs that are weighed for one proposal: drawn from the whole space, and near the best ones known."""
 PRICED = 4
-"""Configs whose networks are priced for one proposal, at most: the most promising of those that are weighed, until
-one promises more than the next one is predicted to."""
+"""Configs whose networks are priced for one proposal, at most: the most promising of those that are weighed,
+until one promises more than the next one is predicted to."""
 PROBES = 24
 """Configs that are priced at the start."""
 PARENTS = 8
