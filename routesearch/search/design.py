@@ -57,10 +57,12 @@ def value_at(share: float, distribution: BaseDistribution) -> Any:
         case IntDistribution(low=low, high=high, log=True):
             ends = math.log(low - 0.5), math.log(high + 0.5)
             return min(max(round(math.exp(ends[0] + share * (ends[1] - ends[0]))), low), high)
-        case FloatDistribution(low=low, high=high, log=True):
-            return min(math.exp(math.log(low) + share * (math.log(high) - math.log(low))), high)
-        case FloatDistribution(low=low, high=high, step=None):
-            return low + share * (high - low)
-        case FloatDistribution(low=low, high=high, step=float(step)):
-            return low + step * int(share * (round((high - low) / step) + 1))
+        case FloatDistribution(low=low, high=high, step=step, log=log):
+            if log:
+                value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+            elif step is None:
+                value = low + share * (high - low)
+            else:
+                value = low + step * int(share * (round((high - low) / step) + 1))
+            return min(max(value, low), high)  # exp(log(x)) is not quite x, nor is 3 * 0.1 quite 0.3
     raise TypeError(f"a distribution must be Optuna's float, int or categorical, got {distribution!r}")
