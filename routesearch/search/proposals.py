@@ -29,6 +29,7 @@ from routesearch.search.observations import budget_violation, config_text, sampl
 from routesearch.search.offers import Offer, Offers, distributions_of
 from routesearch.search.sampler import Strategy, derive, strategy_of
 from routesearch.space.domains import Suggest
+from routesearch.space.space import Space
 
 if TYPE_CHECKING:
     from routesearch.task.resolve import Task
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 MAX_DECLINED = 10
 """Proposals in a row that repeat a trained config before a repetition is trained with a new seed (fewer if
 the trials before were repetitions too)."""
+MAX_ASKED = 5
+"""Proposals of a sampler for one trial; what comes then is from the design: some repeat themselves."""
 LEADERS = 3
 """Configs of a method that are taken over from studies that are learnt from."""
 MAX_REPEATED = 50
@@ -81,12 +84,29 @@ class _Known:
     place: int = 0
     first: list[Mapping[str, Any]] = field(default_factory=list)
 
+    def at(self, place: int) -> Suggest:
+        """The config at a place of the design."""
+        return lambda name, distribution: self.design.suggest(place, name, distribution)
+
+
+class _Drawn(NamedTuple):
+    """A config before it is priced; without a model where it is none, and why.
+
+    Attributes:
+        config: its fields; its parameters where it is none.
+    """
+
+    config: dict[str, Any]
+    params: dict[str, Any]
+    distributions: dict[str, BaseDistribution]
+    model: Space | None
+    violation: str | None
+
 
 class _Opened(NamedTuple):
-    """An offer, and how much was known when it was weighed: of all methods, and of its own."""
+    """An offer, and how much was known when it was weighed."""
 
     known: int
-    own: int
     offer: Offer | None
 
 
@@ -117,12 +137,19 @@ class Proposals:
         self._open: dict[str, _Opened] = {}
 
     def recall(self, record: TrialRecord) -> None:
-        """Count a config that an earlier run drew."""
-        if record.method in self._known:
-            known = self._known[record.method]
-            # One too few where the default was not tried: a place that is taken is passed over.
-            known.place += 0 if known.fresh else 1
-            self.note(record)
+        """Count a config that an earlier run drew; to be called when as much is known as was at the draw."""
+        if record.method not in self._known:
+            return
+        known = self._known[record.method]
+        self._begin(record.method)
+        first = [
+            config_text(self._drawn(record.method, _prescribed(params)).config) for params in known.first
+        ]
+        if (text := config_text(record.config)) in first:
+            del known.first[: first.index(text) + 1]
+        elif self._from_design(record.method):
+            self._walk(record.method)
+        self.note(record)
 
     def note(self, record: TrialRecord) -> None:
         """Count a config that is stored."""
@@ -155,8 +182,7 @@ class Proposals:
         declined, repeated = MAX_DECLINED >> known.repeats, MAX_REPEATED
         attempt = 0
         source: _Source | None = None
-        if known.fresh:
-            known.first, known.fresh = [*self._default(method), *known.first], False
+        self._begin(method)
         while True:
             if known.first:
                 proposal = self._proposal(method, _prescribed(known.first.pop(0)))
@@ -165,10 +191,12 @@ class Proposals:
                 return proposal
             if attempt == 0 and (offered := self._offered(method, number)) is not None:
                 return offered
-            if self._offers or self._from_design(method):
-                place = known.place
+            if self._from_design(method):
+                proposal = self._proposal(method, known.at(known.place))
                 known.place += 1
-                proposal = self._proposal(method, lambda n, d, at=place: known.design.suggest(at, n, d))  # type: ignore[misc]
+            elif self._offers or attempt >= MAX_ASKED:
+                # nothing else is proposed; a place that follows from the number is the same after a resume
+                proposal = self._proposal(method, known.at(number + attempt))
             else:
                 source = source or _Source(self, method)
                 seed = derive(self._task.config.search.seed, method, number, attempt)
@@ -185,8 +213,7 @@ class Proposals:
     def first(self, methods: Sequence[str], number: int) -> tuple[str, float] | None:
         """Of some methods the one whose next config promises most, and how much; None where nothing is known.
 
-        What a config promises falls as more becomes known of other methods, so an offer that was weighed
-        before bounds a new one, and only the first of all need be weighed again.
+        All are weighed by all that is known: what an earlier weighing said is not there after a resume.
 
         Args:
             number: of the trial that it is for.
@@ -194,28 +221,47 @@ class Proposals:
         known = [m for m in methods if self._offers and not self._known[m].first and not self._from_design(m)]
         if not known:
             return None
-        worths = {method: self._worth(method, number, self._open.get(method)) for method in known}
+        worths = {method: self._worth(method, number) for method in known}
+        best = max(known, key=lambda method: worths[method])
+        return best, worths[best]
+
+    def _begin(self, method: str) -> None:
+        """Put the method's default before all others, once."""
+        known = self._known[method]
+        if known.fresh:
+            known.first, known.fresh = [*self._default(method), *known.first], False
+
+    def _walk(self, method: str) -> None:
+        """Go on in the design as far as a draw did: places that are taken were passed over."""
+        known = self._known[method]
+        declined, repeated = MAX_DECLINED >> known.repeats, MAX_REPEATED
         while True:
-            best = max(known, key=lambda method: worths[method])
-            if self._open[best].known == self._evidence.known:
-                return best, worths[best]
-            worths[best] = self._worth(best, number, None)
+            text = config_text(self._drawn(method, known.at(known.place)).config)
+            known.place += 1
+            if text in known.refused and repeated:
+                repeated -= 1
+            elif known.trained[text] and declined:
+                declined -= 1
+            else:
+                return
 
     def _offered(self, method: str, number: int) -> Proposal | None:
         """The method's offer, weighed by all that is known."""
         if not self._offers or self._from_design(method):
             return None
-        opened = self._open.pop(method, None)
-        if opened is None or opened.known != self._evidence.known:
-            opened = self._weigh(method, number)
-            del self._open[method]
+        opened = self._opened(method, number)
+        del self._open[method]
         return None if opened.offer is None else self._proposal(method, _prescribed(opened.offer.params))
 
-    def _worth(self, method: str, number: int, opened: _Opened | None) -> float:
-        """What the method's offer promises: the one that was weighed, if nothing of its own is new."""
-        if opened is None or opened.own != self._evidence.known_of(method):
-            opened = self._weigh(method, number)
-        return -1.0 if opened.offer is None else opened.offer.worth
+    def _worth(self, method: str, number: int) -> float:
+        """What the method's offer promises."""
+        offer = self._opened(method, number).offer
+        return -1.0 if offer is None else offer.worth
+
+    def _opened(self, method: str, number: int) -> _Opened:
+        """The method's offer: the one that was weighed, if nothing is new."""
+        opened = self._open.get(method)
+        return opened if opened and opened.known == self._evidence.known else self._weigh(method, number)
 
     def _weigh(self, method: str, number: int) -> _Opened:
         evidence = self._evidence
@@ -228,7 +274,7 @@ class Proposals:
             taken = self._known[method].trained.keys() | self._known[method].refused
             seed = derive(self._task.config.search.seed, method, number)
             offer = offers.best([shown[i] for i in order], front, taken, seed)
-        self._open[method] = _Opened(evidence.known, evidence.known_of(method), offer)
+        self._open[method] = _Opened(evidence.known, offer)
         return self._open[method]
 
     def _expected(self) -> list[Curve]:
@@ -258,6 +304,17 @@ class Proposals:
         return [placed[0]] if placed is not None and self._task.budget.admits(bounds) else []
 
     def _proposal(self, method: str, suggest: Suggest) -> Proposal:
+        drawn = self._drawn(method, suggest)
+        if drawn.model is None:
+            return Proposal(drawn.config, drawn.params, drawn.distributions, None, drawn.violation)
+        try:
+            bounds = self._task.bounds(method, drawn.model)
+        except (Refusal, ValidationError) as error:
+            return Proposal(drawn.config, drawn.params, drawn.distributions, None, _reason(error))
+        violation = budget_violation(bounds, self._task.budget)
+        return Proposal(drawn.config, drawn.params, drawn.distributions, bounds, violation)
+
+    def _drawn(self, method: str, suggest: Suggest) -> _Drawn:
         params: dict[str, Any] = {}
         distributions: dict[str, BaseDistribution] = {}
 
@@ -265,16 +322,11 @@ class Proposals:
             params[name], distributions[name] = suggest(name, distribution), distribution
             return params[name]
 
-        config: dict[str, Any] | None = None
         try:
             model = self._task.spaces[method].ask(noting)
-            config = model.model_dump(mode="json")
-            bounds = self._task.bounds(method, model)
         except (Refusal, ValidationError) as error:
-            reason = one_line(str(error), MAX_REASON)
-            return Proposal(config or dict(params), params, distributions, None, reason)
-        violation = budget_violation(bounds, self._task.budget)
-        return Proposal(config, params, distributions, bounds, violation)
+            return _Drawn(dict(params), params, distributions, None, _reason(error))
+        return _Drawn(model.model_dump(mode="json"), params, distributions, model, None)
 
 
 class _Source:
@@ -295,6 +347,10 @@ class _Source:
         attributes = study.get_trials(deepcopy=False)[-1].system_attrs
         study.tell(trial, state=TrialState.FAIL)  # samplers overlook it: what becomes of it is told elsewhere
         return replace(proposal, attributes=dict(attributes)) if strategy.most is None else proposal
+
+
+def _reason(error: Exception) -> str:
+    return one_line(str(error), MAX_REASON)
 
 
 def _prescribed(params: Mapping[str, Any]) -> Callable[[str, BaseDistribution], Any]:

@@ -86,6 +86,7 @@ class Trials:
         self._studies = OptunaStudies(journal, task)
         if task.config.search.warm_start:
             self.evidence.learn_from(earlier_trials(task))
+            self._proposals.try_leaders()
         places = {
             trial.user_attrs[ASKED]["number"]: (name, trial)
             for name, trial in journal.trials()
@@ -99,7 +100,6 @@ class Trials:
                 self.evidence.begin(record, trial.user_attrs.get(LEFT))
             if record.outcome is not None:
                 self.evidence.end(record)
-        self._proposals.try_leaders()
         self._add(points_where(stored, task.budget, are_undominated))
         self.front = front(points_where(stored, task.budget, on_front))
 
