@@ -230,10 +230,6 @@ class Evidence:
         """How much is known: it changes when a trial begins, and when one's end becomes known."""
         return len(self._order) + sum(map(len, self.ended.values()))
 
-    def known_of(self, method: str) -> int:
-        """How many of a method's trials have ended, as far as that is known."""
-        return len(self.ended[method])
-
     @property
     def untold_macs(self) -> int:
         """Training MACs of trials that have ended and are not known yet."""

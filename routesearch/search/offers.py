@@ -69,12 +69,16 @@ class Offers:
         edge = 1.0 if task.budget.max_macs is None else min(1.0, task.budget.max_macs / task.backbone_macs)
         self.distributions = distributions_of(self._space)
         self.promise = Promise(self.distributions, task.backbone_macs, edge, effort)
+        self._learnt: list[int] = []
+        self._drawn: tuple[object, Mapping[str, tuple[Mapping[str, Any], Space]]] = None, {}
 
     def learn(self, shown: Sequence[Shown]) -> bool:
         """Take in what the method's trials have shown; False where that is nothing to go by."""
         used = [one for one in shown if one.bounds is not None and one.params is not None and len(one.curve)]
-        if used:
+        known = [id(one) for one in used]
+        if known != self._learnt:
             self.promise.learn(used, self._probes)
+            self._learnt = known
         return bool(used)
 
     def best(self, parents: Sequence[Shown], front: Curve, taken: Collection[str], seed: int) -> Offer | None:
@@ -85,7 +89,10 @@ class Offers:
             front: what is known, with what trials under way are expected to add.
             taken: configs that are not to be tried again (:func:`config_text`).
         """
-        drawn = [each for text, each in self._candidates(parents, Random(seed)).items() if text not in taken]
+        key = seed, tuple(id(one) for one in parents[:PARENTS])
+        if self._drawn[0] != key:
+            self._drawn = key, self._candidates(parents, Random(seed))
+        drawn = [each for text, each in self._drawn[1].items() if text not in taken]
         if not drawn:
             return None
         gain, cost = self.promise.of([params for params, _ in drawn], front)

@@ -18,12 +18,13 @@ from pydantic import ValidationError
 
 from routesearch.errors import Refusal
 from routesearch.errors.texts import MAX_REASON, one_line
-from routesearch.results.curves import Curve, merged, standings
+from routesearch.results.curves import standings
 from routesearch.results.points import Interval
 from routesearch.results.record import State, TrialRecord
 from routesearch.search.design import Design
 from routesearch.search.effort import Effort
 from routesearch.search.evidence import Evidence
+from routesearch.search.expected import Expected
 from routesearch.search.histories import history
 from routesearch.search.observations import budget_violation, config_text, sampler_params
 from routesearch.search.offers import Offer, Offers, distributions_of
@@ -70,6 +71,7 @@ class _Known:
     Attributes:
         trained: how often a config is trained or under way, by its text.
         refused: configs that were refused.
+        drawn: configs that are stored, in their number.
         repeats: trials in a row that repeated a config.
         fresh: whether nothing of the method was drawn yet.
         place: in the design.
@@ -79,6 +81,7 @@ class _Known:
     design: Design
     trained: Counter[str] = field(default_factory=Counter)
     refused: set[str] = field(default_factory=set)
+    drawn: int = 0
     repeats: int = 0
     fresh: bool = True
     place: int = 0
@@ -135,6 +138,7 @@ class Proposals:
         if self._strategy.by_promise:
             self._offers = {method: Offers(task, method, effort) for method in task.spaces}
         self._open: dict[str, _Opened] = {}
+        self._expected = Expected(evidence, self._offers)
 
     def recall(self, record: TrialRecord) -> None:
         """Count a config that an earlier run drew; to be called when as much is known as was at the draw."""
@@ -155,6 +159,7 @@ class Proposals:
         """Count a config that is stored."""
         known = self._known[record.method]
         known.fresh = False
+        known.drawn += 1
         text = config_text(record.config)
         if record.state is State.REFUSED:
             known.refused.add(text)
@@ -189,7 +194,7 @@ class Proposals:
                 if proposal.violation is not None or known.trained[config_text(proposal.config)]:
                     continue
                 return proposal
-            if attempt == 0 and (offered := self._offered(method, number)) is not None:
+            if attempt == 0 and (offered := self._offered(method)) is not None:
                 return offered
             if self._from_design(method):
                 proposal = self._proposal(method, known.at(known.place))
@@ -210,18 +215,15 @@ class Proposals:
             else:
                 return proposal
 
-    def first(self, methods: Sequence[str], number: int) -> tuple[str, float] | None:
+    def first(self, methods: Sequence[str]) -> tuple[str, float] | None:
         """Of some methods the one whose next config promises most, and how much; None where nothing is known.
 
         All are weighed by all that is known: what an earlier weighing said is not there after a resume.
-
-        Args:
-            number: of the trial that it is for.
         """
         known = [m for m in methods if self._offers and not self._known[m].first and not self._from_design(m)]
         if not known:
             return None
-        worths = {method: self._worth(method, number) for method in known}
+        worths = {method: self._worth(method) for method in known}
         best = max(known, key=lambda method: worths[method])
         return best, worths[best]
 
@@ -245,45 +247,38 @@ class Proposals:
             else:
                 return
 
-    def _offered(self, method: str, number: int) -> Proposal | None:
+    def _offered(self, method: str) -> Proposal | None:
         """The method's offer, weighed by all that is known."""
         if not self._offers or self._from_design(method):
             return None
-        opened = self._opened(method, number)
+        opened = self._opened(method)
         del self._open[method]
         return None if opened.offer is None else self._proposal(method, _prescribed(opened.offer.params))
 
-    def _worth(self, method: str, number: int) -> float:
+    def _worth(self, method: str) -> float:
         """What the method's offer promises."""
-        offer = self._opened(method, number).offer
+        offer = self._opened(method).offer
         return -1.0 if offer is None else offer.worth
 
-    def _opened(self, method: str, number: int) -> _Opened:
+    def _opened(self, method: str) -> _Opened:
         """The method's offer: the one that was weighed, if nothing is new."""
         opened = self._open.get(method)
-        return opened if opened and opened.known == self._evidence.known else self._weigh(method, number)
+        return opened if opened and opened.known == self._evidence.known else self._weigh(method)
 
-    def _weigh(self, method: str, number: int) -> _Opened:
+    def _weigh(self, method: str) -> _Opened:
         evidence = self._evidence
         shown = evidence.tallies[method].told
         values = standings([*(one.curve for one in shown), evidence.others(method)], evidence.edge)
         order = sorted(range(len(shown)), key=lambda i: float(values[i]), reverse=True)
         offers, offer = self._offers[method], None
         if offers.learn(shown):
-            front = merged([evidence.found(), *self._expected()])
-            taken = self._known[method].trained.keys() | self._known[method].refused
-            seed = derive(self._task.config.search.seed, method, number)
-            offer = offers.best([shown[i] for i in order], front, taken, seed)
+            known = self._known[method]
+            taken = known.trained.keys() | known.refused
+            # not of the trial's number: candidates stay while nothing of the method is drawn
+            seed = derive(self._task.config.search.seed, method, "offer", known.drawn)
+            offer = offers.best([shown[i] for i in order], self._expected.front(), taken, seed)
         self._open[method] = _Opened(evidence.known, offer)
         return self._open[method]
-
-    def _expected(self) -> list[Curve]:
-        """Fronts that trials under way are expected to have, where that is known of their method."""
-        params: dict[str, list[Mapping[str, Any]]] = {}
-        for each in self._evidence.pending.values():
-            if each.params is not None and self._offers[each.method].promise.fitted:
-                params.setdefault(each.method, []).append(each.params)
-        return [self._offers[method].promise.expected(some) for method, some in params.items()]
 
     def _from_design(self, method: str) -> bool:
         """Whether the sampler knows too little yet."""

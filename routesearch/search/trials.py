@@ -95,6 +95,7 @@ class Trials:
         for record in stored:
             name, trial = places[record.number]
             self._enter(record, name, trial._trial_id, trial.user_attrs.get(BEGUN, 1))
+            self.evidence.release()  # as before the draw
             self._proposals.recall(record)
             if record.state is not State.REFUSED:
                 self.evidence.begin(record, trial.user_attrs.get(LEFT))
@@ -150,8 +151,8 @@ class Trials:
 
     def next_method(self, excluded: Iterable[str] = ()) -> str | None:
         """The method that is tried next (:class:`Allocation`); None without one."""
-        left, number = self.methods(excluded), len(self._rows)
-        return self._allocation.next(left, lambda some: self._proposals.first(some, number)) if left else None
+        left = self.methods(excluded)
+        return self._allocation.next(left, self._proposals.first) if left else None
 
     def methods(self, excluded: Iterable[str] = ()) -> list[str]:
         """The study's methods but for some."""

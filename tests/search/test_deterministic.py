@@ -182,3 +182,16 @@ def test_killed_anywhere_and_opened_again_gives_the_same_study(
         finally:
             study.close()
     assert found[1] == found[0]
+
+
+@pytest.mark.parametrize("sampler", ["auto", "tpe"])
+def test_a_trial_begun_after_one_that_a_kill_cut_off_is_compared_with_as_many_as_before(
+    new: Callable[..., Study], sampler: str
+) -> None:
+    whole, killed = (new(sampler=sampler, trials=16, order=order) for order in (0, 12))
+    whole.run(1)
+    for workers, steps in ((1, 0), (1, 6), (6, 18)):
+        killed.run(workers, steps)
+        killed.open()
+    killed.run(1)
+    assert killed.records == whole.records

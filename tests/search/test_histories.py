@@ -11,7 +11,7 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from routesearch.results.curves import standings
+from routesearch.results.curves import NOTHING, standings
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search.evidence import Evidence, Pending, Shown
@@ -66,7 +66,7 @@ class Told:
         return [each for each in self.evidence.pending.values() if each.method == method]
 
     def history(self, method: str, strategy: Strategy) -> Study:
-        others = [one for name in self.task.spaces if name != method for one in self.ended(name)]
+        others = self.evidence.others(method)
         return history(strategy, self.ended(method), self.pending(method), others, self.evidence.edge)
 
 
@@ -127,7 +127,7 @@ def test_refused_trials_are_pruned_with_the_constraint_that_they_violate(
     given.end("wide", {"width": 1.0}, REFUSED)  # 1000 of 500 MACs
     deep, wide = (given.history(method, told(by_standing)).trials for method in ("deep", "wide"))
     assert [t.state for t in deep] == [t.state for t in wide] == [TrialState.COMPLETE, TrialState.PRUNED]
-    assert deep[1].constraints == {"law": 1.0}
+    assert deep[1].constraints == {"constraint": 1.0}
     assert wide[1].constraints == {"macs": pytest.approx(1.0)}
     assert wide[1].params == {"width": 1.0, "depth": 2}
     assert deep[1].values is wide[1].values is None
@@ -198,7 +198,7 @@ def test_configs_outside_of_the_present_space_are_left_out_but_their_curves_stil
     given.end("wide", {"width": 0.3}, curve((0.5, 300)))
     given.begin("wide", {"width": 0.9})
     assert given.pending("wide")[0].params is None
-    study = history(told(by_standing=True), given.ended("wide"), [], (), given.evidence.edge)
+    study = history(told(by_standing=True), given.ended("wide"), [], NOTHING, given.evidence.edge)
     [trial] = study.trials
     assert trial.params == {"width": 0.3}
     assert trial.distributions == {"width": FloatDistribution(0.2, 0.6)}
