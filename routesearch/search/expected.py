@@ -1,4 +1,4 @@
-"""The front that trials under way are expected to have, so that others are not sent where these already go."""
+"""The front that trials under way are expected to have, so that others do not go where these already go."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from routesearch.search.evidence import Evidence
 from routesearch.search.offers import Offers
 
 MAX_EACH = 256
-"""Trials of a method under way that are predicted anew whenever one of its trials has ended; of twice as many,
-whenever two have, and so on."""
+"""Trials of a method under way that are predicted anew whenever one of its trials has ended; of twice as
+many, whenever two have, and so on."""
 
 
 @dataclass
