@@ -70,7 +70,6 @@ class Offers:
         self.distributions = distributions_of(self._space)
         self.promise = Promise(self.distributions, task.backbone_macs, edge, effort)
         self._learnt: list[int] = []
-        self._drawn: tuple[object, Mapping[str, tuple[Mapping[str, Any], Space]]] = None, {}
 
     def learn(self, shown: Sequence[Shown]) -> bool:
         """Take in what the method's trials have shown; False where that is nothing to go by."""
@@ -89,10 +88,7 @@ class Offers:
             front: what is known, with what trials under way are expected to add.
             taken: configs that are not to be tried again (:func:`config_text`).
         """
-        key = seed, tuple(id(one) for one in parents[:PARENTS])
-        if self._drawn[0] != key:
-            self._drawn = key, self._candidates(parents, Random(seed))
-        drawn = [each for text, each in self._drawn[1].items() if text not in taken]
+        drawn = [each for text, each in self._candidates(parents, Random(seed)).items() if text not in taken]
         if not drawn:
             return None
         gain, cost = self.promise.of([params for params, _ in drawn], front)

@@ -71,7 +71,6 @@ class _Known:
     Attributes:
         trained: how often a config is trained or under way, by its text.
         refused: configs that were refused.
-        drawn: configs that are stored, in their number.
         repeats: trials in a row that repeated a config.
         fresh: whether nothing of the method was drawn yet.
         place: in the design.
@@ -81,7 +80,6 @@ class _Known:
     design: Design
     trained: Counter[str] = field(default_factory=Counter)
     refused: set[str] = field(default_factory=set)
-    drawn: int = 0
     repeats: int = 0
     fresh: bool = True
     place: int = 0
@@ -159,7 +157,6 @@ class Proposals:
         """Count a config that is stored."""
         known = self._known[record.method]
         known.fresh = False
-        known.drawn += 1
         text = config_text(record.config)
         if record.state is State.REFUSED:
             known.refused.add(text)
@@ -274,8 +271,7 @@ class Proposals:
         if offers.learn(shown):
             known = self._known[method]
             taken = known.trained.keys() | known.refused
-            # not of the trial's number: candidates stay while nothing of the method is drawn
-            seed = derive(self._task.config.search.seed, method, "offer", known.drawn)
+            seed = derive(self._task.config.search.seed, method, evidence.known)
             offer = offers.best([shown[i] for i in order], self._expected.front(), taken, seed)
         self._open[method] = _Opened(evidence.known, offer)
         return self._open[method]
