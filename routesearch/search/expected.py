@@ -53,9 +53,15 @@ class Expected:
     def _under_way(self) -> list[Curve]:
         params: dict[str, dict[int, Mapping[str, Any]]] = {}
         for number, each in self._evidence.pending.items():
-            if each.params is not None and self._offers[each.method].promise.fitted:
+            if each.params is not None:
                 params.setdefault(each.method, {})[number] = each.params
-        return [self._of(method, each) for method, each in params.items()]
+        # learnt here too: which methods were weighed before is not known any more when a search goes on
+        tallies = self._evidence.tallies
+        return [
+            self._of(method, each)
+            for method, each in params.items()
+            if self._offers[method].learn(tallies[method].told)
+        ]
 
     def _of(self, method: str, params: Mapping[int, Mapping[str, Any]]) -> Curve:
         done, told = self._predicted[method], len(self._evidence.ended[method])

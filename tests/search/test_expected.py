@@ -145,6 +145,24 @@ def test_a_trial_whose_config_is_not_in_the_space_is_not_predicted(search: Calla
     assert given.weigh("wide").tolist() == [[0.7, 0.145]]
 
 
+def test_the_front_follows_from_what_is_known_whichever_method_was_weighed_before(
+    search: Callable[..., Search],
+) -> None:
+    fronts = []
+    for order in (["wide"], ["deep", "wide"], ["wide", "deep"], ["deep"]):
+        given = search()
+        given.ended("wide", 0.5, width=0.3)
+        given.learnt("deep", 0.3)
+        if len(order) > 1:
+            given.weigh(order[0])
+        given.begin("wide", width=0.1)
+        given.begin("deep", beta=2.0)
+        fronts += [given.weigh(method) for method in order]
+    assert fronts[0][:, 0] == pytest.approx([0.3, 0.5], abs=0.05)
+    assert fronts[0][:, 1] == pytest.approx([0.1, 0.19], abs=0.02)
+    assert all(np.array_equal(front, fronts[0]) for front in fronts)
+
+
 # ---- how often they are predicted --------------------------------------------------------------------
 
 
