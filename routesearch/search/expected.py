@@ -65,7 +65,8 @@ class Expected:
 
     def _of(self, method: str, params: Mapping[int, Mapping[str, Any]]) -> Curve:
         done, told = self._predicted[method], len(self._evidence.ended[method])
-        if len(params) <= MAX_EACH or told - done.told >= len(params) // MAX_EACH:
+        few = len(params) <= MAX_EACH
+        if few or not done.numbers or told - done.told >= len(params) // MAX_EACH:
             done = self._predicted[method] = _Predicted(told)
         if new := [number for number in params if number not in done.numbers]:
             added = self._offers[method].promise.expected([params[number] for number in new])

@@ -199,7 +199,7 @@ def many(given: Search, count: int) -> list[int]:
     return numbers
 
 
-@pytest.mark.parametrize(("count", "ends"), [(5, 1), (8, 1), (10, 2)])
+@pytest.mark.parametrize(("count", "ends"), [(5, 1), (8, 1), (10, 2), (16, 3)])
 def test_many_trials_under_way_are_predicted_anew_the_less_often_the_more_they_are(
     search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch, count: int, ends: int
 ) -> None:
