@@ -106,8 +106,8 @@ def test_a_trial_goes_on_that_is_among_the_best_third_of_its_method_at_its_rung(
     rungs: Callable[..., Rungs], accuracy: float, on: bool
 ) -> None:
     given = rungs()
-    given.ended("deep", (5, 0.8), (30, 0.95), times=6)  # better at the same cost
-    given.ended("wide", (10, accuracy), (30, accuracy), times=4)
+    given.ended("deep", (5, 0.8), (30, 1.0), times=6)  # better at the same cost, and nothing adds to it
+    given.ended("wide", (10, accuracy), (30, 0.9), times=4)
     assert given.decided("wide", (10, 0.4)) is on
 
 
@@ -186,6 +186,17 @@ def test_a_trial_that_is_less_accurate_and_cheaper_than_all_goes_on(rungs: Calla
     given.ended("wide", (10, 0.7), (30, 0.8), times=9)
     assert given.decided("wide", (10, 0.1, 200.0))
     assert not given.decided("wide", (10, 0.1, 400.0))
+
+
+@pytest.mark.parametrize(("accuracy", "cost", "on"), [(0.51, 210.0, False), (0.99, 450.0, True)])
+def test_of_trials_on_one_front_those_are_best_without_which_most_is_lost(
+    rungs: Callable[..., Rungs], accuracy: float, cost: float, on: bool
+) -> None:
+    given = rungs()
+    given.ended("deep", (5, 1.0, 50.0), (30, 1.0, 40.0), times=6)
+    for better, dearer in ((0.1, 50.0), (0.3, 100.0), (0.5, 200.0), (0.7, 300.0), (0.8, 400.0)):
+        given.ended("wide", (10, better, dearer), (30, better, dearer))
+    assert given.decided("wide", (10, accuracy, cost)) is on
 
 
 # ---- who is compared ---------------------------------------------------------------------------------

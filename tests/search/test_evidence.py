@@ -289,6 +289,7 @@ def test_a_trial_under_way_shows_its_steps_until_it_begins_anew_or_ends(
     assert evidence.front_beside(1).tolist() == [[0.4, 0.3]]
     assert same(evidence.front_beside(0), NOTHING), "not with itself"
     assert evidence.beside(1)["wide"] == [evidence.pending[0]]
+    assert evidence.beside(0) == {"wide": [], "deep": []}
     evidence.forget_steps(0)
     assert evidence.beside(1)["wide"] == []
     assert same(evidence.front_beside(1), NOTHING)
