@@ -149,6 +149,8 @@ class Dispatcher:
             return False
         if self.trials.spent + len(self._live) >= self._total:
             return True
+        if self._waiting and not self._live and not self.trials.evidence.ready:
+            return True  # a deterministic search cannot go on without a trial that is left to the next run
         limit = self.trials.task.config.search.training_macs
         if limit is not None and self.trials.expected_macs >= limit:
             return True

@@ -195,3 +195,18 @@ def test_a_trial_begun_after_one_that_a_kill_cut_off_is_compared_with_as_many_as
         killed.open()
     killed.run(1)
     assert killed.records == whole.records
+
+
+def test_a_trial_that_an_excluded_method_leaves_to_the_next_run_holds_nobody_up(
+    new: Callable[..., Study],
+) -> None:
+    study = new()
+    first = study.dispatcher.next()
+    assert first is not None
+    study.dispatcher.returned(first.number)
+    study.dispatcher.exclude(first.method, "its worker cannot be set up")
+    study.run(1)
+    assert study.dispatcher.done
+    study.open()
+    study.run(1)
+    assert len([r for r in study.records if r.state is not State.REFUSED]) == TRIALS, "the next run has it"
