@@ -342,7 +342,7 @@ def test_plain_files_join_a_study_and_what_breaks_in_one_is_recorded(
     """A backbone and two methods that only the study's file knows, beside one that is installed."""
     (tmp_path / "broken.py").write_text(BROKEN)
     file = write_study(tracking=tracking)
-    methods = ["skipper", "dgate", "broken"]
+    methods = ["broken", "skipper", "dgate"]  # the first is begun before anything is known of the others
     plugins = [*yaml.safe_load(file.read_text())["plugins"], "broken.py"]
     change(file, plugins=plugins, methods=methods, budget={"max_macs": "1.2x"}, search={"trials": 6})
     summary = Study.load(file).search()
