@@ -37,7 +37,7 @@ from routesearch.results.timing import Timing
 from routesearch.search.dispatcher import Snapshot
 from routesearch.search.driver import run_search
 from routesearch.search.resume import open_trials
-from routesearch.search.worker import TrialRunner, WorkerResources
+from routesearch.search.worker import Knobs, Points, TrialRunner, WorkerResources
 from routesearch.study.config import load_study
 from routesearch.task.resolve import Task, resolve
 
@@ -97,20 +97,12 @@ class EmptyRunner(TrialRunner):
         return []
 
     def retrain(
-        self,
-        trial: TrialRecord,
-        members: Sequence[OperatingPoint],
-        rung: int | None,
-        resources: WorkerResources,
+        self, trial: TrialRecord, members: Points, rung: int | None, resources: WorkerResources
     ) -> tuple[Retraining, Mapping[str, Any]]:
         return Retraining(trial.seed, failed="nothing is trained"), {}
 
     def calibrate(
-        self,
-        trial: TrialRecord,
-        knobs: Sequence[Mapping[str, Any]],
-        weights: Any,
-        resources: WorkerResources,
+        self, trial: TrialRecord, knobs: Knobs, weights: Any, resources: WorkerResources
     ) -> Calibration:
         none = (0,) * len(knobs)
         return Calibration(OperatingPoint({}, 0.0, 1.0), 0, none, none)

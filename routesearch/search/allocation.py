@@ -1,4 +1,4 @@
-"""Which method is tried next: a bandit over what recent trials add to the front for what they cost."""
+"""Which method is tried next: a floor for each, then what its next trial promises for its cost."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ class Proposals:
                 return proposal
 
     def first(self, methods: Sequence[str]) -> tuple[str, float] | None:
-        """Of some methods the one whose next config promises most, and how much; None where nothing is known.
+        """The method, of some, whose next config promises most, and how much; None where nothing is known.
 
         All are weighed by all that is known: what an earlier weighing said is not there after a resume.
         """

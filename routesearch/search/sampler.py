@@ -22,11 +22,8 @@ from optuna.samplers import BaseSampler
 from optuna.trial import create_trial
 
 from routesearch.errors import Refusal, UnknownName, described
+from routesearch.search.evidence import MAX_TOLD
 from routesearch.study.search_settings import SAMPLERS, SearchConfig
-
-MAX_TOLD = 256
-"""Trials of a method that a sampler is told, at most: it models all of them anew for each proposal."""
-
 
 _UNIT = FloatDistribution(0, 1)
 
