@@ -20,9 +20,12 @@ from routesearch.study.search_settings import StopConfig
 from routesearch.utils.sampling import evenly_spaced
 
 MAX_ENDED = 32
-"""Trials of a method from whose gains those of another one are expected: the latest."""
+"""Trials of a method by whose gains another one's are bounded: the latest."""
 COSTS = 128
-"""Costs over which a gain in accuracy is averaged."""
+"""Costs over which errors are added up."""
+CAUTION = 0.7
+"""A trial may still keep this part of the smallest share of its errors that another one kept: the few that
+were trained to their end do not bound those that come."""
 LEAST_GAIN = 1e-4
 """Share by which the hypervolume must grow for a trial to count as one that adds to it."""
 MAX_COMPARED = 200
@@ -34,8 +37,8 @@ class Halving:
 
     A trial stops where it is not among the best of two groups, the trials of its method at the same rung, and
     all trials at equal cost, each as it was when it had spent no more: so neither a method that starts slowly
-    nor one that is cheap decides alone. And only where it would add nothing to the front even if it gained as
-    much from here to its end as the best of its method did. A method's first trial never stops.
+    nor one that is cheap decides alone. And only where it would add nothing to the front even if from here to
+    its end it lost more of its errors than any of its method did. A method's first trial never stops.
 
     Args:
         evidence: what trials have shown; the caller keeps it.
@@ -61,19 +64,19 @@ class Halving:
         at_cost = [step.curve for each in others if (step := within(each.steps, mine.macs)) is not None]
         if self._among_best(mine.curve, at_cost):
             return True
-        gain = max(self._gain(steps[rung].curve, steps[-1].curve) for steps in latest)
-        return self._adds(mine.curve, gain, self._evidence.front_beside(number))
+        kept = min(self._kept(steps[rung].curve, steps[-1].curve) for steps in latest)
+        return self._adds(mine.curve, CAUTION * kept, self._evidence.front_beside(number))
 
-    def _gain(self, before: Curve, after: Curve) -> float:
-        """How much accuracy a trial gained, in the mean over the costs that it could meet before."""
+    def _kept(self, before: Curve, after: Curve) -> float:
+        """Share of its errors that a trial kept, over the costs that it could meet before."""
         costs = np.linspace(0, self._evidence.edge, COSTS)
         there = accuracy_at(before, costs)
-        gained = accuracy_at(after, costs) - there
-        return float(gained[there > 0].mean()) if (there > 0).any() else 0.0
+        errors = (1 - there)[there > 0].sum()
+        return float((1 - accuracy_at(after, costs))[there > 0].sum() / errors) if errors > 0 else 1.0
 
-    def _adds(self, mine: Curve, gain: float, front: Curve) -> bool:
-        """Whether a curve that is raised so much adds to a front."""
-        raised = np.column_stack((np.minimum(mine[:, 0] + max(gain, 0.0), 1.0), mine[:, 1]))
+    def _adds(self, mine: Curve, kept: float, front: Curve) -> bool:
+        """Whether a curve that keeps a share of its errors adds to a front."""
+        raised = np.column_stack((1 - (1 - mine[:, 0]) * min(kept, 1.0), mine[:, 1]))
         edge = self._evidence.edge
         return area(merged([front, raised]), edge) > area(front, edge) * (1 + LEAST_GAIN)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
-from routesearch.results.curves import NOTHING, Curve, curve_of, merged, nearness
+from routesearch.results.curves import NOTHING, Curve, area, curve_of, merged, nearness
 from routesearch.results.points import HasCost, Interval
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search.observations import Observation, observation_of, sampler_params
@@ -27,6 +27,10 @@ class Bare(NamedTuple):
 
 RECENT = 4
 """Trials of a method that are its recent ones."""
+PROMISED = "promised"
+"""The attribute of a trial that says what hypervolume it was expected to add when it was drawn."""
+JUDGED = 8
+"""Trials of a method by which its promises are judged: the latest that were drawn for what they promised."""
 MAX_TOLD = 256
 """Trials of a method that a model learns from, at most: when there are more, the best three quarters stay."""
 
@@ -57,7 +61,7 @@ class Shown:
         bounds: MACs of the cheapest and of the most expensive route.
         whole: whether it was trained to its end.
         own: whether it is a trial of this study, and not of one that this study learns from.
-        attributes: what its sampler left for itself.
+        attributes: what was kept of its draw (:data:`PROMISED`, or what its sampler left for itself).
     """
 
     number: int
@@ -121,6 +125,7 @@ class Tally:
         curves: how many have a curve.
         told: trials that a model learns from.
         seen: this study's own that have steps.
+        promises: of the latest that promised something, the hypervolume that was promised and that was added.
     """
 
     front: Curve = field(default_factory=lambda: NOTHING)
@@ -132,6 +137,18 @@ class Tally:
     curves: int = 0
     told: list[Shown] = field(default_factory=list)
     seen: list[Shown] = field(default_factory=list)
+    promises: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def kept(self) -> float:
+        """Share of what its latest trials promised that they added, at most 1.
+
+        As if one more had added what it promised: a single disappointment proves little.
+        """
+        if not (promised := sum(gain for gain, _ in self.promises)):
+            return 1.0
+        one = promised / len(self.promises)
+        return min(1.0, (sum(added for _, added in self.promises) + one) / (promised + one))
 
     @property
     def mean_macs(self) -> float:
@@ -196,7 +213,7 @@ class Evidence:
         """Note that a trial is under way.
 
         Args:
-            attributes: what its sampler left for itself.
+            attributes: what was kept of its draw.
         """
         placed = self._placed(record)
         beside = None if self.lag is None else {name: len(each.seen) for name, each in self.tallies.items()}
@@ -318,7 +335,11 @@ class Evidence:
         )
         self.ended[record.method].append(one)
         tally = self.tallies[record.method]
+        before = self.found() if PROMISED in attributes else NOTHING
         tally.add(one)
+        if PROMISED in attributes:
+            added = area(self.found(), self.edge) - area(before, self.edge)
+            tally.promises = [*tally.promises[1 - JUDGED :], (attributes[PROMISED], added)]
         if len(tally.told) > MAX_TOLD:
             tally.thin(self.others(record.method), self.edge)
 

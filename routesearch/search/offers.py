@@ -47,10 +47,12 @@ class Offer:
     """A config that may be tried next.
 
     Attributes:
-        worth: hypervolume that it is expected to add, by the part of the budget that it takes.
+        gain: hypervolume that it is expected to add.
+        worth: the gain, by the part of the budget that it takes.
     """
 
     params: Mapping[str, Any]
+    gain: float
     worth: float
 
 
@@ -106,7 +108,7 @@ class Offers:
             priced += 1
             gain, cost = self.promise.of([params], front, [bounds])
             if best is None or best.worth < gain[0] / cost[0]:
-                best = Offer(params, float(gain[0] / cost[0]))
+                best = Offer(params, float(gain[0]), float(gain[0] / cost[0]))
         return best
 
     @cached_property

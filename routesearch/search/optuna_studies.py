@@ -32,7 +32,7 @@ BEGUN = "begun"
 once. It is stored before the trial is handed out, so that one that kills its driver is counted."""
 
 LEFT = "sampler"
-"""Attribute of a trial: what its sampler left for itself, where that is kept."""
+"""Attribute of a trial: what is kept of its draw (:attr:`Proposal.attributes`)."""
 
 _DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]  # accuracy, MACs
 

@@ -56,7 +56,7 @@ class Promise:
         self._costs = (np.arange(BINS) + 0.5) / BINS * edge
         self._chosen: dict[str, tuple[tuple[int, ...], tuple[Vector, float]]] = {}
         self._known: dict[Any, Interval] = {}
-        self._rows: dict[int, tuple[Shown, Vector]] = {}  # curves as they are described
+        self._rows: dict[tuple[int, int], tuple[Shown, Vector]] = {}  # curves as they are described
 
     def learn(self, shown: Sequence[Shown], priced: Sequence[Priced]) -> None:
         """Take in all that is known.
@@ -73,7 +73,7 @@ class Promise:
         self._prices = self._fit("prices", [*priced, *(one for one, *_ in used)], features, logs, 1.0)
         ones = [one for one, *_ in used]
         x = np.concatenate([features, logs], 1)[len(priced) :]
-        y = np.array([self._described(one, bounds) for one, _, bounds in used])
+        y = self._ends([(one, bounds) for one, _, bounds in used])
         self._curves = self._fit("curves", ones, x, y, LEAST_SPREAD)
         effort = [[math.log(max(1, one.macs) / bounds.max)] for one, _, bounds in used]
         self._efforts = self._fit("efforts", ones, x, np.array(effort), 0.5)
@@ -125,12 +125,39 @@ class Promise:
         shares = [(interval.min / self._macs, interval.max / self._macs) for interval in bounds]
         return np.log(np.array(shares, dtype=np.float64).reshape(-1, 2))
 
-    def _described(self, one: Shown, bounds: Interval) -> Vector:
-        """A trial's accuracies at the places."""
-        if id(one) not in self._rows:
+    def _ends(self, used: Sequence[tuple[Shown, Interval]]) -> Vector:
+        """Trials x places: accuracies at the end of training, of stopped trials as they are expected there.
+
+        From the rung where it stopped, a trial is expected to keep the share of its errors that trials kept
+        which were trained to their end: told as it was, it would stand for a config that is worse than it is.
+        """
+        shares: dict[int, Vector] = {}
+
+        def kept(rung: int) -> Vector:
+            if rung not in shares:
+                whole = [each for each in used if each[0].whole and len(each[0].steps) > rung + 1]
+                before = np.array([self._described(*each, rung) for each in whole]).reshape(-1, PLACES)
+                after = np.array([self._described(*each) for each in whole]).reshape(-1, PLACES)
+                errors = np.where(before > 0, 1 - before, 0.0).sum(0)
+                left = np.where(before > 0, 1 - after, 0.0).sum(0)
+                shares[rung] = np.divide(left, errors, out=np.ones(PLACES), where=errors > 0).clip(max=1.0)
+            return shares[rung]
+
+        rows = []
+        for one, bounds in used:
+            row = self._described(one, bounds)
+            if not one.whole:
+                row = np.where(row > 0, 1 - (1 - row) * kept(len(one.steps) - 1), 0.0)
+            rows.append(row)
+        return np.array(rows)
+
+    def _described(self, one: Shown, bounds: Interval, step: int = -1) -> Vector:
+        """A trial's accuracies at the places, as they were at one of its steps."""
+        key = id(one), step
+        if key not in self._rows:
             prices = np.linspace(bounds.min, bounds.max, PLACES) / self._macs
-            self._rows[id(one)] = one, accuracy_at(one.curve, prices * (1 + 1e-9))
-        return self._rows[id(one)][1]
+            self._rows[key] = one, accuracy_at(one.steps[step].curve, prices * (1 + 1e-9))
+        return self._rows[key][1]
 
     def _fit(
         self, name: str, shown: Sequence[object], x: Vector, y: Vector, spread: float

@@ -23,7 +23,7 @@ from routesearch.results.points import Interval
 from routesearch.results.record import State, TrialRecord
 from routesearch.search.design import Design
 from routesearch.search.effort import Effort
-from routesearch.search.evidence import Evidence
+from routesearch.search.evidence import PROMISED, Evidence
 from routesearch.search.expected import Expected
 from routesearch.search.histories import history
 from routesearch.search.observations import budget_violation, config_text, sampler_params
@@ -53,7 +53,7 @@ class Proposal:
     Attributes:
         bounds: of its network's MACs; None where it cannot be built.
         violation: why it is refused; None where it may be trained.
-        attributes: what its sampler left for itself, where that is to be kept.
+        attributes: what is to be kept of the draw: what it promises, or what its sampler left for itself.
     """
 
     config: dict[str, Any]
@@ -250,12 +250,15 @@ class Proposals:
             return None
         opened = self._opened(method)
         del self._open[method]
-        return None if opened.offer is None else self._proposal(method, _prescribed(opened.offer.params))
+        if opened.offer is None:
+            return None
+        proposal = self._proposal(method, _prescribed(opened.offer.params))
+        return replace(proposal, attributes={PROMISED: opened.offer.gain})
 
     def _worth(self, method: str) -> float:
-        """What the method's offer promises."""
+        """What the method's offer promises, as far as its latest offers kept what they promised."""
         offer = self._opened(method).offer
-        return -1.0 if offer is None else offer.worth
+        return -1.0 if offer is None else offer.worth * self._evidence.tallies[method].kept
 
     def _opened(self, method: str) -> _Opened:
         """The method's offer: the one that was weighed, if nothing is new."""

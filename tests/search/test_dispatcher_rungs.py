@@ -110,7 +110,7 @@ def test_the_first_trial_is_never_stopped_nor_those_beside_it(start: Start) -> N
         assert not dispatcher.reported(number, shown(0.9 - number / 5, 1))
     for number in numbers[1:]:
         assert not dispatcher.reported(number, shown(0.9 - number / 5, 2))
-    dispatcher.ended(numbers[3], shown(0.9, 3, whole=True))
+    dispatcher.ended(numbers[3], shown(0.6, 3, whole=True))
     assert dispatcher.reported(numbers[0], shown(0.01, 2)), "now it is known what a training gains"
 
 

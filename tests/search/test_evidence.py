@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from routesearch.results.curves import NOTHING, Curve, merged
 from routesearch.results.points import Interval, OperatingPoint
 from routesearch.results.record import Outcome, State, TrialRecord
-from routesearch.search.evidence import MAX_TOLD, RECENT, Evidence, Shown, Tally
+from routesearch.search.evidence import JUDGED, MAX_TOLD, PROMISED, RECENT, Evidence, Shown, Tally
 from routesearch.study.search_settings import LAG
 
 CONFIGS = {
@@ -48,6 +48,58 @@ def numbers(shown: Sequence[Shown]) -> list[int]:
 
 def same(one: Curve, other: Curve) -> bool:
     return np.array_equal(one, other)
+
+
+# ---- promises --------------------------------------------------------------------------------------
+
+
+def promised(evidence: Evidence, number: int, gain: float, ended: Outcome, method: str = "wide") -> None:
+    one = record(number, method)
+    evidence.begin(one, {PROMISED: gain})
+    evidence.end(one.with_outcome(ended))
+
+
+def test_a_method_keeps_its_promises_as_long_as_it_made_none(make_fake: Callable[..., Any]) -> None:
+    evidence = Evidence(make_fake())
+    trial(evidence, record(0), outcome((0.5, 300.0)))
+    assert evidence.tallies["wide"].kept == 1.0
+    promised(evidence, 1, 0.0, outcome((0.6, 300.0)))
+    assert evidence.tallies["wide"].kept == 1.0
+
+
+def test_what_a_method_keeps_is_what_its_trials_added_beside_one_that_keeps_its_promise(
+    make_fake: Callable[..., Any],
+) -> None:
+    evidence = Evidence(make_fake(budget=500.0))
+    promised(evidence, 0, 0.2, outcome((0.5, 300.0)))  # adds 0.5 x 0.2 of the backbone
+    assert evidence.tallies["wide"].kept == pytest.approx((0.1 + 0.2) / 0.4)
+    promised(evidence, 1, 0.1, outcome((0.5, 300.0)))  # nothing
+    assert evidence.tallies["wide"].kept == pytest.approx((0.1 + 0.15) / 0.45)
+    promised(evidence, 2, 0.3, outcome(state=State.FAILED))
+    assert evidence.tallies["wide"].kept == pytest.approx((0.1 + 0.2) / 0.8)
+    assert evidence.tallies["deep"].kept == 1.0
+
+
+def test_what_another_method_found_is_not_added_again(make_fake: Callable[..., Any]) -> None:
+    evidence = Evidence(make_fake(budget=500.0))
+    trial(evidence, record(0, "deep"), outcome((0.5, 300.0)))
+    promised(evidence, 1, 0.1, outcome((0.5, 300.0)))
+    assert evidence.tallies["wide"].kept == pytest.approx(0.5)
+
+
+def test_more_than_was_promised_is_no_reason_to_promise_more(make_fake: Callable[..., Any]) -> None:
+    evidence = Evidence(make_fake(budget=500.0))
+    promised(evidence, 0, 1e-3, outcome((0.5, 300.0)))
+    assert evidence.tallies["wide"].kept == 1.0
+
+
+def test_only_the_latest_promises_count(make_fake: Callable[..., Any]) -> None:
+    evidence = Evidence(make_fake(budget=500.0))
+    promised(evidence, 0, 0.1, outcome((0.5, 300.0)))
+    for number in range(1, JUDGED + 1):
+        promised(evidence, number, 0.1, outcome((0.1, 300.0)))
+    assert evidence.tallies["wide"].promises == [(0.1, 0.0)] * JUDGED
+    assert evidence.tallies["wide"].kept == pytest.approx(1 / (JUDGED + 1))
 
 
 # ---- tallies -----------------------------------------------------------------------------------------

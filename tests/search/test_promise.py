@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,36 @@ def learnt(make_fake: Callable[..., Any]) -> Callable[..., Promise]:
 def hills() -> list[Shown]:
     """Trials that are good at a small x, and bad at a large one."""
     return [shown(params(x), 0.8 if x < 0.5 else 0.3) for x in (0.0, 0.1, 0.2, 0.3, 0.7, 0.8, 0.9, 1.0)]
+
+
+# ---- ends --------------------------------------------------------------------------------------------
+
+
+def with_rung(x: float, before: float, after: float | None) -> Shown:
+    """A trial that was trained to its end, or that stopped at its first rung."""
+    accuracies = [before] if after is None else [before, after]
+    steps = [Step(10_000, curve_of([OperatingPoint({}, a, 100.0)], 1000.0)) for a in accuracies]
+    return replace(shown(params(x), accuracies[-1]), steps=steps, whole=after is not None)
+
+
+def test_a_stopped_trial_is_learnt_as_it_is_expected_at_its_end(learnt: Callable[..., Promise]) -> None:
+    whole = [with_rung(x, 0.2, 0.6) for x in (0.0, 0.1, 0.2)]  # half of the errors stay
+    promise = learnt([*whole, *(with_rung(x, 0.4, None) for x in (0.8, 0.9, 1.0))])
+    assert promise.expected([params(0.9)])[-1, 0] == pytest.approx(0.7, abs=0.02)
+    assert promise.expected([params(0.1)])[-1, 0] == pytest.approx(0.6, abs=0.02)
+
+
+def test_a_stopped_trial_is_learnt_as_it_was_where_none_was_trained_on_from_its_rung(
+    learnt: Callable[..., Promise],
+) -> None:
+    promise = learnt([with_rung(x, 0.4, None) for x in (0.0, 0.5, 1.0)])
+    assert promise.expected([params(0.5)])[-1, 0] == pytest.approx(0.4, abs=0.02)
+
+
+def test_no_trial_is_expected_to_get_worse(learnt: Callable[..., Promise]) -> None:
+    whole = [with_rung(x, 0.6, 0.2) for x in (0.0, 0.1, 0.2)]
+    promise = learnt([*whole, *(with_rung(x, 0.6, None) for x in (0.8, 0.9, 1.0))])
+    assert promise.expected([params(0.9)])[-1, 0] == pytest.approx(0.6, abs=0.02)
 
 
 # ---- gain --------------------------------------------------------------------------------------------

@@ -316,6 +316,42 @@ def test_a_search_of_a_small_space_goes_on_the_same_when_nothing_new_is_left(
     assert parts == whole
 
 
+# ---- what is promised --------------------------------------------------------------------------------
+
+
+def test_what_a_trial_promised_is_known_when_it_ends_and_after_a_resume(
+    make_fake: Callable[..., Any], folder: Path
+) -> None:
+    found: list[list[tuple[float, float]]] = []
+    for at_once in (12, 6, 6):  # twelve draws in one run, or in two
+        name = "whole" if at_once == 12 else "parts"
+        with Journal.open_for_writing(folder / name) as journal:
+            trials = open_trials(journal, make_fake(sampler="auto", search={"trials": 30}))[0]
+            draw(trials, at_once)
+            found.append([pair for tally in trials.evidence.tallies.values() for pair in tally.promises])
+    whole, _, parts = found
+    assert len(whole) > 3
+    assert all(gain >= 0 and added >= 0 for gain, added in whole)
+    assert parts == whole
+
+
+def test_of_methods_that_promise_alike_the_one_comes_first_that_kept_its_promises(
+    make_fake: Callable[..., Any], folder: Path
+) -> None:
+    with Journal.open_for_writing(folder) as journal:
+        trials = open_trials(journal, make_fake(sampler="auto", search={"trials": 30}))[0]
+        draw(trials, 8)
+        tallies, first = trials.evidence.tallies, trials._proposals.first
+        for tally in tallies.values():
+            tally.promises = []
+        best, worth = first(list(tallies))
+        tallies[best].promises = [(0.1, 0.02)] * 4
+        assert first([best]) == (best, pytest.approx(worth * 0.18 / 0.5))
+        tallies[best].promises = [(1e9, 0.0)] * 8
+        other, less = first(list(tallies))
+        assert other != best or less == pytest.approx(worth / 9)
+
+
 # ---- another study's leaders -------------------------------------------------------------------------
 
 
