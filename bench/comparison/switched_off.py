@@ -56,6 +56,19 @@ class EqualTrials(Allocation):
         )
 
 
+class TakenAtTheirWord(Parts):
+    """Methods' offers count in full, whatever came of their earlier ones."""
+
+    def prepare(self, trials: Trials) -> None:
+        proposals = trials._proposals
+
+        def worth(method: str) -> float:
+            offer = proposals._opened(method).offer
+            return -1.0 if offer is None else offer.worth
+
+        proposals._worth = worth  # type: ignore[method-assign]
+
+
 class NoDesign(Parts):
     """The first configs of a method are drawn at random."""
 
