@@ -73,8 +73,8 @@ class NoDesign(Parts):
     """The first configs of a method are drawn at random."""
 
     def prepare(self, trials: Trials) -> None:
-        for method, known in trials._proposals._known.items():
-            known.design = RandomDesign(f"{trials.task.config.search.seed} {method}")  # type: ignore[assignment]
+        for method, configs in trials._proposals._configs.items():
+            configs.design = RandomDesign(f"{trials.task.config.search.seed} {method}")  # type: ignore[assignment]
 
 
 class RandomDesign:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from routesearch.results.curves import area, merged
-from routesearch.search.effort import Effort, Price
+from routesearch.search.effort import BudgetShare, Effort
 from routesearch.search.evidence import Evidence
 
 FLOOR = 0.25
@@ -37,53 +37,57 @@ class Allocation:
     def expected(self) -> float:
         """Training MACs that trials under way will take, going by what others of their method took."""
         under_way = Counter(each.method for each in self._evidence.pending.values())
-        tallies = self._evidence.tallies
-        return sum(count * tallies[name].mean_macs for name, count in under_way.items() if name in tallies)
+        summaries = self._evidence.summaries
+        return sum(
+            count * summaries[name].mean_macs for name, count in under_way.items() if name in summaries
+        )
 
-    def next(self, methods: Sequence[str], first: Callable[[Sequence[str]], tuple[str, float] | None]) -> str:
+    def next(
+        self, methods: Sequence[str], best_offer: Callable[[Sequence[str]], tuple[str, float] | None]
+    ) -> str:
         """One of ``methods``, of which there must be some.
 
         Args:
-            first: of some methods the one whose next trial is expected to add most for its cost, and how
+            best_offer: of some methods the one whose next trial is expected to add most for its cost, and how
                 much; None where that is not known, and recent trials are judged.
         """
-        tallies = self._evidence.tallies
+        summaries = self._evidence.summaries
         under_way = Counter(each.method for each in self._evidence.pending.values())
-        fresh = [name for name in methods if not tallies[name].begun and not under_way[name]]
-        known = [name for name in methods if tallies[name].begun]
+        fresh = [name for name in methods if not summaries[name].begun and not under_way[name]]
+        known = [name for name in methods if summaries[name].begun]
         if len(methods) == 1 or not known:
             return fresh[0] if fresh else min(methods, key=lambda name: under_way[name])
-        price = self._effort.price
+        share = self._effort.share
         # what a trial takes: of a method that was not tried yet as much as of the dearest that was
-        each = {name: price(tallies[name].mean_macs) for name in known}
+        each = {name: share(summaries[name].mean_macs) for name in known}
         each |= dict.fromkeys(fresh, max(each.values()))
-        spent = {name: (tallies[name].begun + under_way[name]) * each[name] for name in (*known, *fresh)}
+        spent = {name: (summaries[name].begun + under_way[name]) * each[name] for name in (*known, *fresh)}
         poorest = min(spent, key=lambda name: spent[name] + each[name])
         whole = sum(spent.values()) + each[poorest]
         if spent[poorest] + each[poorest] < FLOOR * whole / len(methods):
             return poorest
-        promised = first(known)
+        promised = best_offer(known)
         if promised is None:
-            worth = self._worth(under_way, price)
+            worth = self._worth(under_way, share)
             best = max(known, key=lambda name: worth[name])
             promised = best, worth[best]
         edge = self._evidence.edge
-        left = edge - area(self._evidence.found(), edge)
+        left = edge - area(self._evidence.own_front(), edge)
         if fresh and NOVELTY * left / each[fresh[0]] > promised[1]:
             return fresh[0]
         return promised[0]
 
-    def _worth(self, under_way: Counter[str], price: Price) -> dict[str, float]:
+    def _worth(self, under_way: Counter[str], share: BudgetShare) -> dict[str, float]:
         """Hypervolume that recent trials add, for the part of the budget that they take."""
-        edge, tallies = self._evidence.edge, self._evidence.tallies
-        whole = area(self._evidence.found(), edge)
+        edge, summaries = self._evidence.edge, self._evidence.summaries
+        whole = area(self._evidence.own_front(), edge)
         found = {}
-        for name, each in tallies.items():
+        for name, each in summaries.items():
             if not each.begun:
                 continue
-            others = [other.found for other in tallies.values() if other is not each]
-            lost = whole - area(merged([*others, each.settled]), edge)
+            others = [other.own_front for other in summaries.values() if other is not each]
+            lost = whole - area(merged([*others, each.settled_front]), edge)
             mean = sum(one.macs for one in each.recent) / len(each.recent)
-            taken = (len(each.recent) + under_way[name]) * price(mean)
+            taken = (len(each.recent) + under_way[name]) * share(mean)
             found[name] = (lost + CREDIT * whole) / max(taken, 1e-12)
         return found

@@ -240,7 +240,7 @@ class Dispatcher:
         """Hand a trial out again, from its beginning."""
         self._waiting.insert(0, self._live.pop(number))
         self._rungs.pop(number, None)
-        self.trials.evidence.forget_steps(number)
+        self.trials.evidence.forget_snapshots(number)
 
     def cut(self, number: int) -> None:
         """Give a trial up in this run; the next one has it again, but not for ever."""

@@ -15,7 +15,7 @@ from itertools import chain, islice
 import numpy as np
 
 from routesearch.results.curves import Curve, accuracy_at, area, merged, ranks, standings
-from routesearch.search.evidence import Evidence, Step
+from routesearch.search.evidence import Evidence, Snapshot
 from routesearch.study.search_settings import StopConfig
 from routesearch.utils.sampling import evenly_spaced
 
@@ -51,21 +51,21 @@ class Halving:
 
     def goes_on(self, number: int) -> bool:
         """Whether a trial goes on, by the last step that it showed."""
-        method, steps = self._evidence.steps_of(number)
-        mine, rung = steps[-1], len(steps) - 1
-        beside = self._evidence.beside(number)
+        method, snapshots = self._evidence.snapshots_of(number)
+        mine, rung = snapshots[-1], len(snapshots) - 1
+        beside = self._evidence.compared_with(number)
         kin, others = beside.get(method, []), list(chain.from_iterable(beside.values()))
-        ended = (each.steps for each in reversed(kin) if each.whole and len(each.steps) > rung + 1)
+        ended = (each.snapshots for each in reversed(kin) if each.whole and len(each.snapshots) > rung + 1)
         if not (latest := list(islice(ended, MAX_ENDED))):
             return True
-        at_rung = [each.steps[min(rung, len(each.steps) - 1)].curve for each in kin]
+        at_rung = [each.snapshots[min(rung, len(each.snapshots) - 1)].curve for each in kin]
         if self._among_best(mine.curve, at_rung):
             return True
-        at_cost = [step.curve for each in others if (step := within(each.steps, mine.macs)) is not None]
+        at_cost = [step.curve for each in others if (step := within(each.snapshots, mine.macs)) is not None]
         if self._among_best(mine.curve, at_cost):
             return True
-        kept = min(self._kept(steps[rung].curve, steps[-1].curve) for steps in latest)
-        return self._adds(mine.curve, CAUTION * kept, self._evidence.front_beside(number))
+        kept = min(self._kept(snapshots[rung].curve, snapshots[-1].curve) for snapshots in latest)
+        return self._adds(mine.curve, CAUTION * kept, self._evidence.compared_front(number))
 
     def _kept(self, before: Curve, after: Curve) -> float:
         """Share of its errors that a trial kept, over the costs that it could meet before."""
@@ -93,6 +93,6 @@ class Halving:
         return ahead < math.ceil(self._keep * count)
 
 
-def within(steps: Sequence[Step], macs: float) -> Step | None:
+def within(snapshots: Sequence[Snapshot], macs: float) -> Snapshot | None:
     """The last step at which a trial had spent no more than ``macs``; None before its first."""
-    return next((step for step in reversed(steps) if step.macs <= macs), None)
+    return next((step for step in reversed(snapshots) if step.macs <= macs), None)

@@ -8,7 +8,7 @@ from routesearch.search.evidence import Evidence
 from routesearch.study.search_settings import SearchConfig
 
 
-class Price(NamedTuple):
+class BudgetShare(NamedTuple):
     """The part of the budget that a trial takes: for being one, and for each of its training MACs."""
 
     trial: float
@@ -31,10 +31,10 @@ class Effort:
         self._evidence = evidence
 
     @property
-    def price(self) -> Price:
-        """The price of a trial as far as it is known now."""
+    def share(self) -> BudgetShare:
+        """The part that a trial takes, as far as it is known now."""
         whole = self._limits.training_macs
         if whole is None:
-            means = [each.mean_macs for each in self._evidence.tallies.values() if each.macs]
+            means = [each.mean_macs for each in self._evidence.summaries.values() if each.macs]
             whole = self._limits.trials * sum(means) / max(1, len(means))
-        return Price(1 / self._limits.trials, 1 / whole if whole else 0.0)
+        return BudgetShare(1 / self._limits.trials, 1 / whole if whole else 0.0)

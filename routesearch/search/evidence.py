@@ -31,18 +31,18 @@ PROMISED = "promised"
 """The attribute of a trial that says what hypervolume it was expected to add when it was drawn."""
 JUDGED = 8
 """Trials of a method by which its promises are judged: the latest that were drawn for what they promised."""
-MAX_TOLD = 256
+MAX_MODELLED = 256
 """Trials of a method that a model learns from, at most: when there are more, the best three quarters stay."""
 
 
-class Placed(NamedTuple):
+class SamplerParams(NamedTuple):
     """A config as a sampler has it; None where it is not in the present space."""
 
     params: Mapping[str, Any] | None
     distributions: Mapping[str, BaseDistribution] | None
 
 
-class Step(NamedTuple):
+class Snapshot(NamedTuple):
     """How far a trial was at a rung or at its end: training MACs spent, and its curve."""
 
     macs: int
@@ -50,13 +50,13 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class EndedTrial:
     """What one trial that ended has shown.
 
     Attributes:
         params, distributions: its config as a sampler has it; None where it is not in the present space.
         observation: what a sampler is told of it.
-        steps: what it showed at its rungs and at its end; none where it has no curve.
+        snapshots: what it showed at its rungs and at its end; none where it has no curve.
         macs: multiply-adds that its training took.
         bounds: MACs of the cheapest and of the most expensive route.
         whole: whether it was trained to its end.
@@ -69,7 +69,7 @@ class Shown:
     params: Mapping[str, Any] | None
     distributions: Mapping[str, BaseDistribution] | None
     observation: Observation
-    steps: Sequence[Step]
+    snapshots: Sequence[Snapshot]
     macs: int
     bounds: Interval | None = None
     whole: bool = True
@@ -79,7 +79,7 @@ class Shown:
     @property
     def curve(self) -> Curve:
         """Its front, in the shares that count (:func:`curve_of`); empty where it has none."""
-        return self.steps[-1].curve if self.steps else NOTHING
+        return self.snapshots[-1].curve if self.snapshots else NOTHING
 
     @property
     def begun(self) -> bool:
@@ -88,55 +88,55 @@ class Shown:
 
 
 @dataclass(eq=False)
-class Pending:
+class RunningTrial:
     """A trial whose end is not known.
 
     Attributes:
         params, distributions: its config as a sampler has it; None where it is not in the present space.
-        steps: what it showed so far.
-        beside: of each method, how many trials had ended for all that is decided about this one; None: all
-            that are known when it is decided.
+        snapshots: what it showed so far.
+        compared_with: of each method, how many trials had ended for all that is decided about this one; None:
+            all that are known when it is decided.
     """
 
     method: str
     params: Mapping[str, Any] | None
     distributions: Mapping[str, BaseDistribution] | None
-    beside: Mapping[str, int] | None
-    steps: list[Step] = field(default_factory=list)
+    compared_with: Mapping[str, int] | None
+    snapshots: list[Snapshot] = field(default_factory=list)
     attributes: Mapping[str, Any] = field(default_factory=dict)
     whole: bool = False
 
 
-Seen = Shown | Pending
-"""Another trial, as one that is at a rung is compared with it: by its steps, and by whether it ended."""
+ComparedTrial = EndedTrial | RunningTrial
+"""Another trial, as one that is at a rung is compared with it: by its snapshots, and by whether it ended."""
 
 
 @dataclass(eq=False)
-class Tally:
+class MethodSummary:
     """What the trials of a method have shown together, kept as they end, so that many cost no more than few.
 
     Attributes:
         front: over all of them.
-        found: the front over this study's own.
+        own_front: over this study's own.
         begun: this study's trials that were begun, in their number.
         macs: training MACs that these took.
         recent: the last of these.
-        settled: the front over these without the recent ones.
-        curves: how many have a curve.
-        told: trials that a model learns from.
-        seen: this study's own that have steps.
+        settled_front: over these without the recent ones.
+        with_curve: how many of all have a curve.
+        modelled: trials that a model learns from.
+        comparable: this study's own that have snapshots.
         promises: of the latest that promised something, the hypervolume that was promised and that was added.
     """
 
     front: Curve = field(default_factory=lambda: NOTHING)
-    found: Curve = field(default_factory=lambda: NOTHING)
+    own_front: Curve = field(default_factory=lambda: NOTHING)
     begun: int = 0
     macs: int = 0
-    recent: list[Shown] = field(default_factory=list)
-    settled: Curve = field(default_factory=lambda: NOTHING)
-    curves: int = 0
-    told: list[Shown] = field(default_factory=list)
-    seen: list[Shown] = field(default_factory=list)
+    recent: list[EndedTrial] = field(default_factory=list)
+    settled_front: Curve = field(default_factory=lambda: NOTHING)
+    with_curve: int = 0
+    modelled: list[EndedTrial] = field(default_factory=list)
+    comparable: list[EndedTrial] = field(default_factory=list)
     promises: list[tuple[float, float]] = field(default_factory=list)
 
     @property
@@ -155,27 +155,27 @@ class Tally:
         """Training MACs of a trial of this study in the mean; 0 where there is none."""
         return self.macs / max(1, self.begun)
 
-    def add(self, one: Shown) -> None:
+    def add(self, one: EndedTrial) -> None:
         """Count one more."""
-        self.curves += len(one.curve) > 0
+        self.with_curve += len(one.curve) > 0
         if one.params is not None and len(one.curve):
-            self.told.append(one)
+            self.modelled.append(one)
         self.front = merged([self.front, one.curve])
         if one.own:
-            self.found = merged([self.found, one.curve])
-        if one.own and one.steps:
-            self.seen.append(one)
+            self.own_front = merged([self.own_front, one.curve])
+        if one.own and one.snapshots:
+            self.comparable.append(one)
         if one.begun:
             self.begun, self.macs = self.begun + 1, self.macs + one.macs
             self.recent.append(one)
             if len(self.recent) > RECENT:
-                self.settled = merged([self.settled, self.recent.pop(0).curve])
+                self.settled_front = merged([self.settled_front, self.recent.pop(0).curve])
 
     def thin(self, others: Curve, edge: float) -> None:
         """Take from a model the trials that stand worst beside the front of other methods."""
-        values = nearness([*(one.curve for one in self.told), others], edge)
-        order = sorted(range(len(self.told)), key=lambda i: float(values[i]), reverse=True)
-        self.told = [self.told[i] for i in sorted(order[: MAX_TOLD * 3 // 4])]
+        values = nearness([*(one.curve for one in self.modelled), others], edge)
+        order = sorted(range(len(self.modelled)), key=lambda i: float(values[i]), reverse=True)
+        self.modelled = [self.modelled[i] for i in sorted(order[: MAX_MODELLED * 3 // 4])]
 
 
 class Evidence:
@@ -189,18 +189,18 @@ class Evidence:
 
     Attributes:
         ended: of each method, in the order in which it became known.
-        tallies: of each method, what these have shown together.
+        summaries: of each method, what these have shown together.
         pending: trials whose end is not known, by number.
     """
 
     def __init__(self, task: Task, lag: int | None = None) -> None:
         self._task = task
         self.lag = lag
-        self.ended: dict[str, list[Shown]] = {method: [] for method in task.spaces}
-        self.tallies = {method: Tally() for method in task.spaces}
-        self.pending: dict[int, Pending] = {}
+        self.ended: dict[str, list[EndedTrial]] = {method: [] for method in task.spaces}
+        self.summaries = {method: MethodSummary() for method in task.spaces}
+        self.pending: dict[int, RunningTrial] = {}
         self._order: list[int] = []  # numbers of trials that were begun
-        self._known = 0  # how many of these are known
+        self._released = 0  # how many of these are known
         self._waiting: dict[int, TrialRecord] = {}
 
     @property
@@ -215,23 +215,29 @@ class Evidence:
         Args:
             attributes: what was kept of its draw.
         """
-        placed = self._placed(record)
-        beside = None if self.lag is None else {name: len(each.seen) for name, each in self.tallies.items()}
+        placed = self._params(record)
+        beside = (
+            None
+            if self.lag is None
+            else {name: len(each.comparable) for name, each in self.summaries.items()}
+        )
         self._order.append(record.number)
-        self.pending[record.number] = Pending(record.method, *placed, beside, attributes=attributes or {})
+        self.pending[record.number] = RunningTrial(
+            record.method, *placed, beside, attributes=attributes or {}
+        )
 
     def show(self, number: int, outcome: Outcome) -> None:
         """Note what a trial that is under way shows at a rung."""
-        self.pending[number].steps.append(self._step(outcome.training_macs, outcome.points))
+        self.pending[number].snapshots.append(self._snapshot(outcome.training_macs, outcome.points))
 
-    def forget_steps(self, number: int) -> None:
+    def forget_snapshots(self, number: int) -> None:
         """Forget what a trial that begins anew has shown."""
-        self.pending[number].steps.clear()
+        self.pending[number].snapshots.clear()
 
     def end(self, record: TrialRecord) -> None:
         """Note that a trial ended; one that was not begun, for it was refused, is known at once."""
         if record.number not in self.pending:
-            self._add(record, self._placed(record), {})
+            self._add(record, self._params(record), {})
             return
         self._waiting[record.number] = record
         self.release()
@@ -240,11 +246,11 @@ class Evidence:
         """Take in trials of another study."""
         for record in records:
             if record.outcome is not None and record.state is not State.FAILED:
-                self._add(record, self._placed(record), {}, own=False)
+                self._add(record, self._params(record), {}, own=False)
 
     @property
-    def known(self) -> int:
-        """How much is known: it changes when a trial begins, and when one's end becomes known."""
+    def revision(self) -> int:
+        """Of what is known: it changes when a trial begins, and when one's end becomes known."""
         return len(self._order) + sum(map(len, self.ended.values()))
 
     @property
@@ -255,7 +261,7 @@ class Evidence:
     @property
     def ready(self) -> bool:
         """Whether all is known that the next trial is drawn by."""
-        return self.lag is None or len(self._order) - self._known < self.lag
+        return self.lag is None or len(self._order) - self._released < self.lag
 
     def release(self) -> None:
         """Make known what may be: with a lag, in the order of beginning, and what the next draw may see."""
@@ -263,70 +269,76 @@ class Evidence:
             for number in list(self._waiting):
                 self._tell(number)
             return
-        while len(self._order) - self._known >= self.lag and self._order[self._known] in self._waiting:
-            self._tell(self._order[self._known])
-            self._known += 1
+        while len(self._order) - self._released >= self.lag and self._order[self._released] in self._waiting:
+            self._tell(self._order[self._released])
+            self._released += 1
 
-    def steps_of(self, number: int) -> tuple[str, Sequence[Step]]:
+    def snapshots_of(self, number: int) -> tuple[str, Sequence[Snapshot]]:
         """Method of a trial that is under way, and what it showed."""
-        return self.pending[number].method, self.pending[number].steps
+        return self.pending[number].method, self.pending[number].snapshots
 
     def others(self, method: str) -> Curve:
         """The front of all methods but one."""
-        return merged([each.front for name, each in self.tallies.items() if name != method])
+        return merged([each.front for name, each in self.summaries.items() if name != method])
 
-    def found(self) -> Curve:
+    def own_front(self) -> Curve:
         """The front of this study's own trials that ended."""
-        return merged([each.found for each in self.tallies.values()])
+        return merged([each.own_front for each in self.summaries.values()])
 
-    def beside(self, number: int) -> dict[str, list[Seen]]:
+    def compared_with(self, number: int) -> dict[str, list[ComparedTrial]]:
         """All trials that a trial is compared with, by method, in the order in which they became known."""
-        beside = self.pending[number].beside
+        beside = self.pending[number].compared_with
         if beside is not None:
-            return {name: [*each.seen[: beside[name]]] for name, each in self.tallies.items()}
-        found: dict[str, list[Seen]] = {name: [*each.seen] for name, each in self.tallies.items()}
+            return {name: [*each.comparable[: beside[name]]] for name, each in self.summaries.items()}
+        found: dict[str, list[ComparedTrial]] = {
+            name: [*each.comparable] for name, each in self.summaries.items()
+        }
         for other, pending in self.pending.items():
-            if other != number and pending.steps:
+            if other != number and pending.snapshots:
                 found.setdefault(pending.method, []).append(pending)
         return found
 
-    def front_beside(self, number: int) -> Curve:
+    def compared_front(self, number: int) -> Curve:
         """The front of all that a trial is compared with, each as far as it is."""
-        beside = self.pending[number].beside
+        beside = self.pending[number].compared_with
         if beside is not None:
             return merged(
-                [one.curve for name, each in self.tallies.items() for one in each.seen[: beside[name]]]
+                [
+                    one.curve
+                    for name, each in self.summaries.items()
+                    for one in each.comparable[: beside[name]]
+                ]
             )
-        under_way = (each.steps for other, each in self.pending.items() if other != number)
-        return merged([self.found(), *(steps[-1].curve for steps in under_way if steps)])
+        under_way = (each.snapshots for other, each in self.pending.items() if other != number)
+        return merged([self.own_front(), *(snapshots[-1].curve for snapshots in under_way if snapshots)])
 
     def _tell(self, number: int) -> None:
         begun = self.pending.pop(number)
-        placed = Placed(begun.params, begun.distributions)
+        placed = SamplerParams(begun.params, begun.distributions)
         self._add(self._waiting.pop(number), placed, begun.attributes)
 
-    def _placed(self, record: TrialRecord) -> Placed:
+    def _params(self, record: TrialRecord) -> SamplerParams:
         space = self._task.spaces.get(record.method)
         found = None if space is None else sampler_params(space, record.config)
-        return Placed(None, None) if found is None else Placed(*found)
+        return SamplerParams(None, None) if found is None else SamplerParams(*found)
 
     def _add(
-        self, record: TrialRecord, placed: Placed, attributes: Mapping[str, Any], own: bool = True
+        self, record: TrialRecord, placed: SamplerParams, attributes: Mapping[str, Any], own: bool = True
     ) -> None:
         outcome, task = record.outcome, self._task
         assert outcome is not None, "only a trial that ended has shown something"
         if record.method not in self.ended:
             return
-        steps = [self._step(macs, [Bare(*row) for row in rows]) for macs, rows in outcome.rungs]
+        snapshots = [self._snapshot(macs, [Bare(*row) for row in rows]) for macs, rows in outcome.rungs]
         if outcome.points:
-            steps.append(self._step(outcome.training_macs, outcome.points))
-        one = Shown(
+            snapshots.append(self._snapshot(outcome.training_macs, outcome.points))
+        one = EndedTrial(
             number=record.number,
             method=record.method,
             params=placed.params,
             distributions=placed.distributions,
             observation=observation_of(record, task.backbone_macs, task.budget),
-            steps=steps if outcome.points else (),
+            snapshots=snapshots if outcome.points else (),
             macs=outcome.training_macs,
             bounds=record.bounds,
             whole=record.state is State.FINISHED,
@@ -334,14 +346,14 @@ class Evidence:
             attributes=attributes,
         )
         self.ended[record.method].append(one)
-        tally = self.tallies[record.method]
-        before = self.found() if PROMISED in attributes else NOTHING
-        tally.add(one)
+        summary = self.summaries[record.method]
+        before = self.own_front() if PROMISED in attributes else NOTHING
+        summary.add(one)
         if PROMISED in attributes:
-            added = area(self.found(), self.edge) - area(before, self.edge)
-            tally.promises = [*tally.promises[1 - JUDGED :], (attributes[PROMISED], added)]
-        if len(tally.told) > MAX_TOLD:
-            tally.thin(self.others(record.method), self.edge)
+            added = area(self.own_front(), self.edge) - area(before, self.edge)
+            summary.promises = [*summary.promises[1 - JUDGED :], (attributes[PROMISED], added)]
+        if len(summary.modelled) > MAX_MODELLED:
+            summary.thin(self.others(record.method), self.edge)
 
-    def _step(self, macs: int, points: Sequence[HasCost]) -> Step:
-        return Step(macs, curve_of(points, self._task.backbone_macs, self.edge))
+    def _snapshot(self, macs: int, points: Sequence[HasCost]) -> Snapshot:
+        return Snapshot(macs, curve_of(points, self._task.backbone_macs, self.edge))

@@ -45,9 +45,9 @@ class Expected:
 
     def front(self) -> Curve:
         """The front of this study's trials that ended and, as far as that can be said, of those under way."""
-        known = self._evidence.known
+        known = self._evidence.revision
         if self._front[0] != known:
-            self._front = known, merged([self._evidence.found(), *self._under_way()])
+            self._front = known, merged([self._evidence.own_front(), *self._under_way()])
         return self._front[1]
 
     def _under_way(self) -> list[Curve]:
@@ -56,11 +56,11 @@ class Expected:
             if each.params is not None:
                 params.setdefault(each.method, {})[number] = each.params
         # learnt here too: which methods were weighed before is not known any more when a search goes on
-        tallies = self._evidence.tallies
+        summaries = self._evidence.summaries
         return [
             self._of(method, each)
             for method, each in params.items()
-            if self._offers[method].learn(tallies[method].told)
+            if self._offers[method].learn(summaries[method].modelled)
         ]
 
     def _of(self, method: str, params: Mapping[int, Mapping[str, Any]]) -> Curve:

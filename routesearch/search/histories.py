@@ -14,7 +14,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from routesearch.results.curves import Curve, standings
-from routesearch.search.evidence import Pending, Shown
+from routesearch.search.evidence import EndedTrial, RunningTrial
 from routesearch.search.sampler import Strategy
 from routesearch.utils.sampling import evenly_spaced
 
@@ -23,8 +23,8 @@ _TWO = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]  # accuracy, MACs
 
 def history(
     strategy: Strategy,
-    shown: Sequence[Shown],
-    pending: Sequence[Pending],
+    shown: Sequence[EndedTrial],
+    pending: Sequence[RunningTrial],
     others: Curve,
     edge: float,
 ) -> Study:
@@ -67,7 +67,7 @@ def _put(storage: InMemoryStorage, study: Study, trial: FrozenTrial) -> None:
     storage.create_new_trial(study._study_id, template_trial=trial)
 
 
-def _frozen(one: Shown, values: Sequence[float] | None) -> FrozenTrial:
+def _frozen(one: EndedTrial, values: Sequence[float] | None) -> FrozenTrial:
     observation = one.observation
     return create_trial(
         state=observation.state,
@@ -80,7 +80,7 @@ def _frozen(one: Shown, values: Sequence[float] | None) -> FrozenTrial:
 
 
 def _values(
-    strategy: Strategy, shown: Sequence[Shown], others: Curve, edge: float
+    strategy: Strategy, shown: Sequence[EndedTrial], others: Curve, edge: float
 ) -> list[list[float] | None]:
     """What a sampler is told of each trial; None for one without a curve."""
     if not strategy.by_standing:
@@ -89,7 +89,9 @@ def _values(
     return [[float(value)] if len(one.curve) else None for one, value in zip(shown, found, strict=False)]
 
 
-def _kept(strategy: Strategy, shown: Sequence[Shown], values: Sequence[Sequence[float] | None]) -> list[int]:
+def _kept(
+    strategy: Strategy, shown: Sequence[EndedTrial], values: Sequence[Sequence[float] | None]
+) -> list[int]:
     """Which trials a sampler is told, in order: where there are too many, the best and some of the rest."""
     usable = [
         i
@@ -106,7 +108,7 @@ def _kept(strategy: Strategy, shown: Sequence[Shown], values: Sequence[Sequence[
     return sorted([*best, *some])
 
 
-def _merit(one: Shown, values: Sequence[float] | None) -> tuple[float, float]:
+def _merit(one: EndedTrial, values: Sequence[float] | None) -> tuple[float, float]:
     """Feasible trials before others, those by the first of their values, these by how little is missing."""
     excess = max((*one.observation.constraints.values(), 0.0))
     return (-excess, values[0] if values else -np.inf)

@@ -16,7 +16,7 @@ from routesearch.results.curves import Curve
 from routesearch.results.points import Interval
 from routesearch.search.design import Design, value_at
 from routesearch.search.effort import Effort
-from routesearch.search.evidence import Shown
+from routesearch.search.evidence import EndedTrial
 from routesearch.search.observations import config_text, sampler_params
 from routesearch.search.promise import Priced, Promise
 from routesearch.search.sampler import derive
@@ -73,7 +73,7 @@ class Offers:
         self.promise = Promise(self.distributions, task.backbone_macs, edge, effort)
         self._learnt: list[int] = []
 
-    def learn(self, shown: Sequence[Shown]) -> bool:
+    def learn(self, shown: Sequence[EndedTrial]) -> bool:
         """Take in what the method's trials have shown; False where that is nothing to go by."""
         used = [one for one in shown if one.bounds is not None and one.params is not None and len(one.curve)]
         known = [id(one) for one in used]
@@ -82,7 +82,9 @@ class Offers:
             self._learnt = known
         return bool(used)
 
-    def best(self, parents: Sequence[Shown], front: Curve, taken: Collection[str], seed: int) -> Offer | None:
+    def best(
+        self, parents: Sequence[EndedTrial], front: Curve, taken: Collection[str], seed: int
+    ) -> Offer | None:
         """The most promising of many configs; None where none that may be trained was found.
 
         Args:
@@ -131,7 +133,7 @@ class Offers:
             return None
 
     def _candidates(
-        self, parents: Sequence[Shown], random: Random
+        self, parents: Sequence[EndedTrial], random: Random
     ) -> dict[str, tuple[Mapping[str, Any], Space]]:
         """Configs and their parameters, by :func:`config_text`."""
         found: dict[str, tuple[Mapping[str, Any], Space]] = {}

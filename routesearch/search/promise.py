@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution
 from routesearch.results.curves import Curve, accuracy_at, merged
 from routesearch.results.points import Interval
 from routesearch.search.effort import Effort
-from routesearch.search.evidence import Shown
+from routesearch.search.evidence import EndedTrial
 from routesearch.search.surrogate import Features, GaussianProcesses, Vector, chosen
 
 PLACES = 16
@@ -55,10 +55,10 @@ class Promise:
         self._effort = effort
         self._costs = (np.arange(BINS) + 0.5) / BINS * edge
         self._chosen: dict[str, tuple[tuple[int, ...], tuple[Vector, float]]] = {}
-        self._known: dict[Any, Interval] = {}
-        self._rows: dict[tuple[int, int], tuple[Shown, Vector]] = {}  # curves as they are described
+        self._bounds: dict[Any, Interval] = {}
+        self._rows: dict[tuple[int, int], tuple[EndedTrial, Vector]] = {}  # curves as they are described
 
-    def learn(self, shown: Sequence[Shown], priced: Sequence[Priced]) -> None:
+    def learn(self, shown: Sequence[EndedTrial], priced: Sequence[Priced]) -> None:
         """Take in all that is known.
 
         Args:
@@ -67,7 +67,7 @@ class Promise:
         """
         used = [(one, one.params, one.bounds) for one in shown if one.params is not None and one.bounds]
         all_priced = [*priced, *(Priced(params, bounds) for _, params, bounds in used)]
-        self._known = {_key(each.params): each.bounds for each in all_priced}
+        self._bounds = {_key(each.params): each.bounds for each in all_priced}
         features = self._features([each.params for each in all_priced])
         logs = self._logs(each.bounds for each in all_priced)
         self._prices = self._fit("prices", [*priced, *(one for one, *_ in used)], features, logs, 1.0)
@@ -106,15 +106,15 @@ class Promise:
             curve = np.maximum.accumulate(np.clip(mean + quantile * deviation, 0.0, 1.0), 1)
             reached = np.take_along_axis(curve, places, 1)
             gain += np.where(affordable, np.maximum(0.0, reached - there), 0.0).mean(1)
-        macs, price = np.exp(self._efforts.predict(inputs)[0][:, 0]) * high * self._macs, self._effort.price
-        return gain * self._edge / len(QUANTILES), price.trial + price.mac * macs
+        macs, share = np.exp(self._efforts.predict(inputs)[0][:, 0]) * high * self._macs, self._effort.share
+        return gain * self._edge / len(QUANTILES), share.trial + share.mac * macs
 
     def expected(self, params: Sequence[Mapping[str, Any]]) -> Curve:
         """The front that configs are expected to have together: it stands for trials that are under way."""
         x = self._features(params)
         logs = self._prices.predict(x)[0]
         for i, each in enumerate(params):
-            if (bounds := self._known.get(_key(each))) is not None:
+            if (bounds := self._bounds.get(_key(each))) is not None:
                 logs[i] = self._logs([bounds])[0]
         mean, _ = self._curves.predict(np.concatenate([x, logs], 1))
         low, high = np.exp(logs[:, 0]), np.exp(np.maximum(logs[:, 1], logs[:, 0]))
@@ -125,7 +125,7 @@ class Promise:
         shares = [(interval.min / self._macs, interval.max / self._macs) for interval in bounds]
         return np.log(np.array(shares, dtype=np.float64).reshape(-1, 2))
 
-    def _ends(self, used: Sequence[tuple[Shown, Interval]]) -> Vector:
+    def _ends(self, used: Sequence[tuple[EndedTrial, Interval]]) -> Vector:
         """Trials x places: accuracies at the end of training, of stopped trials as they are expected there.
 
         From the rung where it stopped, a trial is expected to keep the share of its errors that trials kept
@@ -135,7 +135,7 @@ class Promise:
 
         def kept(rung: int) -> Vector:
             if rung not in shares:
-                whole = [each for each in used if each[0].whole and len(each[0].steps) > rung + 1]
+                whole = [each for each in used if each[0].whole and len(each[0].snapshots) > rung + 1]
                 before = np.array([self._described(*each, rung) for each in whole]).reshape(-1, PLACES)
                 after = np.array([self._described(*each) for each in whole]).reshape(-1, PLACES)
                 errors = np.where(before > 0, 1 - before, 0.0).sum(0)
@@ -147,16 +147,16 @@ class Promise:
         for one, bounds in used:
             row = self._described(one, bounds)
             if not one.whole:
-                row = np.where(row > 0, 1 - (1 - row) * kept(len(one.steps) - 1), 0.0)
+                row = np.where(row > 0, 1 - (1 - row) * kept(len(one.snapshots) - 1), 0.0)
             rows.append(row)
         return np.array(rows)
 
-    def _described(self, one: Shown, bounds: Interval, step: int = -1) -> Vector:
+    def _described(self, one: EndedTrial, bounds: Interval, step: int = -1) -> Vector:
         """A trial's accuracies at the places, as they were at one of its steps."""
         key = id(one), step
         if key not in self._rows:
             prices = np.linspace(bounds.min, bounds.max, PLACES) / self._macs
-            self._rows[key] = one, accuracy_at(one.steps[step].curve, prices * (1 + 1e-9))
+            self._rows[key] = one, accuracy_at(one.snapshots[step].curve, prices * (1 + 1e-9))
         return self._rows[key][1]
 
     def _fit(

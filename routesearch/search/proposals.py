@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +20,7 @@ from routesearch.errors.texts import MAX_REASON, one_line
 from routesearch.results.curves import standings
 from routesearch.results.points import Interval
 from routesearch.results.record import State, TrialRecord
+from routesearch.search.config_history import ConfigHistory, Repetitions
 from routesearch.search.design import Design
 from routesearch.search.effort import Effort
 from routesearch.search.evidence import PROMISED, Evidence
@@ -35,15 +35,10 @@ from routesearch.space.space import Space
 if TYPE_CHECKING:
     from routesearch.task.resolve import Task
 
-MAX_DECLINED = 10
-"""Proposals in a row that repeat a trained config before a repetition is trained with a new seed (fewer if
-the trials before were repetitions too)."""
 MAX_ASKED = 5
 """Proposals of a sampler for one trial; what comes then is from the design: some repeat themselves."""
 LEADERS = 3
 """Configs of a method that are taken over from studies that are learnt from."""
-MAX_REPEATED = 50
-"""Proposals in a row that repeat a refusal before it is refused once more."""
 
 
 @dataclass(frozen=True)
@@ -64,32 +59,6 @@ class Proposal:
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class _Known:
-    """What is known of a method's configs.
-
-    Attributes:
-        trained: how often a config is trained or under way, by its text.
-        refused: configs that were refused.
-        repeats: trials in a row that repeated a config.
-        fresh: whether nothing of the method was drawn yet.
-        place: in the design.
-        first: configs to be tried before all others, as parameters.
-    """
-
-    design: Design
-    trained: Counter[str] = field(default_factory=Counter)
-    refused: set[str] = field(default_factory=set)
-    repeats: int = 0
-    fresh: bool = True
-    place: int = 0
-    first: list[Mapping[str, Any]] = field(default_factory=list)
-
-    def at(self, place: int) -> Suggest:
-        """The config at a place of the design."""
-        return lambda name, distribution: self.design.suggest(place, name, distribution)
-
-
 class _Drawn(NamedTuple):
     """A config before it is priced; without a model where it is none, and why.
 
@@ -105,9 +74,9 @@ class _Drawn(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    """An offer, and how much was known when it was weighed."""
+    """An offer, and the revision of the evidence that it was weighed by."""
 
-    known: int
+    revision: int
     offer: Offer | None
 
 
@@ -128,8 +97,8 @@ class Proposals:
         self._evidence = evidence
         self._strategy: Strategy = strategy_of(task.config.search, len(task.spaces))
         seed = task.config.search.seed
-        self._known = {
-            method: _Known(Design(derive(seed, method, "design"), distributions_of(space)))
+        self._configs = {
+            method: ConfigHistory(Design(derive(seed, method, "design"), distributions_of(space)))
             for method, space in task.spaces.items()
         }
         self._offers: dict[str, Offers] = {}
@@ -140,29 +109,22 @@ class Proposals:
 
     def recall(self, record: TrialRecord) -> None:
         """Count a config that an earlier run drew; to be called when as much is known as was at the draw."""
-        if record.method not in self._known:
+        if (configs := self._configs.get(record.method)) is None:
             return
-        known = self._known[record.method]
         self._begin(record.method)
-        first = [
-            config_text(self._drawn(record.method, _prescribed(params)).config) for params in known.first
+        queued = [
+            config_text(self._drawn(record.method, _prescribed(params)).config) for params in configs.queue
         ]
-        if (text := config_text(record.config)) in first:
-            del known.first[: first.index(text) + 1]
+        if (text := config_text(record.config)) in queued:
+            del configs.queue[: queued.index(text) + 1]
         elif self._from_design(record.method):
             self._walk(record.method)
         self.note(record)
 
     def note(self, record: TrialRecord) -> None:
         """Count a config that is stored."""
-        known = self._known[record.method]
-        known.fresh = False
-        text = config_text(record.config)
-        if record.state is State.REFUSED:
-            known.refused.add(text)
-            return
-        known.repeats = known.repeats + 1 if known.trained[text] else 0
-        known.trained[text] += 1
+        refused = record.state is State.REFUSED
+        self._configs[record.method].note(config_text(record.config), refused)
 
     def try_leaders(self) -> None:
         """Try the best of another study's configs before all others but the default; no config twice."""
@@ -171,7 +133,7 @@ class Proposals:
             values = standings([one.curve for one in others], self._evidence.edge)
             order = sorted(range(len(others)), key=lambda i: float(values[i]), reverse=True)
             leaders = (others[i].params for i in order[:LEADERS])
-            self._known[method].first += [params for params in leaders if params is not None]
+            self._configs[method].queue += [params for params in leaders if params is not None]
 
     def draw(self, method: str, number: int) -> Proposal:
         """The next config to be tried; one that may not be trained is given once, and then no more.
@@ -179,69 +141,61 @@ class Proposals:
         Args:
             number: of the trial that it is for; the draw follows from it, the seed and what is known.
         """
-        known = self._known[method]
-        # A space that has nothing new left is not searched for it at every draw.
-        declined, repeated = MAX_DECLINED >> known.repeats, MAX_REPEATED
+        configs = self._configs[method]
+        repetitions = Repetitions(configs)
         attempt = 0
         source: _Source | None = None
         self._begin(method)
         while True:
-            if known.first:
-                proposal = self._proposal(method, _prescribed(known.first.pop(0)))
-                if proposal.violation is not None or known.trained[config_text(proposal.config)]:
+            if configs.queue:
+                proposal = self._proposal(method, _prescribed(configs.queue.pop(0)))
+                if proposal.violation is not None or configs.trained[config_text(proposal.config)]:
                     continue
                 return proposal
             if attempt == 0 and (offered := self._offered(method)) is not None:
                 return offered
             if self._from_design(method):
-                proposal = self._proposal(method, known.at(known.place))
-                known.place += 1
+                proposal = self._proposal(method, configs.at(configs.place))
+                configs.place += 1
             elif self._offers or attempt >= MAX_ASKED:
                 # nothing else is proposed; a place that follows from the number is the same after a resume
-                proposal = self._proposal(method, known.at(number + attempt))
+                proposal = self._proposal(method, configs.at(number + attempt))
             else:
                 source = source or _Source(self, method)
                 seed = derive(self._task.config.search.seed, method, number, attempt)
                 proposal = source.ask(seed)
             attempt += 1
-            text = config_text(proposal.config)
-            if proposal.violation is not None and text in known.refused and repeated:
-                repeated -= 1
-            elif proposal.violation is None and known.trained[text] and declined:
-                declined -= 1
-            else:
+            if not repetitions.passes_over(config_text(proposal.config), proposal.violation is not None):
                 return proposal
 
-    def first(self, methods: Sequence[str]) -> tuple[str, float] | None:
+    def best_offer(self, methods: Sequence[str]) -> tuple[str, float] | None:
         """The method, of some, whose next config promises most, and how much; None where nothing is known.
 
         All are weighed by all that is known: what an earlier weighing said is not there after a resume.
         """
-        known = [m for m in methods if self._offers and not self._known[m].first and not self._from_design(m)]
-        if not known:
+        weighed = [
+            m for m in methods if self._offers and not self._configs[m].queue and not self._from_design(m)
+        ]
+        if not weighed:
             return None
-        worths = {method: self._worth(method) for method in known}
-        best = max(known, key=lambda method: worths[method])
+        worths = {method: self._worth(method) for method in weighed}
+        best = max(weighed, key=lambda method: worths[method])
         return best, worths[best]
 
     def _begin(self, method: str) -> None:
         """Put the method's default before all others, once."""
-        known = self._known[method]
-        if known.fresh:
-            known.first, known.fresh = [*self._default(method), *known.first], False
+        configs = self._configs[method]
+        if configs.fresh:
+            configs.queue, configs.fresh = [*self._default(method), *configs.queue], False
 
     def _walk(self, method: str) -> None:
         """Go on in the design as far as a draw did: places that are taken were passed over."""
-        known = self._known[method]
-        declined, repeated = MAX_DECLINED >> known.repeats, MAX_REPEATED
+        configs = self._configs[method]
+        repetitions = Repetitions(configs)
         while True:
-            text = config_text(self._drawn(method, known.at(known.place)).config)
-            known.place += 1
-            if text in known.refused and repeated:
-                repeated -= 1
-            elif known.trained[text] and declined:
-                declined -= 1
-            else:
+            text = config_text(self._drawn(method, configs.at(configs.place)).config)
+            configs.place += 1
+            if not repetitions.passes_over(text, text in configs.refused):
                 return
 
     def _offered(self, method: str) -> Proposal | None:
@@ -258,25 +212,24 @@ class Proposals:
     def _worth(self, method: str) -> float:
         """What the method's offer promises, as far as its latest offers kept what they promised."""
         offer = self._opened(method).offer
-        return -1.0 if offer is None else offer.worth * self._evidence.tallies[method].kept
+        return -1.0 if offer is None else offer.worth * self._evidence.summaries[method].kept
 
     def _opened(self, method: str) -> _Opened:
         """The method's offer: the one that was weighed, if nothing is new."""
         opened = self._open.get(method)
-        return opened if opened and opened.known == self._evidence.known else self._weigh(method)
+        return opened if opened and opened.revision == self._evidence.revision else self._weigh(method)
 
     def _weigh(self, method: str) -> _Opened:
         evidence = self._evidence
-        shown = evidence.tallies[method].told
+        shown = evidence.summaries[method].modelled
         values = standings([*(one.curve for one in shown), evidence.others(method)], evidence.edge)
         order = sorted(range(len(shown)), key=lambda i: float(values[i]), reverse=True)
         offers, offer = self._offers[method], None
         if offers.learn(shown):
-            known = self._known[method]
-            taken = known.trained.keys() | known.refused
-            seed = derive(self._task.config.search.seed, method, evidence.known)
+            taken = self._configs[method].drawn
+            seed = derive(self._task.config.search.seed, method, evidence.revision)
             offer = offers.best([shown[i] for i in order], self._expected.front(), taken, seed)
-        self._open[method] = _Opened(evidence.known, offer)
+        self._open[method] = _Opened(evidence.revision, offer)
         return self._open[method]
 
     def _from_design(self, method: str) -> bool:
@@ -284,7 +237,7 @@ class Proposals:
         start = self._strategy.start
         if start is None:
             return True
-        return self._evidence.tallies[method].curves < start
+        return self._evidence.summaries[method].with_curve < start
 
     def _default(self, method: str) -> list[Mapping[str, Any]]:
         """The method's default config, where it lies in the space and within the budget."""

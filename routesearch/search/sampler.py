@@ -22,7 +22,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import create_trial
 
 from routesearch.errors import Refusal, UnknownName, described
-from routesearch.search.evidence import MAX_TOLD
+from routesearch.search.evidence import MAX_MODELLED
 from routesearch.study.search_settings import SAMPLERS, SearchConfig
 
 _UNIT = FloatDistribution(0, 1)
@@ -69,11 +69,11 @@ def strategy_of(config: SearchConfig, methods: int) -> Strategy:
     start = max(3, min(10, each // 3))
     match config.sampler:
         case "auto":
-            return Strategy(_tpe, by_standing=True, by_promise=True, start=1, most=MAX_TOLD)
+            return Strategy(_tpe, by_standing=True, by_promise=True, start=1, most=MAX_MODELLED)
         case "tpe":
-            return Strategy(_tpe, start=start, most=MAX_TOLD)
+            return Strategy(_tpe, start=start, most=MAX_MODELLED)
         case "gp":
-            return Strategy(_gp, start=start, most=MAX_TOLD // 2)
+            return Strategy(_gp, start=start, most=MAX_MODELLED // 2)
         case "nsga2":
             # A generation is one population: there must be several of them.
             size = max(4, min(50, each // 5))

@@ -152,7 +152,7 @@ class Trials:
     def next_method(self, excluded: Iterable[str] = ()) -> str | None:
         """The method that is tried next (:class:`Allocation`); None without one."""
         left = self.methods(excluded)
-        return self._allocation.next(left, self._proposals.first) if left else None
+        return self._allocation.next(left, self._proposals.best_offer) if left else None
 
     def methods(self, excluded: Iterable[str] = ()) -> list[str]:
         """The study's methods but for some."""

@@ -138,7 +138,7 @@ def test_no_method_starves_in_the_long_run(shared: Callable[..., Shared]) -> Non
     for _ in range(120):
         found.append(given.next(("wide", 1e6)))
         given.end(found[-1], macs=100 if found[-1] == "wide" else 300)
-    spent = {name: given.allocation._effort.price(given.evidence.tallies[name].mean_macs) for name in BOTH}
+    spent = {name: given.allocation._effort.share(given.evidence.summaries[name].mean_macs) for name in BOTH}
     parts = {name: found.count(name) * spent[name] for name in BOTH}
     assert 0.1 < parts["deep"] / sum(parts.values()) < 0.15
 

@@ -9,7 +9,7 @@ import pytest
 
 from routesearch.results.points import Interval, OperatingPoint
 from routesearch.results.record import Outcome, State, TrialRecord
-from routesearch.search.effort import Effort, Price
+from routesearch.search.effort import BudgetShare, Effort
 from routesearch.search.evidence import Evidence
 
 Taken = tuple[str, int]
@@ -22,21 +22,21 @@ def ended(number: int, method: str, macs: int) -> TrialRecord:
     return record.with_outcome(Outcome(State.FINISHED, points, training_macs=macs))
 
 
-def price(task: Any, *taken: Taken) -> Price:
+def share(task: Any, *taken: Taken) -> BudgetShare:
     evidence = Evidence(task)
     for number, (method, macs) in enumerate(taken):
         one = ended(number, method, macs)
         evidence.begin(one)
         evidence.end(one)
-    return Effort(task.config.search, evidence).price
+    return Effort(task.config.search, evidence).share
 
 
 def test_a_trial_takes_one_of_the_trials_and_its_training_macs_of_those_that_are_to_be_had(
     make_fake: Callable[..., Any],
 ) -> None:
     task = make_fake(search={"trials": 20, "training_macs": 4000})
-    found = price(task, ("wide", 100), ("deep", 900))
-    assert found == Price(1 / 20, 1 / 4000)
+    found = share(task, ("wide", 100), ("deep", 900))
+    assert found == BudgetShare(1 / 20, 1 / 4000)
     assert found(0) == 1 / 20
     assert found(400) == pytest.approx(1 / 20 + 0.1)
 
@@ -44,7 +44,7 @@ def test_a_trial_takes_one_of_the_trials_and_its_training_macs_of_those_that_are
 def test_without_a_limit_on_macs_the_budget_is_what_trials_of_all_methods_in_equal_parts_take(
     make_fake: Callable[..., Any],
 ) -> None:
-    found = price(make_fake(search={"trials": 10}), ("wide", 100), ("deep", 200), ("deep", 400))
+    found = share(make_fake(search={"trials": 10}), ("wide", 100), ("deep", 200), ("deep", 400))
     assert found.trial == 1 / 10
     assert found.mac == pytest.approx(1 / (10 * (100 + 300) / 2))
     assert 5 * found(100) + 5 * found(300) == pytest.approx(2), "one whole for trials, and one for MACs"
@@ -54,31 +54,31 @@ def test_without_a_limit_on_macs_many_cheap_trials_do_not_shrink_the_budget(
     make_fake: Callable[..., Any],
 ) -> None:
     task = make_fake(search={"trials": 10})
-    few = price(task, ("wide", 100), ("deep", 900))
-    assert price(task, *[("wide", 100)] * 20, ("deep", 900)) == few
+    few = share(task, ("wide", 100), ("deep", 900))
+    assert share(task, *[("wide", 100)] * 20, ("deep", 900)) == few
 
 
 def test_as_long_as_nothing_was_trained_training_macs_take_nothing(make_fake: Callable[..., Any]) -> None:
     task = make_fake(search={"trials": 10})
-    assert price(task) == Price(1 / 10, 0.0)
-    assert price(task, ("wide", 0)) == Price(1 / 10, 0.0)
-    assert price(make_fake(search={"trials": 10, "training_macs": 50})) == Price(1 / 10, 1 / 50)
+    assert share(task) == BudgetShare(1 / 10, 0.0)
+    assert share(task, ("wide", 0)) == BudgetShare(1 / 10, 0.0)
+    assert share(make_fake(search={"trials": 10, "training_macs": 50})) == BudgetShare(1 / 10, 1 / 50)
 
 
-def test_the_price_follows_what_is_known(make_fake: Callable[..., Any]) -> None:
+def test_the_share_follows_what_is_known(make_fake: Callable[..., Any]) -> None:
     task = make_fake(search={"trials": 10})
     evidence = Evidence(task)
     effort = Effort(task.config.search, evidence)
-    assert effort.price.mac == 0
+    assert effort.share.mac == 0
     one = ended(0, "wide", 200)
     evidence.begin(one)
-    assert effort.price.mac == 0
+    assert effort.share.mac == 0
     evidence.end(one)
-    assert effort.price.mac == pytest.approx(1 / 2000)
+    assert effort.share.mac == pytest.approx(1 / 2000)
 
 
 def test_what_trials_of_another_study_took_is_no_measure(make_fake: Callable[..., Any]) -> None:
     task = make_fake(search={"trials": 10})
     evidence = Evidence(task)
     evidence.learn_from([ended(0, "wide", 10**9)])
-    assert Effort(task.config.search, evidence).price.mac == 0
+    assert Effort(task.config.search, evidence).share.mac == 0

@@ -16,7 +16,15 @@ from optuna.trial import TrialState
 from routesearch.results.curves import NOTHING, Curve, merged
 from routesearch.results.points import Interval, OperatingPoint
 from routesearch.results.record import Outcome, State, TrialRecord
-from routesearch.search.evidence import JUDGED, MAX_TOLD, PROMISED, RECENT, Evidence, Shown, Tally
+from routesearch.search.evidence import (
+    JUDGED,
+    MAX_MODELLED,
+    PROMISED,
+    RECENT,
+    EndedTrial,
+    Evidence,
+    MethodSummary,
+)
 from routesearch.study.search_settings import LAG
 
 CONFIGS = {
@@ -42,7 +50,7 @@ def trial(evidence: Evidence, one: TrialRecord, ended: Outcome) -> None:
     evidence.end(one.with_outcome(ended))
 
 
-def numbers(shown: Sequence[Shown]) -> list[int]:
+def numbers(shown: Sequence[EndedTrial]) -> list[int]:
     return [one.number for one in shown]
 
 
@@ -62,9 +70,9 @@ def promised(evidence: Evidence, number: int, gain: float, ended: Outcome, metho
 def test_a_method_keeps_its_promises_as_long_as_it_made_none(make_fake: Callable[..., Any]) -> None:
     evidence = Evidence(make_fake())
     trial(evidence, record(0), outcome((0.5, 300.0)))
-    assert evidence.tallies["wide"].kept == 1.0
+    assert evidence.summaries["wide"].kept == 1.0
     promised(evidence, 1, 0.0, outcome((0.6, 300.0)))
-    assert evidence.tallies["wide"].kept == 1.0
+    assert evidence.summaries["wide"].kept == 1.0
 
 
 def test_what_a_method_keeps_is_what_its_trials_added_beside_one_that_keeps_its_promise(
@@ -72,25 +80,25 @@ def test_what_a_method_keeps_is_what_its_trials_added_beside_one_that_keeps_its_
 ) -> None:
     evidence = Evidence(make_fake(budget=500.0))
     promised(evidence, 0, 0.2, outcome((0.5, 300.0)))  # adds 0.5 x 0.2 of the backbone
-    assert evidence.tallies["wide"].kept == pytest.approx((0.1 + 0.2) / 0.4)
+    assert evidence.summaries["wide"].kept == pytest.approx((0.1 + 0.2) / 0.4)
     promised(evidence, 1, 0.1, outcome((0.5, 300.0)))  # nothing
-    assert evidence.tallies["wide"].kept == pytest.approx((0.1 + 0.15) / 0.45)
+    assert evidence.summaries["wide"].kept == pytest.approx((0.1 + 0.15) / 0.45)
     promised(evidence, 2, 0.3, outcome(state=State.FAILED))
-    assert evidence.tallies["wide"].kept == pytest.approx((0.1 + 0.2) / 0.8)
-    assert evidence.tallies["deep"].kept == 1.0
+    assert evidence.summaries["wide"].kept == pytest.approx((0.1 + 0.2) / 0.8)
+    assert evidence.summaries["deep"].kept == 1.0
 
 
 def test_what_another_method_found_is_not_added_again(make_fake: Callable[..., Any]) -> None:
     evidence = Evidence(make_fake(budget=500.0))
     trial(evidence, record(0, "deep"), outcome((0.5, 300.0)))
     promised(evidence, 1, 0.1, outcome((0.5, 300.0)))
-    assert evidence.tallies["wide"].kept == pytest.approx(0.5)
+    assert evidence.summaries["wide"].kept == pytest.approx(0.5)
 
 
 def test_more_than_was_promised_is_no_reason_to_promise_more(make_fake: Callable[..., Any]) -> None:
     evidence = Evidence(make_fake(budget=500.0))
     promised(evidence, 0, 1e-3, outcome((0.5, 300.0)))
-    assert evidence.tallies["wide"].kept == 1.0
+    assert evidence.summaries["wide"].kept == 1.0
 
 
 def test_only_the_latest_promises_count(make_fake: Callable[..., Any]) -> None:
@@ -98,11 +106,11 @@ def test_only_the_latest_promises_count(make_fake: Callable[..., Any]) -> None:
     promised(evidence, 0, 0.1, outcome((0.5, 300.0)))
     for number in range(1, JUDGED + 1):
         promised(evidence, number, 0.1, outcome((0.1, 300.0)))
-    assert evidence.tallies["wide"].promises == [(0.1, 0.0)] * JUDGED
-    assert evidence.tallies["wide"].kept == pytest.approx(1 / (JUDGED + 1))
+    assert evidence.summaries["wide"].promises == [(0.1, 0.0)] * JUDGED
+    assert evidence.summaries["wide"].kept == pytest.approx(1 / (JUDGED + 1))
 
 
-# ---- tallies -----------------------------------------------------------------------------------------
+# ---- summaries -----------------------------------------------------------------------------------------
 
 
 class Drawn(NamedTuple):
@@ -138,19 +146,19 @@ def put(evidence: Evidence, number: int, one: Drawn) -> None:
         evidence.learn_from([asked.with_outcome(ended)])
 
 
-def check(tally: Tally, ended: list[Shown]) -> None:
-    """That a tally is what follows from the whole list."""
+def check(summary: MethodSummary, ended: list[EndedTrial]) -> None:
+    """That a summary is what follows from the whole list."""
     begun = [one for one in ended if one.own and one.observation.state is not TrialState.PRUNED]
     own = [one for one in ended if one.own]
-    assert same(tally.front, merged([one.curve for one in ended]))
-    assert same(tally.found, merged([one.curve for one in own]))
-    assert same(tally.settled, merged([one.curve for one in begun[:-RECENT]]))
-    assert tally.recent == begun[-RECENT:]
-    assert (tally.begun, tally.macs) == (len(begun), sum(one.macs for one in begun))
-    assert tally.mean_macs == (np.mean([one.macs for one in begun]) if begun else 0)
-    assert tally.curves == sum(len(one.curve) > 0 for one in ended)
-    assert tally.told == [one for one in ended if one.params is not None and len(one.curve)]
-    assert tally.seen == [one for one in own if one.steps]
+    assert same(summary.front, merged([one.curve for one in ended]))
+    assert same(summary.own_front, merged([one.curve for one in own]))
+    assert same(summary.settled_front, merged([one.curve for one in begun[:-RECENT]]))
+    assert summary.recent == begun[-RECENT:]
+    assert (summary.begun, summary.macs) == (len(begun), sum(one.macs for one in begun))
+    assert summary.mean_macs == (np.mean([one.macs for one in begun]) if begun else 0)
+    assert summary.with_curve == sum(len(one.curve) > 0 for one in ended)
+    assert summary.modelled == [one for one in ended if one.params is not None and len(one.curve)]
+    assert summary.comparable == [one for one in own if one.snapshots]
 
 
 @given(st.lists(drawn, max_size=16))
@@ -161,13 +169,13 @@ def test_tallies_that_are_kept_are_those_of_the_whole_list(
     evidence = Evidence(make_fake(budget=700.0))
     for number, one in enumerate(shown):
         put(evidence, number, one)
-        for method, tally in evidence.tallies.items():
-            check(tally, evidence.ended[method])
+        for method, summary in evidence.summaries.items():
+            check(summary, evidence.ended[method])
     every = [one for each in evidence.ended.values() for one in each]
     unread = {i for i, each in enumerate(shown) if each.state is State.FAILED and not each.own}
     here = {i for i, each in enumerate(shown) if each.method != "gone"}
     assert sorted(numbers(every)) == sorted(here - unread)
-    assert same(evidence.found(), merged([one.curve for one in every if one.own]))
+    assert same(evidence.own_front(), merged([one.curve for one in every if one.own]))
     for method in CONFIGS:
         assert same(evidence.others(method), merged([one.curve for one in every if one.method != method]))
 
@@ -176,11 +184,11 @@ def test_the_tallies_of_methods_are_apart(make_fake: Callable[..., Any]) -> None
     evidence = Evidence(make_fake())
     trial(evidence, record(0, "wide"), outcome((0.5, 300), macs=100))
     trial(evidence, record(1, "deep"), outcome((0.7, 400), macs=900))
-    wide, deep = evidence.tallies["wide"], evidence.tallies["deep"]
+    wide, deep = evidence.summaries["wide"], evidence.summaries["deep"]
     assert (wide.mean_macs, deep.mean_macs) == (100, 900)
     assert (wide.front.tolist(), deep.front.tolist()) == ([[0.5, 0.3]], [[0.7, 0.4]])
     assert evidence.others("wide").tolist() == deep.front.tolist()
-    assert evidence.found().tolist() == [[0.5, 0.3], [0.7, 0.4]]
+    assert evidence.own_front().tolist() == [[0.5, 0.3], [0.7, 0.4]]
 
 
 def test_a_model_learns_from_a_limited_number_and_always_from_those_on_the_front(
@@ -188,29 +196,31 @@ def test_a_model_learns_from_a_limited_number_and_always_from_those_on_the_front
 ) -> None:
     evidence, random = Evidence(make_fake()), Random(1)
     trial(evidence, record(0, "deep"), outcome((0.25, 250)))
-    tally, most = evidence.tallies["wide"], 0
+    summary, most = evidence.summaries["wide"], 0
     for number in range(1, 600):
         cost = random.uniform(100, 700)
         trial(evidence, record(number), outcome((random.uniform(0.0, cost / 1000), cost)))
-        most = max(most, len(tally.told))
-    assert len(evidence.ended["wide"]) == tally.curves == 599
-    assert most == MAX_TOLD
-    counting = merged([tally.front, evidence.others("wide")])
+        most = max(most, len(summary.modelled))
+    assert len(evidence.ended["wide"]) == summary.with_curve == 599
+    assert most == MAX_MODELLED
+    counting = merged([summary.front, evidence.others("wide")])
     front = {tuple(row) for row in counting.tolist() if row[1] <= evidence.edge}
     leading = [one for one in evidence.ended["wide"] if front & {tuple(row) for row in one.curve.tolist()}]
     assert len(leading) > 5
-    assert {id(one) for one in leading} <= {id(one) for one in tally.told}
-    assert numbers(tally.told) == sorted(numbers(tally.told))
+    assert {id(one) for one in leading} <= {id(one) for one in summary.modelled}
+    assert numbers(summary.modelled) == sorted(numbers(summary.modelled))
 
 
 def test_those_that_a_model_no_longer_learns_from_are_the_worst(make_fake: Callable[..., Any]) -> None:
     evidence = Evidence(make_fake())
-    order = list(range(MAX_TOLD + 1))
+    order = list(range(MAX_MODELLED + 1))
     Random(2).shuffle(order)
     for number in order:  # the higher the number, the better
         trial(evidence, record(number), outcome((0.1 + number / 1000, 300)))
-    kept = MAX_TOLD * 3 // 4
-    assert set(numbers(evidence.tallies["wide"].told)) == set(range(MAX_TOLD + 1 - kept, MAX_TOLD + 1))
+    kept = MAX_MODELLED * 3 // 4
+    assert set(numbers(evidence.summaries["wide"].modelled)) == set(
+        range(MAX_MODELLED + 1 - kept, MAX_MODELLED + 1)
+    )
 
 
 # ---- other studies' trials ---------------------------------------------------------------------------
@@ -221,15 +231,15 @@ def test_trials_of_another_study_are_told_and_are_no_trials_of_this_one(
 ) -> None:
     evidence = Evidence(make_fake())
     evidence.learn_from([record(7).with_outcome(outcome((0.8, 300)))])
-    [one], tally = evidence.ended["wide"], evidence.tallies["wide"]
+    [one], summary = evidence.ended["wide"], evidence.summaries["wide"]
     assert not one.own
     assert not one.begun
-    assert tally.told == [one]
-    assert tally.front.tolist() == [[0.8, 0.3]]
-    assert tally.curves == 1
-    assert same(tally.found, NOTHING)
-    assert same(evidence.found(), NOTHING)
-    assert (tally.begun, tally.macs, tally.recent, tally.seen) == (0, 0, [], [])
+    assert summary.modelled == [one]
+    assert summary.front.tolist() == [[0.8, 0.3]]
+    assert summary.with_curve == 1
+    assert same(summary.own_front, NOTHING)
+    assert same(evidence.own_front(), NOTHING)
+    assert (summary.begun, summary.macs, summary.recent, summary.comparable) == (0, 0, [], [])
     assert evidence.others("deep").tolist() == [[0.8, 0.3]]
 
 
@@ -247,8 +257,8 @@ def test_a_trial_is_not_compared_with_those_of_another_study(make_fake: Callable
     evidence = Evidence(make_fake())
     evidence.learn_from([record(0).with_outcome(outcome((0.8, 300)))])
     evidence.begin(record(0))
-    assert evidence.beside(0) == {"wide": [], "deep": []}
-    assert same(evidence.front_beside(0), NOTHING)
+    assert evidence.compared_with(0) == {"wide": [], "deep": []}
+    assert same(evidence.compared_front(0), NOTHING)
 
 
 # ---- what one trial shows ----------------------------------------------------------------------------
@@ -261,13 +271,13 @@ def test_a_trial_shows_its_rungs_and_its_end_in_shares_of_the_backbone(
     rungs = ((10, ((0.2, 300.0),)), (30, ((0.4, 300.0), (0.3, 100.0))))
     trial(evidence, record(0), replace(outcome((0.6, 400), (0.7, 800)), rungs=rungs))
     [one] = evidence.ended["wide"]
-    assert [step.macs for step in one.steps] == [10, 30, 100]
-    assert [step.curve.tolist() for step in one.steps] == [
+    assert [step.macs for step in one.snapshots] == [10, 30, 100]
+    assert [step.curve.tolist() for step in one.snapshots] == [
         [[0.2, 0.3]],
         [[0.3, 0.1], [0.4, 0.3]],
         [[0.6, 0.4]],  # what is over the budget does not count
     ]
-    assert one.curve is one.steps[-1].curve
+    assert one.curve is one.snapshots[-1].curve
     assert one.whole
     assert one.own
     assert one.begun
@@ -296,7 +306,7 @@ def test_a_failed_trial_shows_nothing_even_if_it_had_passed_a_rung(make_fake: Ca
     evidence = Evidence(make_fake())
     trial(evidence, record(0), replace(Outcome.failure("lost"), rungs=((10, ((0.9, 300.0),)),)))
     [one] = evidence.ended["wide"]
-    assert not one.steps
+    assert not one.snapshots
     assert same(one.curve, NOTHING)
 
 
@@ -306,8 +316,8 @@ def test_a_config_outside_the_space_is_known_without_its_parameters(make_fake: C
     [one] = evidence.ended["wide"]
     assert one.params is None
     assert one.distributions is None
-    assert evidence.tallies["wide"].told == []
-    assert evidence.tallies["wide"].front.tolist() == [[0.5, 0.3]]
+    assert evidence.summaries["wide"].modelled == []
+    assert evidence.summaries["wide"].front.tolist() == [[0.5, 0.3]]
 
 
 def test_what_a_sampler_left_for_itself_stays_with_the_trial(make_fake: Callable[..., Any]) -> None:
@@ -336,29 +346,29 @@ def test_a_trial_under_way_shows_its_steps_until_it_begins_anew_or_ends(
     evidence.begin(record(1, "deep"))
     evidence.show(0, outcome((0.3, 300), macs=10))
     evidence.show(0, outcome((0.4, 300), macs=30))
-    method, steps = evidence.steps_of(0)
-    assert (method, [step.macs for step in steps]) == ("wide", [10, 30])
-    assert evidence.front_beside(1).tolist() == [[0.4, 0.3]]
-    assert same(evidence.front_beside(0), NOTHING), "not with itself"
-    assert evidence.beside(1)["wide"] == [evidence.pending[0]]
-    assert evidence.beside(0) == {"wide": [], "deep": []}
-    evidence.forget_steps(0)
-    assert evidence.beside(1)["wide"] == []
-    assert same(evidence.front_beside(1), NOTHING)
+    method, snapshots = evidence.snapshots_of(0)
+    assert (method, [step.macs for step in snapshots]) == ("wide", [10, 30])
+    assert evidence.compared_front(1).tolist() == [[0.4, 0.3]]
+    assert same(evidence.compared_front(0), NOTHING), "not with itself"
+    assert evidence.compared_with(1)["wide"] == [evidence.pending[0]]
+    assert evidence.compared_with(0) == {"wide": [], "deep": []}
+    evidence.forget_snapshots(0)
+    assert evidence.compared_with(1)["wide"] == []
+    assert same(evidence.compared_front(1), NOTHING)
     evidence.end(record(0).with_outcome(outcome((0.5, 300))))
     assert list(evidence.pending) == [1]
-    assert evidence.beside(1)["wide"] == evidence.ended["wide"]
+    assert evidence.compared_with(1)["wide"] == evidence.ended["wide"]
 
 
 def test_what_is_known_changes_whenever_a_trial_begins_or_ends(make_fake: Callable[..., Any]) -> None:
     evidence, found = Evidence(make_fake()), []
-    found.append(evidence.known)
+    found.append(evidence.revision)
     evidence.begin(record(0))
-    found.append(evidence.known)
+    found.append(evidence.revision)
     evidence.end(record(1).with_outcome(Outcome(State.REFUSED, reason="over the budget")))
-    found.append(evidence.known)
+    found.append(evidence.revision)
     evidence.end(record(0).with_outcome(outcome((0.5, 300))))
-    found.append(evidence.known)
+    found.append(evidence.revision)
     assert len(set(found)) == len(found)
 
 
@@ -429,5 +439,5 @@ def test_with_a_lag_a_trial_is_compared_with_what_was_known_when_it_began(
     evidence.show(21, outcome((0.9, 300)))
     evidence.end(record(21).with_outcome(outcome((0.9, 300))))
     assert numbers(evidence.ended["wide"]) == [0, 1, 2, 3]
-    assert numbers(evidence.beside(20)["wide"]) == [0, 1]  # type: ignore[arg-type]
-    assert evidence.front_beside(20).tolist() == [[0.51, 0.3]]
+    assert numbers(evidence.compared_with(20)["wide"]) == [0, 1]  # type: ignore[arg-type]
+    assert evidence.compared_front(20).tolist() == [[0.51, 0.3]]

@@ -74,7 +74,7 @@ class Search:
 
     def weigh(self, method: str) -> Curve:
         """The front by which a method's configs are weighed."""
-        self.offers[method].learn(self.evidence.tallies[method].told)
+        self.offers[method].learn(self.evidence.summaries[method].modelled)
         return self.expected.front()
 
     def of(self, *numbers: int) -> Curve:
@@ -97,7 +97,7 @@ def test_without_trials_under_way_the_front_is_what_ended(search: Callable[..., 
     given.ended("wide", 0.6, width=0.2)
     given.ended("deep", 0.3)
     assert given.weigh("wide").tolist() == [[0.3, 0.1], [0.6, 0.28]]
-    assert np.array_equal(given.weigh("deep"), given.evidence.found())
+    assert np.array_equal(given.weigh("deep"), given.evidence.own_front())
     assert given.predicted == []
 
 
@@ -120,7 +120,7 @@ def test_a_trial_under_way_adds_what_is_expected_of_it_once_its_method_is_known(
     assert given.weigh("deep").tolist() == [[0.9, 0.1]], "nothing is known of its method"
     given.ended("wide", 0.7, width=0.05)
     front = given.weigh("wide")
-    assert np.array_equal(front, merged([given.evidence.found(), given.of(number)]))
+    assert np.array_equal(front, merged([given.evidence.own_front(), given.of(number)]))
     given = search()
     given.ended("wide", 0.7, width=0.05)
     before = area(given.weigh("wide"), 0.5)
@@ -132,7 +132,7 @@ def test_a_trial_that_ended_is_no_longer_expected_to_be_anything(search: Callabl
     given = search()
     given.ended("wide", 0.7, width=0.05)
     number = given.begin("wide", width=0.0)
-    assert area(given.weigh("wide"), 0.5) > area(given.evidence.found(), 0.5) + 0.01
+    assert area(given.weigh("wide"), 0.5) > area(given.evidence.own_front(), 0.5) + 0.01
     given.end(number, 0.01)
     assert given.weigh("wide").tolist() == [[0.01, 0.1], [0.7, 0.145]]
 
@@ -187,7 +187,7 @@ def test_few_trials_under_way_are_predicted_anew_whenever_one_has_ended(
     given.end(numbers[3], 0.2)
     front = given.weigh("wide")
     assert given.predicted == [4, 3]
-    assert np.array_equal(front, merged([given.evidence.found(), given.of(*numbers[:3])]))
+    assert np.array_equal(front, merged([given.evidence.own_front(), given.of(*numbers[:3])]))
 
 
 def many(given: Search, count: int) -> list[int]:
@@ -211,7 +211,7 @@ def test_many_trials_under_way_are_predicted_anew_the_less_often_the_more_they_a
         given.weigh("wide")
         assert given.predicted == [count, count - ends] if i == ends else [count]
     assert np.array_equal(
-        given.expected.front(), merged([given.evidence.found(), given.of(*numbers[:-ends])])
+        given.expected.front(), merged([given.evidence.own_front(), given.of(*numbers[:-ends])])
     )
 
 
@@ -229,7 +229,7 @@ def test_of_many_under_way_a_new_one_is_added_at_once_and_alone(
     assert np.array_equal(front, merged([before, given.of(new)]))
     assert area(front, 0.5) > area(before, 0.5) + 0.01
     assert area(front, 0.5) == pytest.approx(
-        area(merged([given.evidence.found(), given.of(*numbers, new)]), 0.5)
+        area(merged([given.evidence.own_front(), given.of(*numbers, new)]), 0.5)
     )
 
 
@@ -241,7 +241,7 @@ def test_of_many_under_way_what_has_ended_is_still_expected_until_all_are_predic
     numbers = many(given, 10)  # the first is the cheapest
     before = given.weigh("wide")
     given.end(numbers[0], 0.01)
-    assert np.array_equal(given.weigh("wide"), merged([given.evidence.found(), before]))
+    assert np.array_equal(given.weigh("wide"), merged([given.evidence.own_front(), before]))
     given.end(numbers[1], 0.01)
     assert area(given.weigh("wide"), 0.5) < area(before, 0.5) - 0.001
 

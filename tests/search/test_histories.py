@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from routesearch.results.curves import NOTHING, standings
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, State, TrialRecord
-from routesearch.search.evidence import Evidence, Pending, Shown
+from routesearch.search.evidence import EndedTrial, Evidence, RunningTrial
 from routesearch.search.histories import history
 from routesearch.search.sampler import Strategy
 from routesearch.space.space import SearchSpace, Space
@@ -59,10 +59,10 @@ class Told:
         self.evidence.end(record)
         return record
 
-    def ended(self, method: str) -> list[Shown]:
+    def ended(self, method: str) -> list[EndedTrial]:
         return list(self.evidence.ended[method])
 
-    def pending(self, method: str) -> list[Pending]:
+    def pending(self, method: str) -> list[RunningTrial]:
         return [each for each in self.evidence.pending.values() if each.method == method]
 
     def history(self, method: str, strategy: Strategy) -> Study:

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from routesearch.results.curves import NOTHING, Curve, area, curve_of, merged
 from routesearch.results.points import Interval, OperatingPoint
 from routesearch.search.effort import Effort
-from routesearch.search.evidence import Evidence, Shown, Step
+from routesearch.search.evidence import EndedTrial, Evidence, Snapshot
 from routesearch.search.observations import Observation
 from routesearch.search.promise import Priced, Promise
 
@@ -31,12 +31,12 @@ def params(x: float, y: float = 0.5) -> Mapping[str, Any]:
 
 def shown(
     config: Mapping[str, Any], accuracy: float, bounds: Interval = PRICES, macs: int = 10_000, *rows: Any
-) -> Shown:
+) -> EndedTrial:
     """A trial with one accuracy from its cheapest route on, or with rows of its own."""
     points = [OperatingPoint({}, *row) for row in rows or [(accuracy, float(bounds.min))]]
-    step = Step(macs, curve_of(points, 1000.0))
+    step = Snapshot(macs, curve_of(points, 1000.0))
     seen = Observation(TrialState.COMPLETE, [accuracy, bounds.min], {})
-    return Shown(0, "wide", config, SPACE, seen, [step], macs, bounds)
+    return EndedTrial(0, "wide", config, SPACE, seen, [step], macs, bounds)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def learnt(make_fake: Callable[..., Any]) -> Callable[..., Promise]:
     """What is learnt from trials, in a search of ten trials and ten million training MACs."""
 
     def make(
-        trials: Sequence[Shown], edge: float = 0.5, priced: Sequence[Priced] = (), **search: Any
+        trials: Sequence[EndedTrial], edge: float = 0.5, priced: Sequence[Priced] = (), **search: Any
     ) -> Promise:
         task = make_fake(search={"trials": 10, "training_macs": 10_000_000, **search})
         promise = Promise(SPACE, 1000.0, edge, Effort(task.config.search, Evidence(task)))
@@ -56,7 +56,7 @@ def learnt(make_fake: Callable[..., Any]) -> Callable[..., Promise]:
     return make
 
 
-def hills() -> list[Shown]:
+def hills() -> list[EndedTrial]:
     """Trials that are good at a small x, and bad at a large one."""
     return [shown(params(x), 0.8 if x < 0.5 else 0.3) for x in (0.0, 0.1, 0.2, 0.3, 0.7, 0.8, 0.9, 1.0)]
 
@@ -64,11 +64,11 @@ def hills() -> list[Shown]:
 # ---- ends --------------------------------------------------------------------------------------------
 
 
-def with_rung(x: float, before: float, after: float | None) -> Shown:
+def with_rung(x: float, before: float, after: float | None) -> EndedTrial:
     """A trial that was trained to its end, or that stopped at its first rung."""
     accuracies = [before] if after is None else [before, after]
-    steps = [Step(10_000, curve_of([OperatingPoint({}, a, 100.0)], 1000.0)) for a in accuracies]
-    return replace(shown(params(x), accuracies[-1]), steps=steps, whole=after is not None)
+    snapshots = [Snapshot(10_000, curve_of([OperatingPoint({}, a, 100.0)], 1000.0)) for a in accuracies]
+    return replace(shown(params(x), accuracies[-1]), snapshots=snapshots, whole=after is not None)
 
 
 def test_a_stopped_trial_is_learnt_as_it_is_expected_at_its_end(learnt: Callable[..., Promise]) -> None:
@@ -186,7 +186,7 @@ def test_a_gain_is_never_negative_nor_more_than_is_left_and_falls_as_the_front_r
 # ---- cost --------------------------------------------------------------------------------------------
 
 
-def longer(macs: Sequence[int]) -> list[Shown]:
+def longer(macs: Sequence[int]) -> list[EndedTrial]:
     """Trials that are as good as each other; the larger y, the longer they take."""
     places = np.linspace(0, 1, len(macs))
     return [shown(params(0.5, y), 0.6, PRICES, each) for y, each in zip(places, macs, strict=True)]

@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from routesearch.results.journal import Journal
 from routesearch.results.points import Interval, OperatingPoint
 from routesearch.results.record import Outcome, State, TrialRecord
-from routesearch.search import proposals
+from routesearch.search import config_history
 from routesearch.search.design import Design
 from routesearch.search.effort import Effort
 from routesearch.search.evidence import Evidence
@@ -222,13 +222,13 @@ def test_a_sampler_is_asked_again_before_a_config_is_trained_again(
 ) -> None:
     task = only(Few, sampler, budget=None, search={"trials": 12})
     repeated = {}
-    for declined in (0, proposals.MAX_DECLINED):
-        monkeypatch.setattr(proposals, "MAX_DECLINED", declined)
+    for declined in (0, config_history.MAX_DECLINED):
+        monkeypatch.setattr(config_history, "MAX_DECLINED", declined)
         with Journal.open_for_writing(folder / str(declined)) as journal:
             found = texts(draw(open_trials(journal, task)[0], 12))
         repeated[declined] = len(found) - len(set(found))
-    assert repeated[proposals.MAX_DECLINED] < max(1, repeated[0])
-    assert repeated[proposals.MAX_DECLINED] <= 2
+    assert repeated[config_history.MAX_DECLINED] < max(1, repeated[0])
+    assert repeated[config_history.MAX_DECLINED] <= 2
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -328,7 +328,9 @@ def test_what_a_trial_promised_is_known_when_it_ends_and_after_a_resume(
         with Journal.open_for_writing(folder / name) as journal:
             trials = open_trials(journal, make_fake(sampler="auto", search={"trials": 30}))[0]
             draw(trials, at_once)
-            found.append([pair for tally in trials.evidence.tallies.values() for pair in tally.promises])
+            found.append(
+                [pair for summary in trials.evidence.summaries.values() for pair in summary.promises]
+            )
     whole, _, parts = found
     assert len(whole) > 3
     assert all(gain >= 0 and added >= 0 for gain, added in whole)
@@ -341,14 +343,14 @@ def test_of_methods_that_promise_alike_the_one_comes_first_that_kept_its_promise
     with Journal.open_for_writing(folder) as journal:
         trials = open_trials(journal, make_fake(sampler="auto", search={"trials": 30}))[0]
         draw(trials, 8)
-        tallies, first = trials.evidence.tallies, trials._proposals.first
-        for tally in tallies.values():
-            tally.promises = []
-        best, worth = first(list(tallies))
-        tallies[best].promises = [(0.1, 0.02)] * 4
-        assert first([best]) == (best, pytest.approx(worth * 0.18 / 0.5))
-        tallies[best].promises = [(1e9, 0.0)] * 8
-        other, less = first(list(tallies))
+        summaries, best_offer = trials.evidence.summaries, trials._proposals.best_offer
+        for summary in summaries.values():
+            summary.promises = []
+        best, worth = best_offer(list(summaries))
+        summaries[best].promises = [(0.1, 0.02)] * 4
+        assert best_offer([best]) == (best, pytest.approx(worth * 0.18 / 0.5))
+        summaries[best].promises = [(1e9, 0.0)] * 8
+        other, less = best_offer(list(summaries))
         assert other != best or less == pytest.approx(worth / 9)
 
 
