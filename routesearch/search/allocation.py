@@ -62,10 +62,10 @@ class Allocation:
         each = {name: share(summaries[name].mean_macs) for name in known}
         each |= dict.fromkeys(fresh, max(each.values()))
         spent = {name: (summaries[name].begun + under_way[name]) * each[name] for name in (*known, *fresh)}
-        poorest = min(spent, key=lambda name: spent[name] + each[name])
-        whole = sum(spent.values()) + each[poorest]
-        if spent[poorest] + each[poorest] < FLOOR * whole / len(methods):
-            return poorest
+        neediest = min(spent, key=lambda name: spent[name] + each[name])
+        whole = sum(spent.values()) + each[neediest]
+        if spent[neediest] + each[neediest] < FLOOR * whole / len(methods):
+            return neediest
         promised = best_offer(known)
         if promised is None:
             worth = self._worth(under_way, share)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from optuna.trial import TrialState
+
 from routesearch.results.curves import MAX_ROWS
 from routesearch.results.points import Point, hypervolume, thin
 from routesearch.results.reader import StudyResults
@@ -124,6 +126,8 @@ class Dispatcher:
         self._halving = None if stop is None else Halving(trials.evidence, stop)
         self._rungs: dict[int, list[Rung]] = {}  # what live trials showed
         self._refused: Counter[str] = Counter()
+        ended = trials.evidence.ended
+        self._judged = {method: len(found) for method, found in ended.items()}  # trials, of each method
         self._failures: dict[str, tuple[str | None, int]] = {}  # method -> the reason, and how often in a row
         sweep_weight_drafts(trials.journal.dir)
         self._prune_weights()
@@ -213,7 +217,7 @@ class Dispatcher:
         outcome = replace(outcome, rungs=tuple(self._rungs.pop(number, ())))
         record = self.trials.finish(number, outcome)
         self._live.pop(number, None)
-        self._judge(record)
+        self._judge()
         self._prune_weights()
         for observer in self._observers:
             observer.trial_ended(record)
@@ -240,7 +244,7 @@ class Dispatcher:
         """Hand a trial out again, from its beginning."""
         self._waiting.insert(0, self._live.pop(number))
         self._rungs.pop(number, None)
-        self.trials.evidence.forget_snapshots(number)
+        self.trials.evidence.forget_measured(number)
 
     def cut(self, number: int) -> None:
         """Give a trial up in this run; the next one has it again, but not for ever."""
@@ -294,7 +298,7 @@ class Dispatcher:
     @property
     def _failing(self) -> set[str]:
         """Methods that are excluded because their trials fail."""
-        return {m for m, (_, count) in self._failures.items() if count >= MAX_FAILED} - self.trials.proven
+        return {method for method, (_, count) in self._failures.items() if count >= MAX_FAILED}
 
     def _next_method(self) -> str | None:
         return self.trials.next_method(self._left_out)
@@ -308,18 +312,24 @@ class Dispatcher:
         """The first trial that was begun before and is to be run again."""
         return next((record for record in self._waiting if self.usable(record.method)), None)
 
-    def _judge(self, record: TrialRecord) -> None:
-        """Count failures of a method in a row that have the same reason; a success ends the row."""
-        method, reason = record.method, record.outcome.reason if record.outcome else None
-        if record.state is not State.FAILED:
-            self._failures.pop(method, None)
-            return
-        before, count = self._failures.get(method, (reason, 0))
-        count = count + 1 if before == reason else 1
-        self._failures[method] = reason, count
-        if count == MAX_FAILED and method not in self.trials.proven:
-            failed = f"{count} trials in a row failed and none finished: {reason}"
-            self.note = f"{method} is excluded from this run: {failed}"
+    def _judge(self) -> None:
+        """Count failures of a method in a row that have the same reason; a success ends the row.
+
+        Trials count once what the next one is drawn by includes their ends, and in that order.
+        """
+        for method, ended in self.trials.evidence.ended.items():
+            proven = bool(self.trials.evidence.summaries[method].comparable)
+            for one in ended[self._judged[method] :]:
+                if proven or one.observation.state is TrialState.COMPLETE:
+                    self._failures.pop(method, None)
+                elif one.observation.state is TrialState.FAIL:
+                    before, count = self._failures.get(method, (one.reason, 0))
+                    count = count + 1 if before == one.reason else 1
+                    self._failures[method] = one.reason, count
+                    if count == MAX_FAILED:
+                        failed = f"{count} trials in a row failed and none finished: {one.reason}"
+                        self.note = f"{method} is excluded from this run: {failed}"
+            self._judged[method] = len(ended)
 
     def _hand_out(self, record: TrialRecord) -> TrialRecord:
         self._live[record.number] = record

@@ -15,7 +15,7 @@ from itertools import chain, islice
 import numpy as np
 
 from routesearch.results.curves import Curve, accuracy_at, area, merged, ranks, standings
-from routesearch.search.evidence import Evidence, Snapshot
+from routesearch.search.evidence import Evidence, Measured
 from routesearch.study.search_settings import StopConfig
 from routesearch.utils.sampling import evenly_spaced
 
@@ -51,20 +51,22 @@ class Halving:
 
     def goes_on(self, number: int) -> bool:
         """Whether a trial goes on, by the last step that it showed."""
-        method, snapshots = self._evidence.snapshots_of(number)
-        mine, rung = snapshots[-1], len(snapshots) - 1
+        method, measured = self._evidence.measured_of(number)
+        mine, rung = measured[-1], len(measured) - 1
         beside = self._evidence.compared_with(number)
-        kin, others = beside.get(method, []), list(chain.from_iterable(beside.values()))
-        ended = (each.snapshots for each in reversed(kin) if each.whole and len(each.snapshots) > rung + 1)
+        same_method, others = beside.get(method, []), list(chain.from_iterable(beside.values()))
+        ended = (
+            each.measured for each in reversed(same_method) if each.whole and len(each.measured) > rung + 1
+        )
         if not (latest := list(islice(ended, MAX_ENDED))):
             return True
-        at_rung = [each.snapshots[min(rung, len(each.snapshots) - 1)].curve for each in kin]
+        at_rung = [each.measured[min(rung, len(each.measured) - 1)].curve for each in same_method]
         if self._among_best(mine.curve, at_rung):
             return True
-        at_cost = [step.curve for each in others if (step := within(each.snapshots, mine.macs)) is not None]
+        at_cost = [step.curve for each in others if (step := within(each.measured, mine.macs)) is not None]
         if self._among_best(mine.curve, at_cost):
             return True
-        kept = min(self._kept(snapshots[rung].curve, snapshots[-1].curve) for snapshots in latest)
+        kept = min(self._kept(measured[rung].curve, measured[-1].curve) for measured in latest)
         return self._adds(mine.curve, CAUTION * kept, self._evidence.compared_front(number))
 
     def _kept(self, before: Curve, after: Curve) -> float:
@@ -93,6 +95,6 @@ class Halving:
         return ahead < math.ceil(self._keep * count)
 
 
-def within(snapshots: Sequence[Snapshot], macs: float) -> Snapshot | None:
+def within(measured: Sequence[Measured], macs: float) -> Measured | None:
     """The last step at which a trial had spent no more than ``macs``; None before its first."""
-    return next((step for step in reversed(snapshots) if step.macs <= macs), None)
+    return next((step for step in reversed(measured) if step.macs <= macs), None)

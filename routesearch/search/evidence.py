@@ -42,7 +42,7 @@ class SamplerParams(NamedTuple):
     distributions: Mapping[str, BaseDistribution] | None
 
 
-class Snapshot(NamedTuple):
+class Measured(NamedTuple):
     """How far a trial was at a rung or at its end: training MACs spent, and its curve."""
 
     macs: int
@@ -56,11 +56,12 @@ class EndedTrial:
     Attributes:
         params, distributions: its config as a sampler has it; None where it is not in the present space.
         observation: what a sampler is told of it.
-        snapshots: what it showed at its rungs and at its end; none where it has no curve.
+        measured: what it showed at its rungs and at its end; none where it has no curve.
         macs: multiply-adds that its training took.
         bounds: MACs of the cheapest and of the most expensive route.
         whole: whether it was trained to its end.
         own: whether it is a trial of this study, and not of one that this study learns from.
+        reason: why it failed or was refused.
         attributes: what was kept of its draw (:data:`PROMISED`, or what its sampler left for itself).
     """
 
@@ -69,17 +70,18 @@ class EndedTrial:
     params: Mapping[str, Any] | None
     distributions: Mapping[str, BaseDistribution] | None
     observation: Observation
-    snapshots: Sequence[Snapshot]
+    measured: Sequence[Measured]
     macs: int
     bounds: Interval | None = None
     whole: bool = True
     own: bool = True
+    reason: str | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def curve(self) -> Curve:
         """Its front, in the shares that count (:func:`curve_of`); empty where it has none."""
-        return self.snapshots[-1].curve if self.snapshots else NOTHING
+        return self.measured[-1].curve if self.measured else NOTHING
 
     @property
     def begun(self) -> bool:
@@ -93,7 +95,7 @@ class RunningTrial:
 
     Attributes:
         params, distributions: its config as a sampler has it; None where it is not in the present space.
-        snapshots: what it showed so far.
+        measured: what it showed so far.
         compared_with: of each method, how many trials had ended for all that is decided about this one; None:
             all that are known when it is decided.
     """
@@ -102,13 +104,13 @@ class RunningTrial:
     params: Mapping[str, Any] | None
     distributions: Mapping[str, BaseDistribution] | None
     compared_with: Mapping[str, int] | None
-    snapshots: list[Snapshot] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
     attributes: Mapping[str, Any] = field(default_factory=dict)
     whole: bool = False
 
 
 ComparedTrial = EndedTrial | RunningTrial
-"""Another trial, as one that is at a rung is compared with it: by its snapshots, and by whether it ended."""
+"""Another trial, as one that is at a rung is compared with it: by its measured, and by whether it ended."""
 
 
 @dataclass(eq=False)
@@ -124,7 +126,7 @@ class MethodSummary:
         settled_front: over these without the recent ones.
         with_curve: how many of all have a curve.
         modelled: trials that a model learns from.
-        comparable: this study's own that have snapshots.
+        comparable: this study's own that have measured.
         promises: of the latest that promised something, the hypervolume that was promised and that was added.
     """
 
@@ -163,7 +165,7 @@ class MethodSummary:
         self.front = merged([self.front, one.curve])
         if one.own:
             self.own_front = merged([self.own_front, one.curve])
-        if one.own and one.snapshots:
+        if one.own and one.measured:
             self.comparable.append(one)
         if one.begun:
             self.begun, self.macs = self.begun + 1, self.macs + one.macs
@@ -228,11 +230,11 @@ class Evidence:
 
     def show(self, number: int, outcome: Outcome) -> None:
         """Note what a trial that is under way shows at a rung."""
-        self.pending[number].snapshots.append(self._snapshot(outcome.training_macs, outcome.points))
+        self.pending[number].measured.append(self._measured(outcome.training_macs, outcome.points))
 
-    def forget_snapshots(self, number: int) -> None:
+    def forget_measured(self, number: int) -> None:
         """Forget what a trial that begins anew has shown."""
-        self.pending[number].snapshots.clear()
+        self.pending[number].measured.clear()
 
     def end(self, record: TrialRecord) -> None:
         """Note that a trial ended; one that was not begun, for it was refused, is known at once."""
@@ -273,9 +275,9 @@ class Evidence:
             self._tell(self._order[self._released])
             self._released += 1
 
-    def snapshots_of(self, number: int) -> tuple[str, Sequence[Snapshot]]:
+    def measured_of(self, number: int) -> tuple[str, Sequence[Measured]]:
         """Method of a trial that is under way, and what it showed."""
-        return self.pending[number].method, self.pending[number].snapshots
+        return self.pending[number].method, self.pending[number].measured
 
     def others(self, method: str) -> Curve:
         """The front of all methods but one."""
@@ -294,7 +296,7 @@ class Evidence:
             name: [*each.comparable] for name, each in self.summaries.items()
         }
         for other, pending in self.pending.items():
-            if other != number and pending.snapshots:
+            if other != number and pending.measured:
                 found.setdefault(pending.method, []).append(pending)
         return found
 
@@ -309,8 +311,8 @@ class Evidence:
                     for one in each.comparable[: beside[name]]
                 ]
             )
-        under_way = (each.snapshots for other, each in self.pending.items() if other != number)
-        return merged([self.own_front(), *(snapshots[-1].curve for snapshots in under_way if snapshots)])
+        under_way = (each.measured for other, each in self.pending.items() if other != number)
+        return merged([self.own_front(), *(measured[-1].curve for measured in under_way if measured)])
 
     def _tell(self, number: int) -> None:
         begun = self.pending.pop(number)
@@ -329,20 +331,21 @@ class Evidence:
         assert outcome is not None, "only a trial that ended has shown something"
         if record.method not in self.ended:
             return
-        snapshots = [self._snapshot(macs, [Bare(*row) for row in rows]) for macs, rows in outcome.rungs]
+        measured = [self._measured(macs, [Bare(*row) for row in rows]) for macs, rows in outcome.rungs]
         if outcome.points:
-            snapshots.append(self._snapshot(outcome.training_macs, outcome.points))
+            measured.append(self._measured(outcome.training_macs, outcome.points))
         one = EndedTrial(
             number=record.number,
             method=record.method,
             params=placed.params,
             distributions=placed.distributions,
             observation=observation_of(record, task.backbone_macs, task.budget),
-            snapshots=snapshots if outcome.points else (),
+            measured=measured if outcome.points else (),
             macs=outcome.training_macs,
             bounds=record.bounds,
             whole=record.state is State.FINISHED,
             own=own,
+            reason=outcome.reason,
             attributes=attributes,
         )
         self.ended[record.method].append(one)
@@ -355,5 +358,5 @@ class Evidence:
         if len(summary.modelled) > MAX_MODELLED:
             summary.thin(self.others(record.method), self.edge)
 
-    def _snapshot(self, macs: int, points: Sequence[HasCost]) -> Snapshot:
-        return Snapshot(macs, curve_of(points, self._task.backbone_macs, self.edge))
+    def _measured(self, macs: int, points: Sequence[HasCost]) -> Measured:
+        return Measured(macs, curve_of(points, self._task.backbone_macs, self.edge))

@@ -135,7 +135,7 @@ class Promise:
 
         def kept(rung: int) -> Vector:
             if rung not in shares:
-                whole = [each for each in used if each[0].whole and len(each[0].snapshots) > rung + 1]
+                whole = [each for each in used if each[0].whole and len(each[0].measured) > rung + 1]
                 before = np.array([self._described(*each, rung) for each in whole]).reshape(-1, PLACES)
                 after = np.array([self._described(*each) for each in whole]).reshape(-1, PLACES)
                 errors = np.where(before > 0, 1 - before, 0.0).sum(0)
@@ -147,7 +147,7 @@ class Promise:
         for one, bounds in used:
             row = self._described(one, bounds)
             if not one.whole:
-                row = np.where(row > 0, 1 - (1 - row) * kept(len(one.snapshots) - 1), 0.0)
+                row = np.where(row > 0, 1 - (1 - row) * kept(len(one.measured) - 1), 0.0)
             rows.append(row)
         return np.array(rows)
 
@@ -156,7 +156,7 @@ class Promise:
         key = id(one), step
         if key not in self._rows:
             prices = np.linspace(bounds.min, bounds.max, PLACES) / self._macs
-            self._rows[key] = one, accuracy_at(one.snapshots[step].curve, prices * (1 + 1e-9))
+            self._rows[key] = one, accuracy_at(one.measured[step].curve, prices * (1 + 1e-9))
         return self._rows[key][1]
 
     def _fit(

@@ -63,7 +63,6 @@ class Trials:
         front: the front on validation data over all trials so far.
         candidates: points one of which is the best within the budget, whatever that is (:func:`undominated`).
         counts: trials in each state.
-        proven: methods of which a trial has finished.
         training_macs: that all trials took so far.
         evidence: what they have shown.
         longest: seconds of the longest trial so far.
@@ -75,7 +74,6 @@ class Trials:
         self.front: list[Point] = []
         self.candidates: list[Point] = []
         self.counts: Counter[State] = Counter()
-        self.proven: set[str] = set()
         self.training_macs = 0
         self.longest = max((r.outcome.seconds for r in stored if r.outcome is not None), default=0.0)
         self.evidence = Evidence(task, task.config.search.lag)
@@ -227,8 +225,6 @@ class Trials:
 
     def _count(self, row: _Row, by: int) -> None:
         self.counts[row.state] += by
-        if row.state in (State.FINISHED, State.STOPPED):
-            self.proven.add(row.record.method)
 
 
 def read_outcome(answer: object) -> Outcome:

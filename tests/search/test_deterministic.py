@@ -18,7 +18,7 @@ from routesearch.results.journal import Journal
 from routesearch.results.points import OperatingPoint
 from routesearch.results.reader import StudyResults
 from routesearch.results.record import Outcome, State, TrialRecord
-from routesearch.search.dispatcher import Dispatcher
+from routesearch.search.dispatcher import MAX_FAILED, Dispatcher
 from routesearch.search.resume import open_trials
 from routesearch.study.search_settings import LAG
 
@@ -45,12 +45,14 @@ class Study:
 
     Attributes:
         lost: share of steps at which a worker dies.
+        failing: a method whose trials all fail at their first step.
     """
 
     folder: Path
     task: Any
     random: Random
     lost: float = 0.0
+    failing: str | None = None
     journal: Journal | None = None
     live: dict[int, tuple[TrialRecord, int]] = field(default_factory=dict)
 
@@ -82,6 +84,9 @@ class Study:
         record, rung = self.live[number]
         if self.random.random() < self.lost:
             self.dispatcher.lost(number, "the worker was lost")
+            del self.live[number]
+        elif record.method == self.failing:
+            self.dispatcher.ended(number, Outcome.failure("it always breaks"))
             del self.live[number]
         elif rung == RUNGS:
             self.dispatcher.ended(number, outcome_of(record, rung))
@@ -129,6 +134,25 @@ def test_any_number_of_workers_and_any_order_of_ends_give_one_study(
         among = new(order=workers, sampler=sampler)
         among.run(workers)
         assert among.records == wanted
+
+
+@pytest.mark.parametrize("method", ["wide", "deep"])
+@pytest.mark.parametrize("sampler", ["auto", "random"])
+def test_a_method_that_always_fails_is_given_up_after_the_same_trial(
+    new: Callable[..., Study], sampler: str, method: str
+) -> None:
+    alone = new(sampler=sampler)
+    alone.failing = method
+    alone.run(1)
+    wanted = [(r.method, r.config, r.state) for r in alone.records]
+    failed = [state for name, _, state in wanted if name == method and state is not State.REFUSED]
+    assert failed == [State.FAILED] * len(failed)
+    assert MAX_FAILED <= len(failed) < TRIALS / 2, "it is given up, when what runs beside has ended"
+    for workers in (2, 4, 2 * LAG):
+        among = new(order=workers, sampler=sampler)
+        among.failing = method
+        among.run(workers)
+        assert [(r.method, r.config, r.state) for r in among.records] == wanted
 
 
 def test_another_seed_gives_another_study(new: Callable[..., Study]) -> None:

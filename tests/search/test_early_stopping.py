@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search.early_stopping import Halving, within
-from routesearch.search.evidence import Evidence, Snapshot
+from routesearch.search.evidence import Evidence, Measured
 from routesearch.study.search_settings import LAG, StopConfig
 
 
@@ -31,33 +31,33 @@ class Rungs:
         self._task = task
         self._records: list[TrialRecord] = []
 
-    def begin(self, method: str, *snapshots: Sequence[float]) -> int:
+    def begin(self, method: str, *measured: Sequence[float]) -> int:
         """A trial that is under way."""
         model = self._task.spaces[method].default()
         bounds = self._task.bounds(method, model)
         record = TrialRecord(len(self._records), method, model.model_dump(mode="json"), 1, bounds)
         self._records.append(record)
         self.evidence.begin(record)
-        for macs, points in map(curve, snapshots):
+        for macs, points in map(curve, measured):
             self.evidence.show(record.number, Outcome(State.FINISHED, points, training_macs=macs))
         return record.number
 
-    def end(self, number: int, *snapshots: Sequence[float], state: State = State.FINISHED) -> None:
-        *rungs, (macs, points) = map(curve, snapshots)
+    def end(self, number: int, *measured: Sequence[float], state: State = State.FINISHED) -> None:
+        *rungs, (macs, points) = map(curve, measured)
         plain = tuple((spent, tuple((p.accuracy, p.macs) for p in each)) for spent, each in rungs)
         outcome = Outcome(state, points, training_macs=macs, rungs=plain)
         self.evidence.end(self._records[number].with_outcome(outcome))
 
-    def ended(self, method: str, *snapshots: Sequence[float], times: int = 1, **how: Any) -> None:
+    def ended(self, method: str, *measured: Sequence[float], times: int = 1, **how: Any) -> None:
         for _ in range(times):
-            self.end(self.begin(method), *snapshots, **how)
+            self.end(self.begin(method), *measured, **how)
 
     def goes_on(self, number: int) -> bool:
         return self._halving.goes_on(number)
 
-    def decided(self, method: str, *snapshots: Sequence[float]) -> bool:
+    def decided(self, method: str, *measured: Sequence[float]) -> bool:
         """Whether a trial that shows this goes on."""
-        return self.goes_on(self.begin(method, *snapshots))
+        return self.goes_on(self.begin(method, *measured))
 
 
 @pytest.fixture
@@ -269,11 +269,11 @@ def test_a_deterministic_search_compares_with_what_was_known_when_the_trial_bega
 
 
 def test_the_step_at_equal_cost_is_the_last_that_took_no_more() -> None:
-    snapshots = [Snapshot(macs, curve_) for macs, curve_ in ((10, None), (20, None), (30, None))]  # type: ignore[arg-type]
-    assert within(snapshots, 9) is None
-    assert within(snapshots, 20) is snapshots[1]
-    assert within(snapshots, 29) is snapshots[1]
-    assert within(snapshots, 99) is snapshots[2]
+    measured = [Measured(macs, curve_) for macs, curve_ in ((10, None), (20, None), (30, None))]  # type: ignore[arg-type]
+    assert within(measured, 9) is None
+    assert within(measured, 20) is measured[1]
+    assert within(measured, 29) is measured[1]
+    assert within(measured, 99) is measured[2]
 
 
 # ---- order -------------------------------------------------------------------------------------------
@@ -329,5 +329,5 @@ def test_where_a_trial_goes_on_a_more_accurate_one_does(
     for number, accuracy in zip((worse, better), sorted(mine), strict=True):
         one.evidence.show(number, Outcome(State.FINISHED, curve((10, accuracy))[1], training_macs=10))
         found.append(one.goes_on(number))
-        one.evidence.forget_snapshots(number)
+        one.evidence.forget_measured(number)
     assert found[0] <= found[1]

@@ -158,7 +158,7 @@ def check(summary: MethodSummary, ended: list[EndedTrial]) -> None:
     assert summary.mean_macs == (np.mean([one.macs for one in begun]) if begun else 0)
     assert summary.with_curve == sum(len(one.curve) > 0 for one in ended)
     assert summary.modelled == [one for one in ended if one.params is not None and len(one.curve)]
-    assert summary.comparable == [one for one in own if one.snapshots]
+    assert summary.comparable == [one for one in own if one.measured]
 
 
 @given(st.lists(drawn, max_size=16))
@@ -271,13 +271,13 @@ def test_a_trial_shows_its_rungs_and_its_end_in_shares_of_the_backbone(
     rungs = ((10, ((0.2, 300.0),)), (30, ((0.4, 300.0), (0.3, 100.0))))
     trial(evidence, record(0), replace(outcome((0.6, 400), (0.7, 800)), rungs=rungs))
     [one] = evidence.ended["wide"]
-    assert [step.macs for step in one.snapshots] == [10, 30, 100]
-    assert [step.curve.tolist() for step in one.snapshots] == [
+    assert [step.macs for step in one.measured] == [10, 30, 100]
+    assert [step.curve.tolist() for step in one.measured] == [
         [[0.2, 0.3]],
         [[0.3, 0.1], [0.4, 0.3]],
         [[0.6, 0.4]],  # what is over the budget does not count
     ]
-    assert one.curve is one.snapshots[-1].curve
+    assert one.curve is one.measured[-1].curve
     assert one.whole
     assert one.own
     assert one.begun
@@ -306,7 +306,7 @@ def test_a_failed_trial_shows_nothing_even_if_it_had_passed_a_rung(make_fake: Ca
     evidence = Evidence(make_fake())
     trial(evidence, record(0), replace(Outcome.failure("lost"), rungs=((10, ((0.9, 300.0),)),)))
     [one] = evidence.ended["wide"]
-    assert not one.snapshots
+    assert not one.measured
     assert same(one.curve, NOTHING)
 
 
@@ -346,13 +346,13 @@ def test_a_trial_under_way_shows_its_steps_until_it_begins_anew_or_ends(
     evidence.begin(record(1, "deep"))
     evidence.show(0, outcome((0.3, 300), macs=10))
     evidence.show(0, outcome((0.4, 300), macs=30))
-    method, snapshots = evidence.snapshots_of(0)
-    assert (method, [step.macs for step in snapshots]) == ("wide", [10, 30])
+    method, measured = evidence.measured_of(0)
+    assert (method, [step.macs for step in measured]) == ("wide", [10, 30])
     assert evidence.compared_front(1).tolist() == [[0.4, 0.3]]
     assert same(evidence.compared_front(0), NOTHING), "not with itself"
     assert evidence.compared_with(1)["wide"] == [evidence.pending[0]]
     assert evidence.compared_with(0) == {"wide": [], "deep": []}
-    evidence.forget_snapshots(0)
+    evidence.forget_measured(0)
     assert evidence.compared_with(1)["wide"] == []
     assert same(evidence.compared_front(1), NOTHING)
     evidence.end(record(0).with_outcome(outcome((0.5, 300))))

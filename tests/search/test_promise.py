@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from routesearch.results.curves import NOTHING, Curve, area, curve_of, merged
 from routesearch.results.points import Interval, OperatingPoint
 from routesearch.search.effort import Effort
-from routesearch.search.evidence import EndedTrial, Evidence, Snapshot
+from routesearch.search.evidence import EndedTrial, Evidence, Measured
 from routesearch.search.observations import Observation
 from routesearch.search.promise import Priced, Promise
 
@@ -34,7 +34,7 @@ def shown(
 ) -> EndedTrial:
     """A trial with one accuracy from its cheapest route on, or with rows of its own."""
     points = [OperatingPoint({}, *row) for row in rows or [(accuracy, float(bounds.min))]]
-    step = Snapshot(macs, curve_of(points, 1000.0))
+    step = Measured(macs, curve_of(points, 1000.0))
     seen = Observation(TrialState.COMPLETE, [accuracy, bounds.min], {})
     return EndedTrial(0, "wide", config, SPACE, seen, [step], macs, bounds)
 
@@ -67,8 +67,8 @@ def hills() -> list[EndedTrial]:
 def with_rung(x: float, before: float, after: float | None) -> EndedTrial:
     """A trial that was trained to its end, or that stopped at its first rung."""
     accuracies = [before] if after is None else [before, after]
-    snapshots = [Snapshot(10_000, curve_of([OperatingPoint({}, a, 100.0)], 1000.0)) for a in accuracies]
-    return replace(shown(params(x), accuracies[-1]), snapshots=snapshots, whole=after is not None)
+    measured = [Measured(10_000, curve_of([OperatingPoint({}, a, 100.0)], 1000.0)) for a in accuracies]
+    return replace(shown(params(x), accuracies[-1]), measured=measured, whole=after is not None)
 
 
 def test_a_stopped_trial_is_learnt_as_it_is_expected_at_its_end(learnt: Callable[..., Promise]) -> None:
