@@ -35,12 +35,14 @@ class Allocation:
 
     @property
     def expected(self) -> float:
-        """Training MACs that trials under way will take, going by what others of their method took."""
+        """Training MACs that trials under way will take, going by what others of their method took.
+
+        Of a method of which none has ended, by what the dearest method's took.
+        """
         under_way = Counter(each.method for each in self._evidence.pending.values())
-        summaries = self._evidence.summaries
-        return sum(
-            count * summaries[name].mean_macs for name, count in under_way.items() if name in summaries
-        )
+        means = {name: each.mean_macs for name, each in self._evidence.summaries.items()}
+        dearest = max(means.values(), default=0.0)
+        return sum(count * (means.get(name) or dearest) for name, count in under_way.items())
 
     def next(
         self, methods: Sequence[str], best_offer: Callable[[Sequence[str]], tuple[str, float] | None]
@@ -53,12 +55,14 @@ class Allocation:
         """
         summaries = self._evidence.summaries
         under_way = Counter(each.method for each in self._evidence.pending.values())
-        fresh = [name for name in methods if not summaries[name].begun and not under_way[name]]
-        known = [name for name in methods if summaries[name].begun]
+        # one whose trials failed is tried like one that was not tried yet
+        known = [name for name in methods if summaries[name].comparable]
+        fresh = [name for name in methods if name not in known and not under_way[name]]
+        fresh.sort(key=lambda name: summaries[name].begun)
         if len(methods) == 1 or not known:
             return fresh[0] if fresh else min(methods, key=lambda name: under_way[name])
         share = self._effort.share
-        # what a trial takes: of a method that was not tried yet as much as of the dearest that was
+        # what a trial takes: of a method that shows nothing yet as much as of the dearest that does
         each = {name: share(summaries[name].mean_macs) for name in known}
         each |= dict.fromkeys(fresh, max(each.values()))
         spent = {name: (summaries[name].begun + under_way[name]) * each[name] for name in (*known, *fresh)}

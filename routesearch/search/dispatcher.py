@@ -208,13 +208,19 @@ class Dispatcher:
         if self._halving is not None and not self._halving.goes_on(number):
             self.ended(number, outcome)
             return True
-        curve = tuple((p.accuracy, p.macs) for p in thin(outcome.points, MAX_ROWS))
+        # within the budget as many as a trial under way is known by
+        most = self.trials.evidence.edge * self.trials.task.backbone_macs
+        within = thin([p for p in outcome.points if p.macs <= most], MAX_ROWS)
+        beyond = thin([p for p in outcome.points if p.macs > most], MAX_ROWS)
+        curve = tuple((p.accuracy, p.macs) for p in (*within, *beyond))
         self._rungs.setdefault(number, []).append((outcome.training_macs, curve))
         return False
 
     def ended(self, number: int, outcome: Outcome) -> None:
         """Store the outcome of a trial that was handed out."""
-        outcome = replace(outcome, rungs=tuple(self._rungs.pop(number, ())))
+        rungs = tuple(self._rungs.pop(number, ()))
+        spent = max(outcome.training_macs, rungs[-1][0] if rungs else 0)  # a failure may not know
+        outcome = replace(outcome, rungs=rungs, training_macs=spent)
         record = self.trials.finish(number, outcome)
         self._live.pop(number, None)
         self._judge()

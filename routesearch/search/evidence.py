@@ -95,6 +95,7 @@ class RunningTrial:
 
     Attributes:
         params, distributions: its config as a sampler has it; None where it is not in the present space.
+        bounds: MACs of the cheapest and of the most expensive route.
         measured: what it showed so far.
         compared_with: of each method, how many trials had ended for all that is decided about this one; None:
             all that are known when it is decided.
@@ -103,6 +104,7 @@ class RunningTrial:
     method: str
     params: Mapping[str, Any] | None
     distributions: Mapping[str, BaseDistribution] | None
+    bounds: Interval | None
     compared_with: Mapping[str, int] | None
     measured: list[Measured] = field(default_factory=list)
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -225,7 +227,7 @@ class Evidence:
         )
         self._order.append(record.number)
         self.pending[record.number] = RunningTrial(
-            record.method, *placed, beside, attributes=attributes or {}
+            record.method, *placed, record.bounds, beside, attributes=attributes or {}
         )
 
     def show(self, number: int, outcome: Outcome) -> None:

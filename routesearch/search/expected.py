@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from routesearch.results.curves import NOTHING, Curve, merged
 from routesearch.search.evidence import Evidence
 from routesearch.search.offers import Offers
+from routesearch.search.promise import Priced
 
 MAX_EACH = 256
 """Trials of a method under way that are predicted anew whenever one of its trials has ended; of twice as
@@ -51,25 +51,25 @@ class Expected:
         return self._front[1]
 
     def _under_way(self) -> list[Curve]:
-        params: dict[str, dict[int, Mapping[str, Any]]] = {}
+        configs: dict[str, dict[int, Priced]] = {}
         for number, each in self._evidence.pending.items():
-            if each.params is not None:
-                params.setdefault(each.method, {})[number] = each.params
+            if each.params is not None and each.bounds is not None:
+                configs.setdefault(each.method, {})[number] = Priced(each.params, each.bounds)
         # learnt here too: which methods were weighed before is not known any more when a search goes on
         summaries = self._evidence.summaries
         return [
             self._of(method, each)
-            for method, each in params.items()
+            for method, each in configs.items()
             if self._offers[method].learn(summaries[method].modelled)
         ]
 
-    def _of(self, method: str, params: Mapping[int, Mapping[str, Any]]) -> Curve:
+    def _of(self, method: str, configs: Mapping[int, Priced]) -> Curve:
         done, told = self._predicted[method], len(self._evidence.ended[method])
-        few = len(params) <= MAX_EACH
-        if few or not done.numbers or told - done.told >= len(params) // MAX_EACH:
+        few = len(configs) <= MAX_EACH
+        if few or not done.numbers or told - done.told >= len(configs) // MAX_EACH:
             done = self._predicted[method] = _Predicted(told)
-        if new := [number for number in params if number not in done.numbers]:
-            added = self._offers[method].promise.expected([params[number] for number in new])
+        if new := [number for number in configs if number not in done.numbers]:
+            added = self._offers[method].promise.expected([configs[number] for number in new])
             done.numbers.update(new)
             done.front = merged([done.front, added])
         return done.front

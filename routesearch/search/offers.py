@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 SPREAD, NEAR = 96, 96
 """Configs that are weighed for one proposal: drawn from the whole space, and near the best ones known."""
 PRICED = 4
-"""Configs whose networks are priced for one proposal, at most: the most promising of those that are weighed,
-until one promises more than the next one is predicted to."""
+"""Configs within the budget whose networks are priced for one proposal, at most: the most promising of those
+that are weighed, until one promises more than the next one is predicted to."""
+MAX_PRICED = 8 * PRICED
+"""Networks that are priced for one proposal, at most."""
 PROBES = 24
 """Configs that are priced at the start."""
 PARENTS = 8
@@ -99,19 +101,28 @@ class Offers:
         predicted = gain / cost
         order = sorted(range(len(drawn)), key=lambda i: float(predicted[i]), reverse=True)
         best: Offer | None = None
-        priced = 0
-        for i in order[: 8 * PRICED]:
-            if priced == PRICED or (best is not None and best.worth >= predicted[i]):
+        affordable = 0
+        for i in order[:MAX_PRICED]:
+            if affordable == PRICED or (best is not None and best.worth >= predicted[i]):
                 break
-            params, model = drawn[i]
-            bounds = self._price(model)
-            if bounds is None or not self._task.budget.admits(bounds):
+            if (offer := self._weighed(*drawn[i], front)) is None:
                 continue
-            priced += 1
-            gain, cost = self.promise.of([params], front, [bounds])
-            if best is None or best.worth < gain[0] / cost[0]:
-                best = Offer(params, float(gain[0]), float(gain[0] / cost[0]))
+            affordable += 1
+            if best is None or best.worth < offer.worth:
+                best = offer
         return best
+
+    def weigh(self, params: Mapping[str, Any], front: Curve) -> Offer | None:
+        """The offer of one config; None where it may not be trained."""
+        drawn = self._draw(lambda name, _: params[name])
+        return None if drawn is None else self._weighed(*drawn, front)
+
+    def _weighed(self, params: Mapping[str, Any], model: Space, front: Curve) -> Offer | None:
+        bounds = self._price(model)
+        if bounds is None or not self._task.budget.admits(bounds):
+            return None
+        gain, cost = self.promise.of([params], front, [bounds])
+        return Offer(params, float(gain[0]), float(gain[0] / cost[0]))
 
     @cached_property
     def _probes(self) -> list[Priced]:

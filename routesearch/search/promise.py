@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from routesearch.results.curves import Curve, accuracy_at, merged
 from routesearch.results.points import Interval
 from routesearch.search.effort import Effort
 from routesearch.search.evidence import EndedTrial
-from routesearch.search.surrogate import Features, GaussianProcesses, Vector, chosen
+from routesearch.search.surrogate import Features, GaussianProcesses, Vector, fit_hyperparameters
 
 PLACES = 16
 """Places between the cheapest and the most expensive route at which a curve is described."""
@@ -21,6 +21,8 @@ BINS = 256
 """Costs up to the budget at which a gain is added up."""
 QUANTILES = (-1.645, -1.036, -0.674, -0.385, -0.126, 0.126, 0.385, 0.674, 1.036, 1.645)
 """Standard deviations at which a curve may lie, all as likely."""
+LEAST_SHARE = 1e-9
+"""Of the backbone's MACs: a route that costs nothing counts as if it cost so much."""
 LEAST_SPREAD = 0.1
 """Standard deviation of accuracies before there is evidence of another."""
 
@@ -55,7 +57,6 @@ class Promise:
         self._effort = effort
         self._costs = (np.arange(BINS) + 0.5) / BINS * edge
         self._chosen: dict[str, tuple[tuple[int, ...], tuple[Vector, float]]] = {}
-        self._bounds: dict[Any, Interval] = {}
         self._rows: dict[tuple[int, int], tuple[EndedTrial, Vector]] = {}  # curves as they are described
 
     def learn(self, shown: Sequence[EndedTrial], priced: Sequence[Priced]) -> None:
@@ -67,21 +68,22 @@ class Promise:
         """
         used = [(one, one.params, one.bounds) for one in shown if one.params is not None and one.bounds]
         all_priced = [*priced, *(Priced(params, bounds) for _, params, bounds in used)]
-        self._bounds = {_key(each.params): each.bounds for each in all_priced}
         features = self._features([each.params for each in all_priced])
         logs = self._logs(each.bounds for each in all_priced)
         self._prices = self._fit("prices", [*priced, *(one for one, *_ in used)], features, logs, 1.0)
         ones = [one for one, *_ in used]
         x = np.concatenate([features, logs], 1)[len(priced) :]
         y = self._ends([(one, bounds) for one, _, bounds in used])
-        self._curves = self._fit("curves", ones, x, y, LEAST_SPREAD)
+        self._curves = self._fit(
+            "curves",
+            ones,
+            x,
+            y,
+            LEAST_SPREAD,
+            lambda count: self._ends([(one, b) for one, _, b in used[:count]]),
+        )
         effort = [[math.log(max(1, one.macs) / bounds.max)] for one, _, bounds in used]
         self._efforts = self._fit("efforts", ones, x, np.array(effort), 0.5)
-
-    @property
-    def fitted(self) -> bool:
-        """Whether anything was learnt."""
-        return bool(self._chosen)
 
     def of(
         self, params: Sequence[Mapping[str, Any]], front: Curve, exact: Sequence[Interval] | None = None
@@ -109,13 +111,10 @@ class Promise:
         macs, share = np.exp(self._efforts.predict(inputs)[0][:, 0]) * high * self._macs, self._effort.share
         return gain * self._edge / len(QUANTILES), share.trial + share.mac * macs
 
-    def expected(self, params: Sequence[Mapping[str, Any]]) -> Curve:
+    def expected(self, configs: Sequence[Priced]) -> Curve:
         """The front that configs are expected to have together: it stands for trials that are under way."""
-        x = self._features(params)
-        logs = self._prices.predict(x)[0]
-        for i, each in enumerate(params):
-            if (bounds := self._bounds.get(_key(each))) is not None:
-                logs[i] = self._logs([bounds])[0]
+        x = self._features([each.params for each in configs])
+        logs = self._logs(each.bounds for each in configs)
         mean, _ = self._curves.predict(np.concatenate([x, logs], 1))
         low, high = np.exp(logs[:, 0]), np.exp(np.maximum(logs[:, 1], logs[:, 0]))
         prices = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, PLACES)
@@ -123,7 +122,7 @@ class Promise:
 
     def _logs(self, bounds: Iterable[Interval]) -> Vector:
         shares = [(interval.min / self._macs, interval.max / self._macs) for interval in bounds]
-        return np.log(np.array(shares, dtype=np.float64).reshape(-1, 2))
+        return np.log(np.maximum(np.array(shares, dtype=np.float64).reshape(-1, 2), LEAST_SHARE))
 
     def _ends(self, used: Sequence[tuple[EndedTrial, Interval]]) -> Vector:
         """Trials x places: accuracies at the end of training, of stopped trials as they are expected there.
@@ -160,18 +159,24 @@ class Promise:
         return self._rows[key][1]
 
     def _fit(
-        self, name: str, shown: Sequence[object], x: Vector, y: Vector, spread: float
+        self,
+        name: str,
+        shown: Sequence[object],
+        x: Vector,
+        y: Vector,
+        spread: float,
+        first: Callable[[int], Vector] | None = None,
     ) -> GaussianProcesses:
         """Processes for some outputs; lengths are chosen by the first of the trials, and so not at every one.
 
-        By a power of 1.2 of them: what is chosen follows from the trials, not from when it was asked for.
+        By a power of 1.2 of them: what is chosen follows from these trials, not from when it was asked for.
+
+        Args:
+            first: the outputs of so many of the first trials as these alone give them; None: as in ``y``.
         """
         count = int(1.2 ** math.floor(math.log(len(shown) + 1e-9, 1.2)))
         key = tuple(id(one) for one in shown[:count])
         if name not in self._chosen or self._chosen[name][0] != key:
-            self._chosen[name] = key, chosen(x[:count], y[:count], spread)
+            known = y[:count] if first is None else first(count)
+            self._chosen[name] = key, fit_hyperparameters(x[:count], known, spread)
         return GaussianProcesses(x, y, spread, self._chosen[name][1])
-
-
-def _key(params: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted(params.items()))

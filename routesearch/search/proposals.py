@@ -173,13 +173,11 @@ class Proposals:
 
         All are weighed by all that is known: what an earlier weighing said is not there after a resume.
         """
-        weighed = [
-            m for m in methods if self._offers and not self._configs[m].queue and not self._from_design(m)
-        ]
-        if not weighed:
+        weighed = [method for method in methods if self._offers and not self._from_design(method)]
+        worths = {method: worth for method in weighed if (worth := self._worth(method)) is not None}
+        if not worths:
             return None
-        worths = {method: self._worth(method) for method in weighed}
-        best = max(weighed, key=lambda method: worths[method])
+        best = max(worths, key=lambda method: worths[method])
         return best, worths[best]
 
     def _begin(self, method: str) -> None:
@@ -209,10 +207,10 @@ class Proposals:
         proposal = self._proposal(method, _prescribed(opened.offer.params))
         return replace(proposal, attributes={PROMISED: opened.offer.gain})
 
-    def _worth(self, method: str) -> float:
+    def _worth(self, method: str) -> float | None:
         """What the method's offer promises, as far as its latest offers kept what they promised."""
         offer = self._opened(method).offer
-        return -1.0 if offer is None else offer.worth * self._evidence.summaries[method].kept
+        return None if offer is None else offer.worth * self._evidence.summaries[method].kept
 
     def _opened(self, method: str) -> _Opened:
         """The method's offer: the one that was weighed, if nothing is new."""
@@ -226,9 +224,11 @@ class Proposals:
         order = sorted(range(len(shown)), key=lambda i: float(values[i]), reverse=True)
         offers, offer = self._offers[method], None
         if offers.learn(shown):
-            taken = self._configs[method].drawn
-            seed = derive(self._task.config.search.seed, method, evidence.revision)
-            offer = offers.best([shown[i] for i in order], self._expected.front(), taken, seed)
+            configs, front = self._configs[method], self._expected.front()
+            queued = (offers.weigh(params, front) for params in configs.queue)
+            if (offer := next((each for each in queued if each is not None), None)) is None:
+                seed = derive(self._task.config.search.seed, method, evidence.revision)
+                offer = offers.best([shown[i] for i in order], front, configs.drawn, seed)
         self._open[method] = _Opened(evidence.revision, offer)
         return self._open[method]
 

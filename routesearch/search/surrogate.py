@@ -73,7 +73,7 @@ class GaussianProcesses:
     Args:
         x, y: N x features, and N x outputs.
         spread: standard deviation of the outputs, where they do not show a larger one.
-        scales: length scales of the features, and the variance of the noise (:func:`chosen`).
+        scales: length scales of the features, and the variance of the noise (:func:`fit_hyperparameters`).
     """
 
     def __init__(self, x: Vector, y: Vector, spread: float, scales: tuple[Vector, float]) -> None:
@@ -106,7 +106,7 @@ def _standardised(y: Vector, spread: float) -> tuple[Vector, Vector, Vector]:
     return mean, scale, (y - mean) / scale
 
 
-def chosen(x: Vector, y: Vector, spread: float) -> tuple[Vector, float]:
+def fit_hyperparameters(x: Vector, y: Vector, spread: float) -> tuple[Vector, float]:
     """Length scales and noise of the largest marginal likelihood, searched one feature after the other.
 
     Args:

@@ -96,7 +96,11 @@ class Trials:
             self.evidence.release()  # as before the draw
             self._proposals.recall(record)
             if record.state is not State.REFUSED:
-                self.evidence.begin(record, trial.user_attrs.get(LEFT))
+                # what a draw left is of the budget and the space that it was drawn under
+                left = (
+                    trial.user_attrs.get(LEFT) if name == self._studies.current.get(record.method) else None
+                )
+                self.evidence.begin(record, left)
             if record.outcome is not None:
                 self.evidence.end(record)
         self._add(points_where(stored, task.budget, are_undominated))
@@ -191,8 +195,9 @@ class Trials:
         row.state = record.state
         self._count(row, +1)
         self._add(record.points(self.task.budget))
-        self.longest = max(self.longest, outcome.seconds)
-        self.training_macs += outcome.training_macs
+        assert record.outcome is not None
+        self.longest = max(self.longest, record.outcome.seconds)
+        self.training_macs += record.outcome.training_macs
         if record.state is State.REFUSED:
             self._proposals.note(record)
         self.evidence.end(record)

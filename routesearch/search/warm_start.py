@@ -10,7 +10,7 @@ from routesearch.errors import Refusal
 from routesearch.errors.texts import shown
 from routesearch.results.points import Interval
 from routesearch.results.reader import StudyResults
-from routesearch.results.record import Outcome, TrialRecord
+from routesearch.results.record import State, TrialRecord
 from routesearch.study.config import load_study
 
 if TYPE_CHECKING:
@@ -44,17 +44,30 @@ def _trials_of(task: Task, where: str, file: Path) -> list[TrialRecord]:
         methods = ", ".join(dict.fromkeys(record.method for record in results.records)) or "no trials"
         raise Refusal(f"{where}: must have trials of {', '.join(task.spaces)}, got {methods}")
     ratio = task.backbone_macs / results.backbone_macs
+    if results.config.rungs != task.config.rungs:
+        # trials that stopped there say little, and the others nothing at the rungs of this study
+        records = [_at_its_end(record) for record in records if record.state is not State.STOPPED]
     return records if ratio == 1 else [_rescaled(record, ratio) for record in records]
 
 
+def _at_its_end(record: TrialRecord) -> TrialRecord:
+    return record if record.outcome is None else replace(record, outcome=replace(record.outcome, rungs=()))
+
+
 def _rescaled(record: TrialRecord, ratio: float) -> TrialRecord:
+    """The trial as if it had been on this study's backbone."""
     bounds, outcome = record.bounds, record.outcome
     if bounds is not None:
         bounds = Interval(round(bounds.min * ratio), round(bounds.max * ratio))
-    return replace(record, bounds=bounds, outcome=None if outcome is None else _at(outcome, ratio))
-
-
-def _at(outcome: Outcome, ratio: float) -> Outcome:
-    points = tuple(replace(point, macs=point.macs * ratio) for point in outcome.points)
-    macs = round(outcome.training_macs * ratio)
-    return replace(outcome, points=points, training_macs=macs, rungs=())
+    if outcome is not None:
+        rungs = tuple(
+            (round(macs * ratio), tuple((accuracy, cost * ratio) for accuracy, cost in curve))
+            for macs, curve in outcome.rungs
+        )
+        outcome = replace(
+            outcome,
+            points=tuple(replace(point, macs=point.macs * ratio) for point in outcome.points),
+            training_macs=round(outcome.training_macs * ratio),
+            rungs=rungs,
+        )
+    return replace(record, bounds=bounds, outcome=outcome)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from routesearch.search.effort import Effort
 from routesearch.search.evidence import Evidence
 from routesearch.search.expected import Expected
 from routesearch.search.offers import Offers
+from routesearch.search.promise import Priced
 
 
 def with_accuracy(record: TrialRecord, accuracy: float) -> TrialRecord:
@@ -46,9 +47,9 @@ class Search:
     def _count(self, offers: Offers) -> None:
         predict = offers.promise.expected
 
-        def counted(params: Sequence[Mapping[str, Any]]) -> Curve:
-            self.predicted.append(len(params))
-            return predict(params)
+        def counted(configs: Sequence[Priced]) -> Curve:
+            self.predicted.append(len(configs))
+            return predict(configs)
 
         offers.promise.expected = counted  # type: ignore[method-assign]
 
@@ -80,8 +81,10 @@ class Search:
     def of(self, *numbers: int) -> Curve:
         """What trials of one method are expected to have."""
         [method] = {self.evidence.pending[number].method for number in numbers}
-        params = [self.evidence.pending[number].params for number in numbers]
-        found = self.offers[method].promise.expected([each for each in params if each is not None])
+        under_way = [self.evidence.pending[number] for number in numbers]
+        found = self.offers[method].promise.expected(
+            [Priced(each.params, each.bounds) for each in under_way if each.params and each.bounds]
+        )
         self.predicted.pop()
         return found
 

@@ -29,6 +29,10 @@ def params(x: float, y: float = 0.5) -> Mapping[str, Any]:
     return {"x": x, "y": y}
 
 
+def priced(x: float, y: float = 0.5) -> Priced:
+    return Priced(params(x, y), PRICES)
+
+
 def shown(
     config: Mapping[str, Any], accuracy: float, bounds: Interval = PRICES, macs: int = 10_000, *rows: Any
 ) -> EndedTrial:
@@ -48,9 +52,7 @@ def learnt(make_fake: Callable[..., Any]) -> Callable[..., Promise]:
     ) -> Promise:
         task = make_fake(search={"trials": 10, "training_macs": 10_000_000, **search})
         promise = Promise(SPACE, 1000.0, edge, Effort(task.config.search, Evidence(task)))
-        assert not promise.fitted
         promise.learn(trials, priced)
-        assert promise.fitted
         return promise
 
     return make
@@ -74,21 +76,21 @@ def with_rung(x: float, before: float, after: float | None) -> EndedTrial:
 def test_a_stopped_trial_is_learnt_as_it_is_expected_at_its_end(learnt: Callable[..., Promise]) -> None:
     whole = [with_rung(x, 0.2, 0.6) for x in (0.0, 0.1, 0.2)]  # half of the errors stay
     promise = learnt([*whole, *(with_rung(x, 0.4, None) for x in (0.8, 0.9, 1.0))])
-    assert promise.expected([params(0.9)])[-1, 0] == pytest.approx(0.7, abs=0.02)
-    assert promise.expected([params(0.1)])[-1, 0] == pytest.approx(0.6, abs=0.02)
+    assert promise.expected([priced(0.9)])[-1, 0] == pytest.approx(0.7, abs=0.02)
+    assert promise.expected([priced(0.1)])[-1, 0] == pytest.approx(0.6, abs=0.02)
 
 
 def test_a_stopped_trial_is_learnt_as_it_was_where_none_was_trained_on_from_its_rung(
     learnt: Callable[..., Promise],
 ) -> None:
     promise = learnt([with_rung(x, 0.4, None) for x in (0.0, 0.5, 1.0)])
-    assert promise.expected([params(0.5)])[-1, 0] == pytest.approx(0.4, abs=0.02)
+    assert promise.expected([priced(0.5)])[-1, 0] == pytest.approx(0.4, abs=0.02)
 
 
 def test_no_trial_is_expected_to_get_worse(learnt: Callable[..., Promise]) -> None:
     whole = [with_rung(x, 0.6, 0.2) for x in (0.0, 0.1, 0.2)]
     promise = learnt([*whole, *(with_rung(x, 0.6, None) for x in (0.8, 0.9, 1.0))])
-    assert promise.expected([params(0.9)])[-1, 0] == pytest.approx(0.6, abs=0.02)
+    assert promise.expected([priced(0.9)])[-1, 0] == pytest.approx(0.6, abs=0.02)
 
 
 # ---- gain --------------------------------------------------------------------------------------------
@@ -229,7 +231,22 @@ def test_what_is_promised_follows_from_the_trials_and_not_from_when_they_were_le
         often.learn(trials[:count], ())
     for one, other in zip(once.of(configs, NOTHING), often.of(configs, NOTHING), strict=True):
         assert np.array_equal(one, other)
-    assert np.array_equal(once.expected(configs), often.expected(configs))
+    under_way = [Priced(each, PRICES) for each in configs]
+    assert np.array_equal(once.expected(under_way), often.expected(under_way))
+
+
+def test_what_is_promised_does_not_depend_on_whether_a_later_trial_was_trained_on_from_a_rung(
+    learnt: Callable[..., Promise],
+) -> None:
+    trials = [with_rung(x * 0.618 % 1, 0.2 + 0.03 * x, 0.5 + 0.04 * x) for x in range(8)]
+    trials[2] = with_rung(0.3, 0.35, None)
+    trials += [with_rung(0.11, 0.4, 0.5), with_rung(0.93, 0.1, 0.99)]
+    once, often = learnt(trials), learnt(trials[:8])
+    for count in (9, 10):
+        often.learn(trials[:count], ())
+    configs = [params(0.2), params(0.7)]
+    for one, other in zip(once.of(configs, NOTHING), often.of(configs, NOTHING), strict=True):
+        assert np.array_equal(one, other)
 
 
 # ---- trials under way --------------------------------------------------------------------------------
@@ -237,22 +254,31 @@ def test_what_is_promised_follows_from_the_trials_and_not_from_when_they_were_le
 
 def test_a_config_is_expected_to_have_the_curve_of_what_is_near(learnt: Callable[..., Promise]) -> None:
     promise = learnt(hills())
-    good, bad = promise.expected([params(0.15)]), promise.expected([params(0.85)])
+    good, bad = promise.expected([priced(0.15)]), promise.expected([priced(0.85)])
     assert good[:, 0].max() == pytest.approx(0.8, abs=0.05)
     assert bad[:, 0].max() == pytest.approx(0.3, abs=0.05)
     assert good[0, 1] == pytest.approx(0.1, rel=0.1)
 
 
-def test_prices_of_configs_that_are_known_are_not_predicted(learnt: Callable[..., Promise]) -> None:
-    odd = Interval(37, 411)
-    found = learnt(hills(), priced=[Priced(params(0.35), odd)]).expected([params(0.35)])
+def test_prices_of_trials_under_way_are_not_predicted(learnt: Callable[..., Promise]) -> None:
+    found = learnt(hills()).expected([Priced(params(0.35), Interval(37, 411))])
     assert found[0, 1] == pytest.approx(0.037, rel=1e-9)
+
+
+def test_a_network_whose_cheapest_route_costs_nothing_has_a_finite_promise(
+    learnt: Callable[..., Promise],
+) -> None:
+    free = Interval(0, 400)
+    promise = learnt([*hills(), shown(params(0.4), 0.6, free)])
+    gain, cost = promise.of([params(0.45)], NOTHING, [free])
+    assert np.isfinite([*gain, *cost]).all()
+    assert np.isfinite(promise.expected([Priced(params(0.45), free)])).all()
 
 
 def test_configs_are_expected_to_have_one_front_together(learnt: Callable[..., Promise]) -> None:
     promise = learnt(hills())
-    both = promise.expected([params(0.85), params(0.15)])
+    both = promise.expected([priced(0.85), priced(0.15)])
     assert (np.diff(both[:, 0]) > 0).all()
     assert (np.diff(both[:, 1]) > 0).all()
-    apart = merged([promise.expected([each]) for each in (params(0.85), params(0.15))])
+    apart = merged([promise.expected([each]) for each in (priced(0.85), priced(0.15))])
     assert area(both, 0.5) == pytest.approx(area(apart, 0.5))

@@ -354,6 +354,30 @@ def test_of_methods_that_promise_alike_the_one_comes_first_that_kept_its_promise
         assert other != best or less == pytest.approx(worth / 9)
 
 
+def test_a_method_with_leaders_left_is_weighed_by_the_next_of_them(make_fake: Callable[..., Any]) -> None:
+    task = make_fake(sampler="auto", search={"trials": 30})
+    wide = [("wide", {"width": width}, accuracy) for width, accuracy in ((0.1, 0.2), (0.2, 0.3), (0.3, 0.4))]
+    found = after(task, *LADDER, *wide)
+    for method in ("wide", "deep"):
+        found._begin(method)
+        found._configs[method].queue.pop(0)  # the default was tried
+    assert found._configs["wide"].queue, "its best config is to be tried next"
+    best = found.best_offer(["wide", "deep"])
+    alone = {method: found.best_offer([method]) for method in ("wide", "deep")}
+    assert None not in alone.values()
+    assert best == max(alone.values(), key=lambda each: each[1] if each else 0)
+    offer = found._opened("deep").offer
+    assert offer is not None
+    assert offer.params["beta"] == 3.0, "the leader, not what would be drawn without one"
+
+
+def test_a_method_that_has_nothing_new_is_not_the_best_offer(only: Callable[..., Any], folder: Path) -> None:
+    with Journal.open_for_writing(folder) as journal:
+        trials = open_trials(journal, only(One, "auto", search={"trials": 20}))[0]
+        draw(trials, 3)
+        assert trials._proposals.best_offer(list(trials.evidence.summaries)) is None
+
+
 # ---- another study's leaders -------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from routesearch.search.surrogate import (
     Features,
     GaussianProcesses,
     Vector,
-    chosen,
+    fit_hyperparameters,
     share_of,
 )
 
@@ -178,7 +178,7 @@ def test_outputs_do_not_lean_on_each_other() -> None:
 @pytest.mark.parametrize("count", [1, 2, 9])
 def test_outputs_with_no_spread_are_predicted_as_they_are_with_the_spread_that_is_assumed(count: int) -> None:
     x, y = points(count, 2), np.full((count, 4), 0.7)
-    model = GaussianProcesses(x, y, 0.1, chosen(x, y, 0.1))
+    model = GaussianProcesses(x, y, 0.1, fit_hyperparameters(x, y, 0.1))
     mean, deviation = model.predict(np.array([[0.5, 0.5], [80.0, 80.0]]))
     assert mean == pytest.approx(np.full((2, 4), 0.7))
     assert (deviation[0] < 0.05).all()
@@ -187,18 +187,18 @@ def test_outputs_with_no_spread_are_predicted_as_they_are_with_the_spread_that_i
 
 def test_the_same_config_many_times_is_no_obstacle() -> None:
     x, y = np.zeros((30, 3)), np.linspace(0, 1, 30)[:, None]
-    mean, deviation = GaussianProcesses(x, y, 0.1, chosen(x, y, 0.1)).predict(x[:1])
+    mean, deviation = GaussianProcesses(x, y, 0.1, fit_hyperparameters(x, y, 0.1)).predict(x[:1])
     assert float(mean[0, 0]) == pytest.approx(0.5, abs=1e-6)
     assert 0 < float(deviation[0, 0]) < 0.3
 
 
 def test_a_space_without_features_has_a_mean() -> None:
     x, y = np.empty((3, 0)), np.array([[1.0], [2.0], [3.0]])
-    mean, _ = GaussianProcesses(x, y, 0.1, chosen(x, y, 0.1)).predict(np.empty((2, 0)))
+    mean, _ = GaussianProcesses(x, y, 0.1, fit_hyperparameters(x, y, 0.1)).predict(np.empty((2, 0)))
     assert mean == pytest.approx(np.full((2, 1), 2.0))
 
 
-# ---- what is chosen ----------------------------------------------------------------------------------
+# ---- fit_hyperparameters -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("relevant", [0, 1, 2])
@@ -208,7 +208,7 @@ def test_a_feature_that_does_not_matter_has_a_longer_length_than_one_that_does(
 ) -> None:
     x = np.random.default_rng(relevant).random((count, 3))
     wave = np.sin(6 * x[:, relevant])
-    found, noise = chosen(x, np.column_stack((wave, wave**2, 2 * wave)), 0.1)
+    found, noise = fit_hyperparameters(x, np.column_stack((wave, wave**2, 2 * wave)), 0.1)
     others = [i for i in range(3) if i != relevant]
     assert all(found[relevant] < found[i] for i in others)
     assert all(found[i] >= 1.2 for i in others)
@@ -220,7 +220,9 @@ def test_what_no_feature_explains_is_noise(seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = rng.random((80, 2))
     trend = np.sin(3 * x[:, [0]])
-    exact, noisy = (chosen(x, trend + size * rng.normal(size=(80, 1)), 0.1) for size in (0.0, 0.15))
+    exact, noisy = (
+        fit_hyperparameters(x, trend + size * rng.normal(size=(80, 1)), 0.1) for size in (0.0, 0.15)
+    )
     assert exact[1] < 0.01
     assert noisy[1] >= 0.05, "a quarter of the variance"
     assert noisy[0][1] >= 1.2
@@ -229,7 +231,7 @@ def test_what_no_feature_explains_is_noise(seed: int) -> None:
 def test_what_is_chosen_is_among_what_is_tried_and_a_feature_that_is_constant_keeps_its_length() -> None:
     x = np.random.default_rng(0).random((20, 3))
     x[:, 1] = ABSENT
-    found, noise = chosen(x, np.sin(9 * x[:, [0]]) + x[:, [2]], 0.1)
+    found, noise = fit_hyperparameters(x, np.sin(9 * x[:, [0]]) + x[:, [2]], 0.1)
     assert set(found.tolist()) <= set(LENGTHS)
     assert noise in NOISES
     assert found[1] == 1.2
@@ -238,8 +240,8 @@ def test_what_is_chosen_is_among_what_is_tried_and_a_feature_that_is_constant_ke
 def test_what_is_chosen_does_not_depend_on_the_outputs_unit_or_origin() -> None:
     x = np.random.default_rng(0).random((25, 2))
     y = np.column_stack((np.sin(6 * x[:, 0]), x[:, 1] ** 2))
-    plain = chosen(x, y, 1e-6)
-    moved = chosen(x, 1e6 * y - 3e6, 1e-6)
+    plain = fit_hyperparameters(x, y, 1e-6)
+    moved = fit_hyperparameters(x, 1e6 * y - 3e6, 1e-6)
     assert plain[0].tolist() == moved[0].tolist()
     assert plain[1] == moved[1]
 
@@ -247,7 +249,7 @@ def test_what_is_chosen_does_not_depend_on_the_outputs_unit_or_origin() -> None:
 def test_of_many_trials_some_are_enough_and_the_same_ones_every_time() -> None:
     x = np.random.default_rng(0).random((3 * MAX_FITTED, 2))
     y = np.sin(6 * x[:, [0]])
-    first, again = chosen(x, y, 0.1), chosen(x, y, 0.1)
+    first, again = fit_hyperparameters(x, y, 0.1), fit_hyperparameters(x, y, 0.1)
     assert first[0].tolist() == again[0].tolist()
     assert first[1] == again[1]
     assert first[0][0] < first[0][1]
@@ -260,7 +262,7 @@ def test_a_model_with_what_is_chosen_predicts_what_it_was_not_shown() -> None:
         return np.column_stack((np.sin(4 * x[:, 0]) + x[:, 1], np.exp(-x[:, 0]) * x[:, 1]))
 
     x, new = rng.random((40, 3)), rng.random((200, 3))
-    model = GaussianProcesses(x, outputs(x), 0.1, chosen(x, outputs(x), 0.1))
+    model = GaussianProcesses(x, outputs(x), 0.1, fit_hyperparameters(x, outputs(x), 0.1))
     mean, deviation = model.predict(new)
     error = np.abs(mean - outputs(new))
     assert np.median(error) < 0.05

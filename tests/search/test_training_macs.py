@@ -202,3 +202,30 @@ def test_a_deterministic_study_that_spent_its_budget_ends_at_once_when_it_is_cal
         run(dispatcher, 1, macs)
         assert records(dispatcher) == found
     assert found[: len(first)] == first
+
+
+def test_a_trial_that_fails_after_a_rung_has_spent_what_it_showed_there(opened: Open) -> None:
+    with opened(training_macs=1000, stop={"rungs": 3, "keep": 0.4}) as dispatcher:
+        points = (OperatingPoint({}, 0.5, 100.0),)
+        record = dispatcher.next()
+        assert record is not None
+        assert not dispatcher.reported(record.number, Outcome(State.STOPPED, points, 7, 300, 0.1))
+        dispatcher.ended(record.number, Outcome.failure("it broke in measuring"))
+        assert spent(dispatcher) == 300
+        [stored] = records(dispatcher)
+        assert stored.outcome is not None
+        assert stored.outcome.training_macs == 300
+
+
+def test_trials_of_a_method_that_shows_nothing_yet_are_expected_to_take_what_the_dearest_takes(
+    opened: Open,
+) -> None:
+    with opened(training_macs=10_000) as dispatcher:
+        trials = dispatcher.trials
+        points = (OperatingPoint({}, 0.5, 100.0),)
+        trials.finish(trials.ask("wide").number, Outcome(State.FINISHED, points, 7, 700, 0.1))
+        trials.ask("deep")
+        trials.ask("deep")
+        assert trials.expected_macs == 700 + 2 * 700
+        trials.ask("wide")
+        assert trials.expected_macs == 700 + 3 * 700

@@ -503,3 +503,20 @@ def test_of_two_timings_of_a_batch_the_last_counts(make_fake: Any, folder: Path,
     with Journal.open_for_reading(folder) as journal:
         assert read_timings(journal.facts()) == {point.key: {1: again, 8: two}}
         assert read_timings(journal.facts(), {"cpu": 2, "gpu": 0}) == {point.key: {1: again}}
+
+
+def test_promises_made_under_another_budget_are_not_held_against_a_method(
+    make_fake: Any, folder: Path, outcome: Any
+) -> None:
+    def promises(budget: float, count: int) -> int:
+        with Journal.open_for_writing(folder) as journal:
+            task = make_fake(sampler="auto", budget=budget, search={"trials": 30})
+            trials = open_trials(journal, task)[0]
+            run(trials, count, outcome)
+            return sum(len(each.promises) for each in trials.evidence.summaries.values())
+
+    made = promises(500.0, 8)
+    assert made > 2
+    assert promises(500.0, 0) == made
+    assert promises(700.0, 0) == 0
+    assert promises(500.0, 0) == made

@@ -103,7 +103,25 @@ def test_macs_are_shares_of_the_backbone_s_whatever_its_size(
         assert (record.bounds.min, record.bounds.max) == pytest.approx(
             (default.min * ratio, default.max * ratio), abs=1
         )
-        assert record.outcome.rungs == (), "they were measured in another training"
+        [[macs, [[accuracy, cost]]]] = record.outcome.rungs
+        assert (macs, accuracy) == (round(400 * ratio), 0.3)
+        assert cost == pytest.approx(large.backbone_macs / 2)
+
+
+def test_of_a_study_with_other_rungs_only_what_was_trained_to_its_end_is_learnt(
+    earlier: Callable[..., Path], study: Callable[..., Path]
+) -> None:
+    before = resolve(load_study(earlier()))
+    with Journal.open_for_writing(before.dir) as journal:
+        trials = open_trials(journal, before)[0]
+        stopped = trials.ask("skipper")
+        points = (OperatingPoint({"threshold": 0}, 0.5, before.backbone_macs * 0.6),)
+        trials.finish(stopped.number, Outcome(State.STOPPED, points, 7, 300, 1.5))
+    longer = {"training": {"epochs": 9, "batch_size": 64}}
+    alike, other = learnt(study("earlier.yaml")), learnt(study("earlier.yaml", **longer))
+    assert alike[-1].state is State.STOPPED
+    assert [record.number for record in other] == [record.number for record in alike[:-1]]
+    assert all(record.outcome is not None and record.outcome.rungs == () for record in other)
 
 
 def test_several_studies_are_learnt_from_in_their_order_and_only_of_this_study_s_methods(
