@@ -238,9 +238,10 @@ def test_what_is_promised_follows_from_the_trials_and_not_from_when_they_were_le
 def test_what_is_promised_does_not_depend_on_whether_a_later_trial_was_trained_on_from_a_rung(
     learnt: Callable[..., Promise],
 ) -> None:
-    trials = [with_rung(x * 0.618 % 1, 0.2 + 0.03 * x, 0.5 + 0.04 * x) for x in range(8)]
-    trials[2] = with_rung(0.3, 0.35, None)
-    trials += [with_rung(0.11, 0.4, 0.5), with_rung(0.93, 0.1, 0.99)]
+    trials = [with_rung(x * 0.618 % 1, 0.1, 0.15 + 0.01 * x) for x in range(8)]
+    for i in (1, 3, 4):
+        trials[i] = with_rung(i * 0.618 % 1, 0.1, None)
+    trials += [with_rung(0.11, 0.1, 0.2), with_rung(0.93, 0.1, 0.99)]
     once, often = learnt(trials), learnt(trials[:8])
     for count in (9, 10):
         often.learn(trials[:count], ())
