@@ -14,7 +14,7 @@ from comparison.peers import MultiObjectiveAsha, OptunaSearch
 from comparison.pricing import PricedTask, Prices, priced_task
 from comparison.problems import Problem
 from comparison.replay import Replay
-from comparison.switched_off import NoBandit, NoDesign, NoSharedTrunk, NoSweeps, Parts, TakenAtTheirWord
+from comparison.switched_off import EqualShares, NoDesign, NoSharedTrunk, NoSweeps, Parts, TakenAtTheirWord
 from comparison.table import Table, read_lines
 
 OURS = "routesearch"
@@ -24,7 +24,7 @@ ABLATIONS: Mapping[str, tuple[Mapping[str, Any], Callable[[Table], Parts] | None
     "no early stopping": ({"search.stop": False}, None),
     "random sampler": ({"search.sampler": "random"}, None),
     "sampler told one point": ({"search.sampler": "tpe"}, None),
-    "no bandit": ({}, lambda table: NoBandit()),
+    "equal trials a method": ({}, lambda table: EqualShares()),
     "promises taken at their word": ({}, lambda table: TakenAtTheirWord()),
     "no design": ({}, lambda table: NoDesign()),
     "no sweeps": ({}, lambda table: NoSweeps()),

@@ -37,7 +37,7 @@ class Parts:
         return list(found)
 
 
-class NoBandit(Parts):
+class EqualShares(Parts):
     """Methods have as many trials as each other."""
 
     def prepare(self, trials: Trials) -> None:
@@ -47,7 +47,9 @@ class NoBandit(Parts):
 class EqualTrials(Allocation):
     """The method with the fewest trials."""
 
-    def next(self, methods: Sequence[str], first: Callable[[Sequence[str]], str | None]) -> str:
+    def next(
+        self, methods: Sequence[str], best_offer: Callable[[Sequence[str]], tuple[str, float] | None]
+    ) -> str:
         evidence = self._evidence
         under_way = [each.method for each in evidence.pending.values()]
         return min(

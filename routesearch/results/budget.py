@@ -33,6 +33,10 @@ class Budget:
         macs = None if wish.max_macs is None else macs_of(wish.max_macs, backbone_macs)
         return cls(macs, wish.max_latency, wish.batch)
 
+    def edge(self, backbone_macs: float) -> float:
+        """Share of the backbone's MACs up to which accuracy counts: 1, or where the budget ends."""
+        return 1.0 if self.max_macs is None else min(1.0, self.max_macs / backbone_macs)
+
     def __bool__(self) -> bool:
         return self.max_macs is not None or self.max_latency is not None
 

@@ -66,19 +66,19 @@ class Halving:
         at_cost = [step.curve for each in others if (step := within(each.measured, mine.macs)) is not None]
         if self._among_best(mine.curve, at_cost):
             return True
-        kept = min(self._kept(measured[rung].curve, measured[-1].curve) for measured in latest)
-        return self._adds(mine.curve, CAUTION * kept, self._evidence.compared_front(number))
+        errors_kept = min(self._errors_kept(measured[rung].curve, measured[-1].curve) for measured in latest)
+        return self._adds(mine.curve, CAUTION * errors_kept, self._evidence.compared_front(number))
 
-    def _kept(self, before: Curve, after: Curve) -> float:
+    def _errors_kept(self, before: Curve, after: Curve) -> float:
         """Share of its errors that a trial kept, over the costs that it could meet before."""
         costs = np.linspace(0, self._evidence.edge, COSTS)
         there = accuracy_at(before, costs)
         errors = (1 - there)[there > 0].sum()
         return float((1 - accuracy_at(after, costs))[there > 0].sum() / errors) if errors > 0 else 1.0
 
-    def _adds(self, mine: Curve, kept: float, front: Curve) -> bool:
+    def _adds(self, mine: Curve, errors_kept: float, front: Curve) -> bool:
         """Whether a curve that keeps a share of its errors adds to a front."""
-        raised = np.column_stack((1 - (1 - mine[:, 0]) * min(kept, 1.0), mine[:, 1]))
+        raised = np.column_stack((1 - (1 - mine[:, 0]) * min(errors_kept, 1.0), mine[:, 1]))
         edge = self._evidence.edge
         return area(merged([front, raised]), edge) > area(front, edge) * (1 + LEAST_GAIN)
 

@@ -144,7 +144,7 @@ class MethodSummary:
     promises: list[tuple[float, float]] = field(default_factory=list)
 
     @property
-    def kept(self) -> float:
+    def promises_kept(self) -> float:
         """Share of what its latest trials promised that they added, at most 1.
 
         As if one more had added what it promised: a single disappointment proves little.
@@ -210,8 +210,7 @@ class Evidence:
     @property
     def edge(self) -> float:
         """Share of the backbone's MACs up to which accuracy counts."""
-        limit = self._task.budget.max_macs
-        return 1.0 if limit is None else min(1.0, limit / self._task.backbone_macs)
+        return self._task.budget.edge(self._task.backbone_macs)
 
     def begin(self, record: TrialRecord, attributes: Mapping[str, Any] | None = None) -> None:
         """Note that a trial is under way.

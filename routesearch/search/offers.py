@@ -70,9 +70,9 @@ class Offers:
         self._task = task
         self._method = method
         self._space: SearchSpace = task.spaces[method]
-        edge = 1.0 if task.budget.max_macs is None else min(1.0, task.budget.max_macs / task.backbone_macs)
-        self.distributions = distributions_of(self._space)
-        self.promise = Promise(self.distributions, task.backbone_macs, edge, effort)
+        self._distributions = distributions_of(self._space)
+        edge = task.budget.edge(task.backbone_macs)
+        self.promise = Promise(self._distributions, task.backbone_macs, edge, effort)
         self._learnt: list[int] = []
 
     def learn(self, shown: Sequence[EndedTrial]) -> bool:
@@ -127,7 +127,7 @@ class Offers:
     @cached_property
     def _probes(self) -> list[Priced]:
         """Configs all over the space with their prices, by which others are predicted."""
-        design = Design(derive(self._task.config.search.seed, self._method, "prices"), self.distributions)
+        design = Design(derive(self._task.config.search.seed, self._method, "prices"), self._distributions)
         found = []
         for place in range(PROBES):
             drawn = self._draw(lambda name, values, at=place: design.suggest(at, name, values))  # type: ignore[misc]

@@ -1,4 +1,9 @@
-"""What a config promises: the hypervolume that its curve would add, for the part of the budget it takes."""
+"""What a config promises: expected hypervolume improvement, and the part of the budget that it takes.
+
+The surrogate and the acquisition function of the default search. Prices are known before training,
+accuracies are not: a curve is described by its accuracies at fixed places between a network's cheapest and
+its most expensive route, and these are learnt from the config and the two prices.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +97,7 @@ class Promise:
 
         Args:
             front: of all that is known.
-            exact: prices; None: they are predicted, and a gain counts by how likely it is within the budget.
+            exact: prices; None: they are predicted.
         """
         x = self._features(params)
         logs = self._prices.predict(x)[0] if exact is None else self._logs(exact)
@@ -132,7 +137,7 @@ class Promise:
         """
         shares: dict[int, Vector] = {}
 
-        def kept(rung: int) -> Vector:
+        def errors_kept(rung: int) -> Vector:
             if rung not in shares:
                 whole = [each for each in used if each[0].whole and len(each[0].measured) > rung + 1]
                 before = np.array([self._described(*each, rung) for each in whole]).reshape(-1, PLACES)
@@ -146,7 +151,7 @@ class Promise:
         for one, bounds in used:
             row = self._described(one, bounds)
             if not one.whole:
-                row = np.where(row > 0, 1 - (1 - row) * kept(len(one.measured) - 1), 0.0)
+                row = np.where(row > 0, 1 - (1 - row) * errors_kept(len(one.measured) - 1), 0.0)
             rows.append(row)
         return np.array(rows)
 

@@ -1,4 +1,4 @@
-"""What is tried next of a method: its default, a design that fills its space, then a sampler's proposals."""
+"""What is tried next of a method: its default, configs from elsewhere, a design, then offers or a sampler."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ class Proposals:
     def _worth(self, method: str) -> float | None:
         """What the method's offer promises, as far as its latest offers kept what they promised."""
         offer = self._opened(method).offer
-        return None if offer is None else offer.worth * self._evidence.summaries[method].kept
+        return None if offer is None else offer.worth * self._evidence.summaries[method].promises_kept
 
     def _opened(self, method: str) -> _Opened:
         """The method's offer: the one that was weighed, if nothing is new."""
@@ -288,12 +288,13 @@ class _Source:
 
     def ask(self, seed: int) -> Proposal:
         study, strategy = self._study, self._proposals._strategy
+        assert strategy.make is not None, "else the design proposes"
         study.sampler = strategy.make(seed)
         trial = study.ask()
         proposal = self._proposals._proposal(self._method, lambda name, values: _suggest(trial, name, values))
         attributes = study.get_trials(deepcopy=False)[-1].system_attrs
         study.tell(trial, state=TrialState.FAIL)  # samplers overlook it: what becomes of it is told elsewhere
-        return replace(proposal, attributes=dict(attributes)) if strategy.most is None else proposal
+        return replace(proposal, attributes=dict(attributes)) if strategy.stateful else proposal
 
 
 def _reason(error: Exception) -> str:

@@ -39,21 +39,22 @@ class Strategy:
     """How a study's configs are proposed.
 
     Attributes:
-        make: a seed to a sampler.
+        make: a seed to a sampler; None: none is asked.
         by_standing: tell it one objective, how good a curve is beside all others; else the accuracy and the
             MACs of the one point that stands for a curve.
-        by_promise: propose what promises most for its cost (:mod:`routesearch.search.promise`), where
-            anything is known of a method; the sampler is then not asked.
+        by_promise: propose what promises most for its cost (:mod:`routesearch.search.promise`).
         start: trials of a method that are drawn from the quasi-random design before the sampler is asked;
             None: all of them.
         most: trials that it is told, at most; None: all.
+        stateful: whether it leaves attributes with its trials that it needs again.
     """
 
-    make: Callable[[int], BaseSampler]
+    make: Callable[[int], BaseSampler] | None
     by_standing: bool = False
     by_promise: bool = False
     start: int | None = 0
     most: int | None = None
+    stateful: bool = False
 
 
 def strategy_of(config: SearchConfig, methods: int) -> Strategy:
@@ -69,7 +70,7 @@ def strategy_of(config: SearchConfig, methods: int) -> Strategy:
     start = max(3, min(10, each // 3))
     match config.sampler:
         case "auto":
-            return Strategy(_tpe, by_standing=True, by_promise=True, start=1, most=MAX_MODELLED)
+            return Strategy(None, by_promise=True, start=1)
         case "tpe":
             return Strategy(_tpe, start=start, most=MAX_MODELLED)
         case "gp":
@@ -77,9 +78,11 @@ def strategy_of(config: SearchConfig, methods: int) -> Strategy:
         case "nsga2":
             # A generation is one population: there must be several of them.
             size = max(4, min(50, each // 5))
-            return Strategy(lambda seed: samplers.NSGAIISampler(population_size=size, seed=seed))
+            return Strategy(
+                lambda seed: samplers.NSGAIISampler(population_size=size, seed=seed), stateful=True
+            )
         case "qmc":
-            return Strategy(_random, start=None)
+            return Strategy(None, start=None)
         case "random":
             return Strategy(_random, most=0)
         case path:
@@ -121,7 +124,7 @@ def _imported(path: str) -> Strategy:
     for by_standing in (False, True):  # some know two objectives, some only one
         try:
             _try(make(0), 1 if by_standing else 2)
-            return Strategy(make, by_standing)
+            return Strategy(make, by_standing, stateful=True)
         except Exception as error:  # another's code
             failed = described(error)
     rule = "a sampler must be made without arguments but seed, and propose for one or two objectives"

@@ -1,9 +1,6 @@
-"""A model of a method's trials: from a config to the curve that its network would have, and to what it costs.
+"""Gaussian processes over encoded configs: from vectors to several outputs, with one kernel.
 
-Prices are known before training, accuracies are not. So a curve is described by its accuracies at fixed
-places between a network's cheapest and its most expensive route, and these are learnt by Gaussian processes
-that share a kernel (C. E. Rasmussen, C. K. I. Williams: Gaussian Processes for Machine Learning, 2006,
-algorithm 2.1).
+C. E. Rasmussen, C. K. I. Williams: Gaussian Processes for Machine Learning, 2006, algorithm 2.1.
 """
 
 from __future__ import annotations

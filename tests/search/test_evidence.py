@@ -70,9 +70,9 @@ def promised(evidence: Evidence, number: int, gain: float, ended: Outcome, metho
 def test_a_method_keeps_its_promises_as_long_as_it_made_none(make_fake: Callable[..., Any]) -> None:
     evidence = Evidence(make_fake())
     trial(evidence, record(0), outcome((0.5, 300.0)))
-    assert evidence.summaries["wide"].kept == 1.0
+    assert evidence.summaries["wide"].promises_kept == 1.0
     promised(evidence, 1, 0.0, outcome((0.6, 300.0)))
-    assert evidence.summaries["wide"].kept == 1.0
+    assert evidence.summaries["wide"].promises_kept == 1.0
 
 
 def test_what_a_method_keeps_is_what_its_trials_added_beside_one_that_keeps_its_promise(
@@ -80,25 +80,25 @@ def test_what_a_method_keeps_is_what_its_trials_added_beside_one_that_keeps_its_
 ) -> None:
     evidence = Evidence(make_fake(budget=500.0))
     promised(evidence, 0, 0.2, outcome((0.5, 300.0)))  # adds 0.5 x 0.2 of the backbone
-    assert evidence.summaries["wide"].kept == pytest.approx((0.1 + 0.2) / 0.4)
+    assert evidence.summaries["wide"].promises_kept == pytest.approx((0.1 + 0.2) / 0.4)
     promised(evidence, 1, 0.1, outcome((0.5, 300.0)))  # nothing
-    assert evidence.summaries["wide"].kept == pytest.approx((0.1 + 0.15) / 0.45)
+    assert evidence.summaries["wide"].promises_kept == pytest.approx((0.1 + 0.15) / 0.45)
     promised(evidence, 2, 0.3, outcome(state=State.FAILED))
-    assert evidence.summaries["wide"].kept == pytest.approx((0.1 + 0.2) / 0.8)
-    assert evidence.summaries["deep"].kept == 1.0
+    assert evidence.summaries["wide"].promises_kept == pytest.approx((0.1 + 0.2) / 0.8)
+    assert evidence.summaries["deep"].promises_kept == 1.0
 
 
 def test_what_another_method_found_is_not_added_again(make_fake: Callable[..., Any]) -> None:
     evidence = Evidence(make_fake(budget=500.0))
     trial(evidence, record(0, "deep"), outcome((0.5, 300.0)))
     promised(evidence, 1, 0.1, outcome((0.5, 300.0)))
-    assert evidence.summaries["wide"].kept == pytest.approx(0.5)
+    assert evidence.summaries["wide"].promises_kept == pytest.approx(0.5)
 
 
 def test_more_than_was_promised_is_no_reason_to_promise_more(make_fake: Callable[..., Any]) -> None:
     evidence = Evidence(make_fake(budget=500.0))
     promised(evidence, 0, 1e-3, outcome((0.5, 300.0)))
-    assert evidence.summaries["wide"].kept == 1.0
+    assert evidence.summaries["wide"].promises_kept == 1.0
 
 
 def test_only_the_latest_promises_count(make_fake: Callable[..., Any]) -> None:
@@ -107,7 +107,7 @@ def test_only_the_latest_promises_count(make_fake: Callable[..., Any]) -> None:
     for number in range(1, JUDGED + 1):
         promised(evidence, number, 0.1, outcome((0.1, 300.0)))
     assert evidence.summaries["wide"].promises == [(0.1, 0.0)] * JUDGED
-    assert evidence.summaries["wide"].kept == pytest.approx(1 / (JUDGED + 1))
+    assert evidence.summaries["wide"].promises_kept == pytest.approx(1 / (JUDGED + 1))
 
 
 # ---- summaries -----------------------------------------------------------------------------------------

@@ -46,9 +46,19 @@ def named(name: str, **more: Any) -> Strategy:
     return strategy_of(SearchConfig(sampler=name, **more), 2)
 
 
-@pytest.mark.parametrize("name", [*SAMPLERS, "optuna.samplers:NSGAIIISampler", f"{__name__}.Single"])
+def test_auto_and_qmc_ask_no_sampler_of_optuna() -> None:
+    assert [name for name in SAMPLERS if named(name).make is None] == ["auto", "qmc"]
+    assert [named(name).by_promise for name in ("auto", "qmc")] == [True, False]
+    assert named("qmc").start is None, "all is from the design"
+
+
+ASKED = [name for name in SAMPLERS if name not in ("auto", "qmc")]
+
+
+@pytest.mark.parametrize("name", [*ASKED, "optuna.samplers:NSGAIIISampler", f"{__name__}.Single"])
 def test_each_sampler_copes_with_constraints_and_conditions(name: str) -> None:
     strategy = named(name)
+    assert strategy.make is not None
     seeds = [strategy.make(seed) for seed in (1, 1, 2)]
     assert len({id(sampler) for sampler in seeds}) == 3
     study = optuna.create_study(directions=["maximize"] if strategy.by_standing else ["maximize", "minimize"])
