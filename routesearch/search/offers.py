@@ -8,7 +8,7 @@ from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from pydantic import ValidationError
 
 from routesearch.errors import Refusal
@@ -39,7 +39,7 @@ PROBES = 24
 PARENTS = 8
 """Trials near which configs are drawn."""
 STEP = 0.12
-"""Standard deviation of a step from a parent's value, as a share of the range."""
+"""Standard deviation of a step from a parent's value, as a share of the range; at least one integer."""
 CHANGED = 0.4
 """Probability that a parameter differs from the parent's."""
 
@@ -184,5 +184,10 @@ def _near(value: Any, distribution: BaseDistribution, random: Random) -> Any:
         return value
     if isinstance(distribution, CategoricalDistribution):
         return value_at(random.random(), distribution)
-    share = random.gauss(share_of(value, distribution), STEP)
-    return value_at(min(max(share, 0.0), 1 - 1e-9), distribution)
+    if isinstance(distribution, IntDistribution) and not distribution.log:
+        # as wide as to reach the next value, also where there are few
+        count = (distribution.high - distribution.low) // distribution.step + 1
+        share, width = ((value - distribution.low) // distribution.step + 0.5) / count, max(STEP, 1 / count)
+    else:
+        share, width = share_of(value, distribution), STEP
+    return value_at(min(max(random.gauss(share, width), 0.0), 1 - 1e-9), distribution)

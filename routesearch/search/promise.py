@@ -76,19 +76,15 @@ class Promise:
         features = self._features([each.params for each in all_priced])
         logs = self._logs(each.bounds for each in all_priced)
         self._prices = self._fit("prices", [*priced, *(one for one, *_ in used)], features, logs, 1.0)
-        ones = [one for one, *_ in used]
+        ones, ends = [one for one, *_ in used], [(one, bounds) for one, _, bounds in used]
         x = np.concatenate([features, logs], 1)[len(priced) :]
-        y = self._ends([(one, bounds) for one, _, bounds in used])
         self._curves = self._fit(
-            "curves",
-            ones,
-            x,
-            y,
-            LEAST_SPREAD,
-            lambda count: self._ends([(one, b) for one, _, b in used[:count]]),
+            "curves", ones, x, self._ends(ends), LEAST_SPREAD, lambda count: self._ends(ends[:count])
         )
-        effort = [[math.log(max(1, one.macs) / bounds.max)] for one, _, bounds in used]
-        self._efforts = self._fit("efforts", ones, x, np.array(effort), 0.5)
+        # a gain is that of a whole training, and so is what it costs
+        whole = [i for i, one in enumerate(ones) if one.whole] or [*range(len(ones))]
+        efforts = np.array([[math.log(max(1, ones[i].macs) / ends[i][1].max)] for i in whole])
+        self._efforts = self._fit("efforts", [ones[i] for i in whole], x[whole], efforts, 0.5)
 
     def of(
         self, params: Sequence[Mapping[str, Any]], front: Curve, exact: Sequence[Interval] | None = None

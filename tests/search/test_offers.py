@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from random import Random
 from typing import Annotated, Any
 
-from optuna.distributions import CategoricalDistribution
+import pytest
+from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from routesearch.results.points import OperatingPoint
 from routesearch.results.record import Outcome, State, TrialRecord
 from routesearch.search.effort import Effort
 from routesearch.search.evidence import Evidence
 from routesearch.search.observations import config_text
-from routesearch.search.offers import Offers
+from routesearch.search.offers import Offers, _near
 from routesearch.space.space import SearchSpace, Space
 
 
@@ -97,6 +100,20 @@ def test_a_study_is_not_trained_twice_as_long_as_there_is_something_new(
             drawn.append(record.config["kind"])
             trials.finish(record.number, outcome(0.3, 300.0))
     assert sorted(drawn) == list("abcdefgh")
+
+
+@pytest.mark.parametrize(
+    "distribution", [IntDistribution(0, 1), IntDistribution(0, 9, step=3), IntDistribution(1, 9)]
+)
+def test_the_next_value_of_an_integer_is_near_however_few_there_are(distribution: IntDistribution) -> None:
+    random = Random(0)
+    values = range(distribution.low, distribution.high + 1, distribution.step)
+    for value in values:
+        found = Counter(_near(value, distribution, random) for _ in range(2000))
+        assert found.keys() <= set(values)
+        for other in {value - distribution.step, value + distribution.step} & set(values):
+            assert found[other] > 100
+        assert found[value] > 1000
 
 
 class _Width:

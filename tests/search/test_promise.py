@@ -93,6 +93,16 @@ def test_no_trial_is_expected_to_get_worse(learnt: Callable[..., Promise]) -> No
     assert promise.expected([priced(0.9)])[-1, 0] == pytest.approx(0.6, abs=0.02)
 
 
+def test_what_training_takes_is_what_whole_trainings_took(learnt: Callable[..., Promise]) -> None:
+    whole = [replace(with_rung(x, 0.2, 0.6), macs=90_000) for x in (0.0, 0.5, 1.0)]
+    stopped = [replace(with_rung(x, 0.2, None), macs=10_000) for x in (0.2, 0.3, 0.7, 0.8)]
+    configs = [params(0.25), params(0.75)]
+    _, cost = learnt([*whole, *stopped]).of(configs, NOTHING)
+    assert cost == pytest.approx([0.1 + 90_000 / 10_000_000] * 2, rel=1e-3)
+    _, cost = learnt(stopped).of(configs, NOTHING)
+    assert cost == pytest.approx([0.1 + 10_000 / 10_000_000] * 2, rel=1e-3)
+
+
 # ---- gain --------------------------------------------------------------------------------------------
 
 
