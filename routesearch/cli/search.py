@@ -163,7 +163,9 @@ def _best_line(best: Point, tested: Point | None, backbone_macs: float, budget: 
     on_test = "" if tested is None else f" (on test {percent(tested.accuracy)})"
     cost = f"{mega(best.macs)} M ({best.macs / backbone_macs:.3f}x)"
     cost += "" if best.latency is None else f", {milli(best.latency)} ms"
-    origin = f"{best.method}, trial {best.trial}, {short({**best.knob, **best.config})}"
+    # where a knob is named like a field, it is what this network does
+    fields = {name: value for name, value in best.config.items() if name not in best.knob}
+    origin = f"{best.method}, trial {best.trial}, {short({**best.knob, **fields})}"
     confirmed = confirmed_text(tested) or confirmed_text(best)
     over = f"; over seeds{' on test' if tested is not None else ''}: {confirmed}" if confirmed else ""
     return f"Best{within}: {percent(best.accuracy)}{on_test} at {cost}: {origin}{over}"

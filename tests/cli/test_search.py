@@ -16,7 +16,10 @@ from typing import Any
 import pytest
 
 from routesearch import Refusal, Study
+from routesearch.cli.search import _best_line
+from routesearch.results.budget import Budget
 from routesearch.results.journal import Journal
+from routesearch.results.points import Point
 from routesearch.results.summary import Summary
 from routesearch.tracking import tracking_uri
 
@@ -240,3 +243,14 @@ def test_resources_that_no_machine_has(run: Any, write_study: Callable[..., Path
     assert (done.status, done.out, len(done.lines)) == (2, "", 1)
     assert "resources of a trial must fit on one machine" in done.err
     assert not Study.load(file).config.dir.exists()
+
+
+def test_a_knob_that_is_named_like_a_field_is_told_as_the_network_has_it() -> None:
+    config = {"criterion": "all", "features": "grid"}
+    knob = {"criterion": "entropy", "thresholds": [0.25]}
+    best = Point(3, "exits", config, knob, 0.9, 50.0, True, "validation", 1, 7)
+    line = _best_line(best, None, 100.0, Budget())
+    assert "exits, trial 3" in line
+    assert "criterion=entropy" in line
+    assert "all" not in line
+    assert "features=grid" in line
