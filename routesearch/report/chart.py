@@ -28,6 +28,11 @@ def colours(points: Iterable[Point]) -> dict[str, str]:
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(order)}
 
 
+def shape(i: int, shapes: Sequence[str]) -> str:
+    """The shape of the i-th method's points: as many shapes as colours, so a colour that comes again has another."""
+    return shapes[(i + i // len(PALETTE)) % len(shapes)]
+
+
 @dataclass(frozen=True)
 class Chart:
     """A front ready to be drawn; MACs in millions, accuracy in percent.

@@ -8,7 +8,7 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from routesearch.report.chart import Chart, chart_of
+from routesearch.report.chart import Chart, chart_of, shape
 from routesearch.report.table import Table, between, front_table, mega, percent, short
 from routesearch.results.points import Point
 from routesearch.results.reader import StudyResults
@@ -109,7 +109,7 @@ def _traces(c: Chart) -> list[dict[str, Any]]:
     behind: list[dict[str, Any]] = []
     ahead: list[dict[str, Any]] = []
     for i, (method, colour) in enumerate(c.colours.items()):
-        symbol = SYMBOLS[i % len(SYMBOLS)]
+        symbol = shape(i, SYMBOLS)
         faint = [p for p in c.faint if p.method == method]
         look: dict[str, Any] = {"color": colour, "symbol": symbol, "size": 5, "opacity": 0.3}
         behind.append(_dots(c, faint, f"{method}, off the front", look))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from routesearch.report.chart import Chart, chart_of
+from routesearch.report.chart import Chart, chart_of, shape
 from routesearch.report.table import mega, percent
 from routesearch.results.points import Point
 from routesearch.results.reader import StudyResults
@@ -108,7 +108,7 @@ def _lines(axes: Axes, c: Chart) -> None:
 def _points(axes: Axes, c: Chart) -> None:
     """Faint points, then the front's: hollow over the budget, bars where confirmed; the best is ringed."""
     for i, (method, colour) in enumerate(c.colours.items()):
-        look: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "color": colour}
+        look: dict[str, Any] = {"marker": shape(i, MARKERS), "color": colour}
         faint = [p for p in c.faint if p.method == method]
         axes.scatter(*_places(faint), s=14, alpha=0.25, linewidths=0, zorder=2, **look)
         within = [p for p in c.front if p.method == method and p.feasible]

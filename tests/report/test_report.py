@@ -14,7 +14,9 @@ import pytest
 
 from routesearch import report
 from routesearch.errors import Refusal
-from routesearch.report.chart import MAX_FAINT, chart
+from routesearch.report.chart import MAX_FAINT, chart, shape
+from routesearch.report.html_page import SYMBOLS
+from routesearch.report.png_figure import MARKERS
 from routesearch.report.table import mega, short
 from routesearch.results.budget import Budget
 from routesearch.results.intervals import Confirmation
@@ -128,6 +130,14 @@ def test_the_best_within_the_budget_is_marked() -> None:
 def test_a_front_over_decades_gets_a_logarithmic_axis() -> None:
     assert chart([point(0, 0.5, 1e4), point(1, 0.9, 1e6)], [], Budget(), REFERENCE).logarithmic
     assert not chart([point(0, 0.5, 1e6)], [], Budget(), REFERENCE).logarithmic
+
+
+@pytest.mark.parametrize("shapes", [MARKERS, SYMBOLS])
+def test_each_of_many_methods_looks_different(shapes: tuple[str, ...]) -> None:
+    points = [point(i, 0.5, 1e6, f"method{i:02}") for i in range(40)]
+    found = chart(points, [], Budget(), REFERENCE).colours
+    assert len({(colour, shape(i, shapes)) for i, colour in enumerate(found.values())}) == 40
+    assert [shape(i, shapes) for i in range(len(shapes))] == list(shapes), "the first keep theirs"
 
 
 def test_a_method_that_joins_later_leaves_the_others_their_colours() -> None:
