@@ -29,7 +29,7 @@ def colours(points: Iterable[Point]) -> dict[str, str]:
 
 
 def shape(i: int, shapes: Sequence[str]) -> str:
-    """The shape of the i-th method's points: as many shapes as colours, so a colour that comes again has another."""
+    """The shape of the i-th method's points; a colour that comes again has another shape."""
     return shapes[(i + i // len(PALETTE)) % len(shapes)]
 
 
