@@ -29,6 +29,7 @@ from routesearch.search.optuna_studies import BEGUN, LEFT, OptunaStudies
 from routesearch.search.proposals import Proposals
 from routesearch.search.sampler import derive
 from routesearch.search.warm_start import earlier_trials
+from routesearch.utils.machine import one_blas_thread
 
 if TYPE_CHECKING:
     from routesearch.task.resolve import Task
@@ -154,7 +155,8 @@ class Trials:
     def next_method(self, excluded: Iterable[str] = ()) -> str | None:
         """The method that is tried next (:class:`Allocation`); None without one."""
         left = self.methods(excluded)
-        return self._allocation.next(left, self._proposals.best_offer) if left else None
+        with one_blas_thread():
+            return self._allocation.next(left, self._proposals.best_offer) if left else None
 
     def methods(self, excluded: Iterable[str] = ()) -> list[str]:
         """The study's methods but for some."""
@@ -169,7 +171,8 @@ class Trials:
         """
         self.evidence.release()
         number = len(self._rows)
-        proposal = self._proposals.draw(method, number)
+        with one_blas_thread():
+            proposal = self._proposals.draw(method, number)
         seed = derive(self.task.config.search.seed, number) >> 1
         record = TrialRecord(number, method, proposal.config, seed, proposal.bounds)
         self._enter(record, *self._studies.begin(record, proposal))

@@ -6,8 +6,9 @@ import os
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from routesearch.utils.machine import cores, device, threads
+from routesearch.utils.machine import cores, device, one_blas_thread, threads
 
 
 def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +43,17 @@ def test_a_gpu_is_never_replaced_by_the_cpu(monkeypatch: pytest.MonkeyPatch) -> 
     assert [device(gpu) for gpu in (0, 0.5)] == [torch.device("cpu"), None]
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert [device(gpu) for gpu in (0, 0.5)] == [torch.device("cpu"), torch.device("cuda")]
+
+
+def test_one_thread_computes_inside_and_as_many_as_before_afterwards() -> None:
+    def blas() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    with threadpool_limits(limits=2, user_api="blas"):
+        with one_blas_thread():
+            assert blas()
+            assert set(blas()) == {1}
+            with pytest.raises(ZeroDivisionError), one_blas_thread():
+                raise ZeroDivisionError
+            assert set(blas()) == {1}
+        assert set(blas()) == {2}
