@@ -42,7 +42,7 @@ class Chart:
         faint: points off the front, of the same split, thinned to ``MAX_FAINT``.
         dropped: how many points off the front are not drawn.
         colours: method -> colour.
-        best: the most accurate point of the front within the budget, if there is a budget.
+        best: within the budget, if there is one: the point that validation chooses, as it is on this split.
         limits: the budget in words; empty without one.
         budget, backbone: in millions of MACs.
         logarithmic: whether MACs span too much for a linear axis.
@@ -89,7 +89,11 @@ class Chart:
 
 
 def chart(
-    points: Sequence[Point], all_points: Sequence[Point], budget: Budget, backbone_macs: float
+    points: Sequence[Point],
+    all_points: Sequence[Point],
+    budget: Budget,
+    backbone_macs: float,
+    best: Point | None = None,
 ) -> Chart:
     """The layout of a front.
 
@@ -98,6 +102,7 @@ def chart(
         all_points: any points; those of the front and those of other splits are left out.
         budget: what a point may cost.
         backbone_macs: the backbone's MACs.
+        best: within the budget; None: the most accurate of the front.
     """
     front = tuple(sorted(points, key=lambda p: (p.macs, p.accuracy)))
     on_front = {p.key for p in front}
@@ -113,7 +118,7 @@ def chart(
         faint=tuple(faint),
         dropped=len(rest) - len(faint),
         colours=colours((*all_points, *front)),
-        best=budget.best(front) if budget else None,
+        best=(best or budget.best(front)) if budget else None,
         limits=limits(budget, backbone_macs),
         budget=limit,
         backbone=backbone_macs / 1e6,
@@ -129,7 +134,10 @@ def chart_of(results: StudyResults, split: str) -> Chart:
     Raises:
         Refusal: as :meth:`StudyResults.front_on`.
     """
-    return chart(results.front_on(split), results.points, results.budget, results.backbone_macs)
+    front, best = results.front_on(split), results.best
+    if split == "test" and best is not None:
+        best = results.tested.get(best.key)  # test results choose nothing
+    return chart(front, results.points, results.budget, results.backbone_macs, best)
 
 
 def _thinned(rest: Sequence[Point]) -> list[Point]:

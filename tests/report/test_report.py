@@ -14,7 +14,7 @@ import pytest
 
 from routesearch import report
 from routesearch.errors import Refusal
-from routesearch.report.chart import MAX_FAINT, chart, shape
+from routesearch.report.chart import MAX_FAINT, chart, chart_of, shape
 from routesearch.report.html_page import SYMBOLS
 from routesearch.report.png_figure import MARKERS
 from routesearch.report.table import mega, short
@@ -138,6 +138,23 @@ def test_each_of_many_methods_looks_different(shapes: tuple[str, ...]) -> None:
     found = chart(points, [], Budget(), REFERENCE).colours
     assert len({(colour, shape(i, shapes)) for i, colour in enumerate(found.values())}) == 40
     assert [shape(i, shapes) for i in range(len(shapes))] == list(shapes), "the first keep theirs"
+
+
+def test_on_test_data_the_best_is_still_the_one_that_validation_chose(make_results: Results) -> None:
+    def trained(number: int, accuracy: float, macs: float) -> TrialRecord:
+        outcome = Outcome(State.FINISHED, (OperatingPoint({}, accuracy, macs),))
+        return TrialRecord(number, "static", {}, 0, None, outcome)
+
+    records = [trained(0, 0.8, 0.5e6), trained(1, 0.9, 1e6)]
+    tested = [point(0, 0.85, 0.5e6), point(1, 0.82, 1e6)]
+    results = make_results(records, tested)
+    assert [p.accuracy for p in results.front_on_test] == [0.85, 0.82]
+    best = chart_of(results, "test").best
+    assert best is not None
+    assert (best.trial, best.accuracy, best.split) == (1, 0.82, "test")
+    best = chart_of(results, "validation").best
+    assert best is not None
+    assert (best.trial, best.accuracy) == (1, 0.9)
 
 
 def test_a_method_that_joins_later_leaves_the_others_their_colours() -> None:
