@@ -253,7 +253,7 @@ class Evidence:
 
     @property
     def revision(self) -> int:
-        """Of what is known: it changes when a trial begins, and when one's end becomes known."""
+        """A number that changes whenever a trial begins, or its end becomes known."""
         return len(self._order) + sum(map(len, self.ended.values()))
 
     @property

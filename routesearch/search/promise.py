@@ -27,7 +27,7 @@ BINS = 256
 QUANTILES = (-1.645, -1.036, -0.674, -0.385, -0.126, 0.126, 0.385, 0.674, 1.036, 1.645)
 """Standard deviations at which a curve may lie, all as likely."""
 LEAST_SHARE = 1e-9
-"""Of the backbone's MACs: a route that costs nothing counts as if it cost so much."""
+"""The smallest price of a route, as a share of the backbone's MACs: logarithms need one above 0."""
 LEAST_SPREAD = 0.1
 """Standard deviation of accuracies before there is evidence of another."""
 
