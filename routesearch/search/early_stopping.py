@@ -53,8 +53,8 @@ class Halving:
         """Whether a trial goes on, by the last step that it showed."""
         method, measured = self._evidence.measured_of(number)
         mine, rung = measured[-1], len(measured) - 1
-        beside = self._evidence.compared_with(number)
-        same_method, others = beside.get(method, []), list(chain.from_iterable(beside.values()))
+        compared = self._evidence.compared_with(number)
+        same_method, others = compared.get(method, []), list(chain.from_iterable(compared.values()))
         ended = (
             each.measured for each in reversed(same_method) if each.whole and len(each.measured) > rung + 1
         )

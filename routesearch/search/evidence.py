@@ -219,14 +219,14 @@ class Evidence:
             attributes: what was kept of its draw.
         """
         placed = self._params(record)
-        beside = (
+        compared = (
             None
             if self.lag is None
             else {name: len(each.comparable) for name, each in self.summaries.items()}
         )
         self._order.append(record.number)
         self.pending[record.number] = RunningTrial(
-            record.method, *placed, record.bounds, beside, attributes=attributes or {}
+            record.method, *placed, record.bounds, compared, attributes=attributes or {}
         )
 
     def show(self, number: int, outcome: Outcome) -> None:
@@ -290,9 +290,9 @@ class Evidence:
 
     def compared_with(self, number: int) -> dict[str, list[ComparedTrial]]:
         """All trials that a trial is compared with, by method, in the order in which they became known."""
-        beside = self.pending[number].compared_with
-        if beside is not None:
-            return {name: [*each.comparable[: beside[name]]] for name, each in self.summaries.items()}
+        compared = self.pending[number].compared_with
+        if compared is not None:
+            return {name: [*each.comparable[: compared[name]]] for name, each in self.summaries.items()}
         found: dict[str, list[ComparedTrial]] = {
             name: [*each.comparable] for name, each in self.summaries.items()
         }
@@ -303,13 +303,13 @@ class Evidence:
 
     def compared_front(self, number: int) -> Curve:
         """The front of all that a trial is compared with, each as far as it is."""
-        beside = self.pending[number].compared_with
-        if beside is not None:
+        compared = self.pending[number].compared_with
+        if compared is not None:
             return merged(
                 [
                     one.curve
                     for name, each in self.summaries.items()
-                    for one in each.comparable[: beside[name]]
+                    for one in each.comparable[: compared[name]]
                 ]
             )
         under_way = (each.measured for other, each in self.pending.items() if other != number)

@@ -45,9 +45,9 @@ class Expected:
 
     def front(self) -> Curve:
         """The front of this study's trials that ended and, as far as that can be said, of those under way."""
-        known = self._evidence.revision
-        if self._front[0] != known:
-            self._front = known, merged([self._evidence.own_front(), *self._under_way()])
+        revision = self._evidence.revision
+        if self._front[0] != revision:
+            self._front = revision, merged([self._evidence.own_front(), *self._under_way()])
         return self._front[1]
 
     def _under_way(self) -> list[Curve]:

@@ -28,12 +28,12 @@ def start(make_fake: Any, folder: Path) -> Iterator[Start]:
     """A dispatcher on the study in ``folder``; a new one closes the one before, as a crash would."""
     opened: list[Journal] = []
 
-    def make(total: int = 20, stop: Any = None, **settings: Any) -> Dispatcher:
+    def make(total: int = 20, stop: Any = None, budget: float | None = None, **settings: Any) -> Dispatcher:
         if opened:
             opened.pop().close()
         opened.append(Journal.open_for_writing(folder))
         search = {"trials": total, "stop": {"rungs": 3, "keep": 0.5} if stop is None else stop}
-        task = make_fake(budget=None, sampler="random", search=search)
+        task = make_fake(budget=budget, sampler="random", search=search)
         task.spaces = {"deep": task.spaces["deep"]}
         task.bounds = lambda *_: SimpleNamespace(min=100, max=900)
         return Dispatcher(open_trials(opened[-1], task)[0], total, **settings)
@@ -90,6 +90,20 @@ def test_a_stopped_trial_is_stored_told_and_counted_and_its_place_is_free(start:
     assert records(dispatcher)[number].outcome == shown(0.1, 1)
     assert train(dispatcher, 0.95)
     assert dispatcher.done
+
+
+def test_a_rung_is_stored_as_finely_within_the_budget_as_a_trial_under_way_is_known(start: Start) -> None:
+    dispatcher = start(budget=200.0)
+    number = begin(dispatcher)
+    costs = [float(cost) for cost in (*range(101, 200, 2), *range(210, 900, 2))]
+    points = tuple(OperatingPoint({"t": i}, (i + 1) / 500, cost) for i, cost in enumerate(costs))
+    at_rung = Outcome(State.STOPPED, points, 7, 10, 0.1)
+    assert not dispatcher.reported(number, at_rung)
+    under_way = dispatcher.trials.evidence.pending[number].measured[-1].curve
+    dispatcher.ended(number, shown(0.9, 3, whole=True, cost=150.0))
+    [(_, rows)] = outcome(records(dispatcher)[number]).rungs
+    assert sum(cost <= 200.0 for _, cost in rows) == len(under_way) == MAX_ROWS
+    assert max(cost for _, cost in rows) == 898.0
 
 
 def test_a_trial_that_is_stopped_later_keeps_what_it_showed_before(start: Start) -> None:
